@@ -1,0 +1,130 @@
+"""The command line: parses arguments, calls the pipeline, prints what comes back.
+
+Exit codes: 0 fine, 1 failed, 2 wrong use or configuration, 3 stopped by the guard, 4 errors in the audit.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from llueve.config import load_config
+from llueve.errors import LlueveError
+
+app = typer.Typer(
+    name="llueve",
+    help="Will it rain? Train, verify and use a Timer-XL rain / no-rain classifier.\n\n"
+    "Exit codes: 0 fine, 1 failed, 2 wrong use, 3 stopped by the guard, 4 errors in the audit.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Work with configuration files.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG.toml", help="The configuration; examples/ has complete ones.")
+]
+RunDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory, as `llueve train` leaves it.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory to make.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run there.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a model, verify it on the test period, and print the verdict."""
+    settings = load_config(config, tuple(overrides or ()))
+    from llueve import pipeline  # imports torch
+    from llueve.verification.verify import render
+
+    result = pipeline.train(settings, run, overwrite, Console(stderr=True))
+    out = Console()
+    out.print(render(result.verification))
+    out.print(result.verdict, style="bold", highlight=False)
+    out.print(f"run directory: {result.directory}", highlight=False)
+
+
+@app.command()
+def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
+    """Verify a trained run on its test period again."""
+    from llueve import pipeline
+    from llueve.verification.verify import render
+
+    verification = pipeline.evaluate(run)
+    if as_json:
+        sys.stdout.write(json.dumps(verification, indent=2) + "\n")
+        return
+    out = Console()
+    out.print(render(verification))
+    out.print(verification["verdict"], style="bold", highlight=False)
+
+
+@app.command()
+def predict(
+    run: RunDirectory,
+    table: Annotated[
+        Path, typer.Argument(metavar="INPUT.csv", help="A table with the trained columns, CSV or Parquet.")
+    ],
+    every_window: Annotated[bool, typer.Option("--all", help="Every complete window, not each site's last.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE.csv", help="Write there, not to the screen.")
+    ] = None,
+) -> None:
+    """Give the probability of the event: one per site, as CSV with site, time, probability."""
+    from llueve import pipeline
+
+    forecasts = pipeline.predict(run, table, every_window)
+    forecasts.to_csv(output if output is not None else sys.stdout, index=False, float_format="%.6f")
+
+
+@app.command()
+def audit(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Judge the data before training: missing cells, gaps, class balance, columns that hold the future."""
+    settings = load_config(config, tuple(overrides or ()))
+    from llueve.audit import audit_panel, render
+    from llueve.sources.table import read_table
+
+    report = audit_panel(read_table(settings.data, settings.target), settings)
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
+    else:
+        Console().print(render(report))
+    if report.errors:
+        raise typer.Exit(4)
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Validate a configuration and print it with every default."""
+    sys.stdout.write(load_config(config, tuple(overrides or ())).to_toml())
+
+
+def main() -> None:
+    """Entry point: an error of llueve's own tree becomes its message and exit code, without a traceback."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+    )
+    try:
+        app()
+    except LlueveError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _escaped(text: str) -> str:
+    """Square brackets of a message are text, not markup."""
+    return text.replace("[", "\\[")

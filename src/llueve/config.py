@@ -1,0 +1,340 @@
+"""One validated, frozen configuration: TOML in, TOML out.
+
+Unknown keys and impossible values are refused with the key, the value, what was expected, and the nearest valid name.
+Lengths in time carry their unit in the name; `context`, `stride` and `lags` count steps of the panel.
+"""
+
+import difflib
+import tomllib
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from llueve.errors import ConfigError
+
+
+def _as_moment(value: object) -> object:
+    """A TOML date becomes its midnight; an aware moment becomes naive UTC, as everything inside a panel is UTC."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return value
+    if isinstance(value, datetime):
+        return (value - (value.utcoffset() or (value - value))).replace(tzinfo=None)
+    if isinstance(value, date):
+        return datetime.combine(value, time())
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_as_moment)]
+"""A moment in UTC: a TOML date, or a date and time."""
+
+
+class Section(BaseModel):
+    """A frozen table of the TOML file that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the table is and how to read it (`[data]`)."""
+
+    path: str
+    """File: absolute, relative to the configuration file, or `package:NAME/FILE` for one an installed package carries."""
+    format: Literal["auto", "csv", "parquet"] = "auto"
+    """`auto` goes by the file's first bytes."""
+    site: str | None = None
+    """Column that names the site; without one the whole table is a single site."""
+    site_name: str = Field("site", min_length=1)
+    """Name of that single site."""
+    time: str = "time"
+    """Column that holds the time."""
+    time_format: str | None = None
+    """`strptime` format; ISO 8601 without one."""
+    time_zone: str = "UTC"
+    """Zone of times that carry none."""
+    step_hours: float | None = Field(None, gt=0)
+    """Step of the panel in hours; without it, the step that the times themselves keep."""
+    missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")
+    """Cell texts that mean "not observed"."""
+    sentinels: tuple[float, ...] = ()
+    """Numbers that mean "not observed", such as -9999."""
+    infinite: Literal["error", "missing"] = "error"
+    """What to do with infinite numbers."""
+    duplicates: Literal["error", "first", "mean"] = "error"
+    """What to do with several rows of one (site, time)."""
+    exclude: tuple[str, ...] = ()
+    """Columns that never become features, above all those that hold the future. The label column is always one."""
+    variables: tuple[str, ...] | None = None
+    """Columns that become features; without it, all that are not excluded."""
+    wind_directions: tuple[str, ...] = ()
+    """Columns of compass points (N, NNE …) or degrees: each becomes a sine and a cosine."""
+    categories: dict[str, Literal["one-hot", "static"]] = {}
+    """Text columns: `one-hot` makes one 0/1 variable per value, `static` one per-site value that never changes."""
+    units: dict[str, str] = {}
+    """Unit by column, such as `mm`; a header like `rain [mm]` says it too."""
+    accumulation_hours: dict[str, float] = {}
+    """Hours over which a precipitation column sums, where that is not one step of the table."""
+
+
+class TargetConfig(Section):
+    """What is forecast (`[target]`): a label column, or a sum of precipitation over the next hours."""
+
+    label: str | None = None
+    """Label column."""
+    classes: tuple[str, ...] = ("0", "1")
+    """Values of the label column, in the order of the classes."""
+    missing: tuple[str, ...] = ()
+    """Values of the label column that mean "unknown", besides `data.missing`."""
+    event: str | None = None
+    """The class whose probability is verified; without it the last one."""
+    variable: str | None = None
+    """Precipitation variable that is summed over the horizon."""
+    threshold_mm: float | None = Field(None, gt=0)
+    """The event is a sum of at least this many millimetres."""
+    horizon_hours: float = Field(24.0, gt=0)
+    """The target looks over (t, t + horizon]."""
+    allow_sampled: bool = False
+    """Accept sums of a variable whose accumulation is shorter than the step, knowing that they miss most of the rain."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.label is None) == (self.variable is None):
+            raise ValueError(
+                "give either label (a column) or variable (precipitation to sum), not both and not neither"
+            )
+        if self.variable is not None and self.threshold_mm is None:
+            raise ValueError("variable needs threshold_mm, the millimetres from which it counts as rain, such as 1.0")
+        if self.label is not None and self.threshold_mm is not None:
+            raise ValueError("threshold_mm belongs to variable; a label column is already decided")
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError(f"classes needs at least two different values, found {list(self.classes)}")
+        if self.variable is not None and "classes" in self.model_fields_set:
+            raise ValueError("classes belongs to label; with variable they are dry and wet")
+        if self.event is not None and self.event not in self.class_names:
+            raise ValueError(f"event is {self.event!r}, which is not one of the classes {list(self.class_names)}")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in order; `dry` and `wet` for a sum of precipitation."""
+        return self.classes if self.label is not None else ("dry", "wet")
+
+    @property
+    def event_index(self) -> int:
+        """Index of the class whose probability is verified."""
+        return self.class_names.index(self.event) if self.event is not None else len(self.class_names) - 1
+
+
+class SplitConfig(Section):
+    """Training, validation and test periods (`[split]`): two cut dates, or two fractions of the panel's time span."""
+
+    validation_start: Moment | None = None
+    test_start: Moment | None = None
+    test_end: Moment | None = None
+    """Exclusive end of the test period; without it the end of the panel."""
+    validation_fraction: float | None = Field(None, gt=0, lt=1)
+    test_fraction: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        dates = (self.validation_start, self.test_start)
+        fractions = (self.validation_fraction, self.test_fraction)
+        if (None not in dates) == (None not in fractions) or (None in dates) != (dates == (None, None)):
+            raise ValueError(
+                "give validation_start and test_start (dates), or validation_fraction and test_fraction (of the time span)"
+            )
+        if self.validation_start is not None and self.test_start is not None:
+            if self.validation_start >= self.test_start:
+                raise ValueError(f"validation_start {self.validation_start} is not before test_start {self.test_start}")
+            if self.test_end is not None and self.test_start >= self.test_end:
+                raise ValueError(f"test_start {self.test_start} is not before test_end {self.test_end}")
+        if (self.validation_fraction or 0) + (self.test_fraction or 0) >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        return self
+
+
+class WindowsConfig(Section):
+    """What the model sees of the past (`[windows]`)."""
+
+    context: int = Field(ge=1)
+    """Steps that end at the issue time."""
+    stride: int = Field(1, ge=1)
+    """Use every n-th issue time of the training period (validation and test use all)."""
+    missing: Literal["mask", "raw"] = "mask"
+    """`mask` keeps missing cells out of every computation; `raw` hands them to the model as NaN, to show what then happens."""
+
+
+class ModelConfig(Section):
+    """The Timer-XL encoder and its classification head (`[model]`)."""
+
+    head: Literal["variables", "mean"] = "variables"
+    """`variables` pools each variable apart and keeps its level and spread; `mean` is the troubleshooting note's head."""
+    patch_length: int = Field(96, ge=1)
+    """Steps in one token."""
+    width: int = Field(64, ge=2)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    feed_forward: int = Field(128, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    positions: Literal["flattened", "time"] = "flattened"
+    """Rotary index: `flattened` runs over variable × patch as the public code does, `time` over the patch alone."""
+    instance_norm: bool = True
+    """Normalise each variable of each window by its own mean and spread, as the public checkpoints were trained."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if (self.width // self.heads) % 4:
+            raise ValueError(
+                f"width / heads is {self.width // self.heads}; half of it is rotated in pairs, so it must be a multiple of 4"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """How the model is trained (`[train]`)."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(64, ge=1)
+    encoder_learning_rate: float = Field(1e-3, gt=0, le=1)
+    head_learning_rate: float = Field(1e-3, gt=0, le=1)
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    warmup_steps: int = Field(100, ge=0)
+    """Optimiser steps over which both rates rise linearly from zero."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest total gradient norm of one step."""
+    patience: int = Field(3, ge=1)
+    """Epochs without a better validation log-loss before training ends."""
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class GuardConfig(Section):
+    """When the guard ends a run (`[guard]`)."""
+
+    max_skipped: float = Field(0.01, ge=0, le=1)
+    """Share of an epoch's training samples that may be skipped; one more ends the run with exit code 3 and no model."""
+
+
+class VerifyConfig(Section):
+    """How the test period is judged (`[verify]`)."""
+
+    lags: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 7)
+    """Steps back that logistic regression and gradient boosting see besides the issue time."""
+    bootstrap: int = Field(1000, ge=100, le=100_000)
+    """Resamples behind each interval."""
+    block_days: int = Field(7, ge=1)
+    """Days that are resampled together, since neighbouring days are alike; never shorter than the horizon."""
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    data: DataConfig
+    target: TargetConfig
+    split: SplitConfig
+    windows: WindowsConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    guard: GuardConfig = GuardConfig()
+    verify: VerifyConfig = VerifyConfig()
+
+    def to_toml(self) -> str:
+        """The configuration as TOML, with every default written out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read and validate a TOML file.
+
+    Args:
+        path: the file. A relative `data.path` in it is taken relative to the file's folder.
+        overrides: `section.key=value` with the value in TOML, such as `model.head="mean"`; bare words are text.
+
+    Raises:
+        ConfigError: the file is absent or not TOML, or a key or value is refused; each with its key and the mend.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a TOML configuration"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML ({error}); see examples/ for a complete file") from error
+    for override in overrides:
+        _apply(table, override)
+    return parse_config(table, where=str(path), folder=path.parent)
+
+
+def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) -> Config:
+    """Validate a configuration that is already a dictionary; `where` names it in errors.
+
+    With `folder`, a relative `data.path` becomes absolute, starting there.
+
+    Raises:
+        ConfigError: a key or value is refused.
+    """
+    try:
+        config = Config.model_validate(table)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems)) from None
+    if folder is None or config.data.path.startswith("package:"):
+        return config
+    absolute = str((folder / config.data.path).resolve())
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in the parsed TOML."""
+    key, equals, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and name):
+        raise ConfigError(f"--set {override}: expected section.key=value, such as train.epochs=5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table.setdefault(section, {})[name] = value
+
+
+def _explain(problem: Any) -> str:
+    """One refused key as a sentence: key, value, what was expected, nearest valid name."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{key} = {problem['input']!r}: there is no such key; {_nearest(location)}"
+    if problem["type"] == "missing":
+        what = "section is missing" if len(location) == 1 else "is missing"
+        return f"{key}: {what}; add it (examples/ has complete files)"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}"
+    expected = problem["msg"][0].lower() + problem["msg"][1:]
+    message = f"{key} = {problem['input']!r}: {expected}"
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+        allowed = [word.strip(" '") for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
+        close = difflib.get_close_matches(problem["input"], allowed, n=1)
+        message += f"; did you mean {close[0]!r}?" if close else ""
+    return message
+
+
+def _nearest(location: list[str]) -> str:
+    """What the writer of an unknown key probably meant."""
+    sections = {name: list(field.annotation.model_fields) for name, field in Config.model_fields.items()}  # type: ignore[union-attr]
+    unknown = location[-1]
+    here = sections.get(location[0], []) if len(location) > 1 else list(sections)
+    close = difflib.get_close_matches(unknown, here, n=1)
+    if close:
+        return f"did you mean {'.'.join([*location[:-1], close[0]])}?"
+    elsewhere = [f"{section}.{key}" for section, keys in sections.items() for key in keys if key == unknown]
+    if elsewhere:
+        return f"did you mean {elsewhere[0]}?"
+    return f"valid names here are {', '.join(here)}"

@@ -1,0 +1,206 @@
+"""Read first: the way of the data, as code.
+
+    table → panel → audit → split → windows → encoder + head → probability → verification
+
+Each function below is one verb of the command line.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from rich.console import Console
+
+from llueve import run as files
+from llueve.audit import audit_panel
+from llueve.config import Config
+from llueve.errors import DataError, GuardStop
+from llueve.panel import feature_cube, feature_names, observed_rows, static_names
+from llueve.rain import class_labels
+from llueve.run import Run
+from llueve.saved import SavedModel, load_model, save_model
+from llueve.sources.table import read_table
+from llueve.training.loop import predict_logits, probabilities, train_model
+from llueve.verification.references import ReferenceData
+from llueve.verification.verify import verify
+from llueve.windows import Part, Scaler, Split, build_windows, fit_scaler, split_panel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished training."""
+
+    directory: Path
+    verification: dict[str, Any]
+    """The content of `verification.json`."""
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: does the model beat the best reference?"""
+        return str(self.verification["verdict"])
+
+
+def train(config: Config, directory: str | Path, overwrite: bool = False, console: Console | None = None) -> Result:
+    """Train, verify on the test period, and leave a run directory.
+
+    Args:
+        config: what to do.
+        directory: the run directory to make.
+        overwrite: replace an earlier run there.
+        console: where progress goes; standard error if None.
+
+    Raises:
+        DataError, AuditError, GuardStop, RunError: see `llueve.errors`.
+    """
+    run = Run.create(directory, config, overwrite)
+    panel = read_table(config.data, config.target)
+    report = audit_panel(panel, config)
+    run.write_json(files.AUDIT, report.as_dict())
+    report.require_clean()
+    split = split_panel(panel, config)
+    scaler = fit_scaler(panel, split.training_rows)
+    saved = _fit(panel, split, scaler, config, run, console or Console(stderr=True))
+    save_model(run, saved)
+    return Result(run.directory, _verify(run, saved, panel, split, config))
+
+
+def evaluate(directory: str | Path) -> dict[str, Any]:
+    """Verify a trained run on its test period again, from its files and its table; returns `verification.json`.
+
+    Raises:
+        RunError: the run is incomplete. DataError: the table is gone or changed.
+    """
+    run, config = Run.open(directory)
+    saved = load_model(run)
+    panel = read_table(config.data, config.target, known_categories=saved.categories)
+    saved.require_same_shape(panel)
+    return _verify(run, saved, panel, split_panel(panel, config), config)
+
+
+def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
+    """Probability of the event for a table without labels: columns site, time, probability.
+
+    Args:
+        directory: a finished run.
+        table: CSV or Parquet with the trained columns.
+        every_window: every complete window instead of each site's last one.
+
+    Raises:
+        DataError: the table's variables, units or step differ from the trained ones, or no site has a whole context.
+    """
+    run, config = Run.open(directory)
+    saved = load_model(run)
+    data = config.data.model_copy(update={"path": str(table)})
+    panel = read_table(data, config.target, require_label=False, known_categories=saved.categories)
+    saved.require_same_shape(panel)
+    part = _complete_windows(panel, saved.context, every_window)
+    probability = _probability(saved, panel, part)
+    return pd.DataFrame(
+        {"site": panel["site"].values[part.site], "time": panel["time"].values[part.end], "probability": probability}
+    )
+
+
+def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: Run, console: Console) -> SavedModel:
+    """Train a model on the split and return it with everything that a prediction needs."""
+    saved = SavedModel.build(panel, split, scaler, config)
+    windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
+    trained = train_model(
+        saved.classifier,
+        windows,
+        split.training,
+        split.validation,
+        config.train,
+        config.guard.max_skipped,
+        lambda line: run.append_history(line.as_dict()),
+        console,
+    )
+    saved.trained.update(trained.as_dict())
+    return saved
+
+
+def _verify(run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, config: Config) -> dict[str, Any]:
+    """Forecast the test period, judge the forecasts beside the references, and write both."""
+    probability = _probability(saved, panel, split.test)
+    event_ST = class_labels(panel, config.target)
+    event_ST = np.where(np.isnan(event_ST), np.nan, event_ST == saved.event_index).astype(np.float32)
+    statics = [panel[name].values for name in static_names(panel)]
+    reference_data = ReferenceData(
+        cube_STC=feature_cube(panel, feature_names(panel)),
+        statics_SF=np.stack(statics, axis=-1) if statics else np.zeros((panel.sizes["site"], 0), np.float32),
+        times=panel["time"].values,
+        step_hours=saved.step_hours,
+        horizon_hours=config.target.horizon_hours,
+        event_ST=event_ST,
+        training=split.training,
+        validation=split.validation,
+        lags=config.verify.lags,
+        seed=config.train.seed,
+    )
+    sites = [str(site) for site in panel["site"].values]
+    verification = verify(
+        reference_data,
+        split.test,
+        probability,
+        sites,
+        bootstrap=config.verify.bootstrap,
+        block_days=config.verify.block_days,
+        event_index=saved.event_index,
+    )
+    rows = pd.DataFrame(
+        {
+            "site": panel["site"].values[split.test.site],
+            "time": panel["time"].values[split.test.end],
+            "observed": (split.test.y == saved.event_index).astype(int),
+            "probability": probability,
+        }
+    )
+    run.write(files.PREDICTIONS, lambda path: rows.to_csv(path, index=False))
+    run.write_json(files.VERIFICATION, verification)
+    return verification
+
+
+def _probability(saved: SavedModel, panel: xr.Dataset, part: Part) -> NDArray[np.float64]:
+    """Probability of the event for each window.
+
+    Raises:
+        GuardStop: any of them is not finite: no forecast is better than an invented one.
+    """
+    windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
+    probability = probabilities(predict_logits(saved.classifier, windows, part))[:, saved.event_index]
+    bad = np.flatnonzero(~np.isfinite(probability))
+    if len(bad):
+        site, time = panel["site"].values[part.site[bad[0]]], panel["time"].values[part.end[bad[0]]]
+        raise GuardStop(
+            f"{len(bad)} of {len(part)} forecasts are not finite, the first for {site} at {time}; nothing is reported. "
+            "Look at the inputs of that window, or at the model's weights"
+        )
+    return probability
+
+
+def _complete_windows(panel: xr.Dataset, context: int, every_window: bool) -> Part:
+    """Windows with a whole context inside their site's record and an observation at their issue time.
+
+    Raises:
+        DataError: a site has none.
+    """
+    sites, ends = [], []
+    for number, observed in enumerate(observed_rows(panel)):
+        rows = np.flatnonzero(observed)
+        complete = rows[rows >= rows[0] + context - 1] if len(rows) else rows
+        if not len(complete):
+            raise DataError(
+                f"{panel['site'].values[number]}: {len(rows)} rows do not fill one window of {context} steps; "
+                "bring a longer table for this site, or leave it out"
+            )
+        chosen = complete if every_window else complete[-1:]
+        sites.append(np.full(len(chosen), number))
+        ends.append(chosen)
+    site, end = np.concatenate(sites), np.concatenate(ends)
+    return Part("prediction", site, end, np.zeros(len(site), np.int64))

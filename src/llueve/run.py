@@ -1,0 +1,151 @@
+"""The run directory: what a training leaves behind, written whole or not at all.
+
+| file | content |
+| --- | --- |
+| `config.toml` | the configuration, with every default |
+| `audit.json` | what the audit found |
+| `history.jsonl` | one JSON object per epoch |
+| `model.safetensors` | the weights |
+| `model.json` | everything else that a prediction needs |
+| `predictions.csv` | site, time, observed, probability of the test period |
+| `verification.json` | scores, references and verdict |
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llueve.config import Config, load_config
+from llueve.errors import RunError
+
+CONFIG, AUDIT, HISTORY = "config.toml", "audit.json", "history.jsonl"
+WEIGHTS, MODEL, PREDICTIONS, VERIFICATION = "model.safetensors", "model.json", "predictions.csv", "verification.json"
+FILES = (CONFIG, AUDIT, HISTORY, WEIGHTS, MODEL, PREDICTIONS, VERIFICATION)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    directory: Path
+
+    @classmethod
+    def create(cls, directory: str | Path, config: Config, overwrite: bool = False) -> "Run":
+        """Make the directory and write the configuration into it.
+
+        With `overwrite`, the files of an earlier run there are removed, and nothing else.
+
+        Raises:
+            RunError: it already holds something, or cannot be written.
+        """
+        run = cls(Path(directory))
+        try:
+            if run.directory.exists():
+                run._clear(overwrite)
+            run.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise run._unwritable(error) from error
+        run.write_text(CONFIG, config.to_toml())
+        return run
+
+    @classmethod
+    def open(cls, directory: str | Path) -> tuple["Run", Config]:
+        """An existing run and its configuration.
+
+        Raises:
+            RunError: the directory holds no run.
+        """
+        run = cls(Path(directory))
+        if not (run.directory / CONFIG).is_file():
+            raise RunError(
+                f"{directory}: is no run directory (no {CONFIG} in it); give the DIR of `llueve train --run DIR`"
+            )
+        return run, load_config(run.directory / CONFIG)
+
+    def _clear(self, overwrite: bool) -> None:
+        if not self.directory.is_dir():
+            raise RunError(f"{self.directory}: is a file; expected a directory, or a name that is free")
+        present = [path.name for path in self.directory.iterdir()]
+        if not present:
+            return
+        if not overwrite:
+            raise RunError(f"{self.directory}: already exists; give another --run, or --overwrite to replace it")
+        if CONFIG not in present:
+            raise RunError(
+                f"{self.directory}: holds files but no run ({CONFIG} is not there), so it is not overwritten"
+            )
+        for name in FILES:
+            (self.directory / name).unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Path of one file of the run.
+
+        Raises:
+            RunError: it is not there, as when the training was stopped.
+        """
+        path = self.directory / name
+        if not path.is_file():
+            raise RunError(
+                f"{self.directory}: has no {name}: the training did not finish; train again with --overwrite"
+            )
+        return path
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """One JSON file of the run.
+
+        Raises:
+            RunError: it is not there or damaged.
+        """
+        path = self.path(name)
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path}: is damaged ({error}); train again with --overwrite") from error
+        return content
+
+    def write(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Let `fill` write a file under a temporary name, then put it in place, so that a torn file is never seen.
+
+        Raises:
+            RunError: the disk is full or read-only.
+        """
+        temporary = self.directory / f".{name}.part"
+        try:
+            fill(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self.directory / name)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one text file whole."""
+        self.write(name, lambda path: _write(path, text))
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write one JSON file whole; a NaN in it is a programming error, since JSON has none."""
+        self.write_text(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        """Add one line to the history.
+
+        Raises:
+            RunError: the disk is full or read-only.
+        """
+        try:
+            with (self.directory / HISTORY).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.directory}: cannot be written ({error.strerror or error}); choose another --run, or free the disk"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What keeps a non-finite number from reaching the weights, or a report."""

@@ -1,0 +1,1 @@
+"""Training: one loop, watched by the guard."""

@@ -1,0 +1,225 @@
+"""The training loop: one screen, watched by the guard.
+
+Shapes: B batch, C variables, L steps, F facts, K classes.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llueve.config import TrainConfig
+from llueve.errors import GuardStop
+from llueve.model.classifier import Classifier
+from llueve.panel import FloatArray
+from llueve.stability.guard import Guard
+from llueve.training.progress import TrainingProgress
+from llueve.windows import Part, Windows
+
+logger = logging.getLogger(__name__)
+
+PREDICTION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of `history.jsonl`."""
+
+    epoch: int
+    phase: str
+    train_loss: float | None
+    """Mean cross-entropy over the samples of applied steps; None if none was applied."""
+    validation_loss: float | None
+    """Mean log-loss on validation; None if it was not finite."""
+    skipped: int
+    seconds: float
+    learning_rate: float
+    """Largest rate of the epoch's last step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON holds it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best weights and how they came about."""
+
+    best_epoch: int
+    best_validation_loss: float
+    skipped: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome as `model.json` holds it."""
+        return asdict(self)
+
+
+def train_model(
+    model: Classifier,
+    windows: Windows,
+    training: Part,
+    validation: Part,
+    config: TrainConfig,
+    max_skipped: float,
+    record: Callable[[EpochRecord], None],
+    console: Console,
+) -> Trained:
+    """Train until the validation log-loss stops falling, and leave the best weights in `model`.
+
+    Args:
+        max_skipped: share of an epoch's samples that the guard may skip.
+        record: called after each epoch.
+
+    Returns:
+        What was reached.
+
+    Raises:
+        GuardStop: too many samples hold a non-finite input, or were skipped; or no epoch had a finite validation loss.
+    """
+    optimiser = _optimiser(model, config)
+    steps = math.ceil(len(training) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rate_factor(config, steps))
+    guard = Guard(max_skipped, len(training))
+    guard.check_inputs(windows.non_finite(training), config.batch_size)
+    order = np.random.default_rng(config.seed)
+    best: tuple[float, int, dict[str, Tensor]] | None = None
+    skipped = 0
+    with TrainingProgress(console, config.epochs, steps) as progress:
+        for epoch in range(1, config.epochs + 1):
+            started = time.perf_counter()
+            guard.start_epoch()
+            progress.start_epoch(epoch)
+            train_loss = _one_epoch(model, windows, training, config, order, optimiser, schedule, guard, progress)
+            validation_loss = log_loss(predict_logits(model, windows, validation), validation.y)
+            skipped += guard.skipped
+            line = EpochRecord(
+                epoch=epoch,
+                phase="scratch",
+                train_loss=train_loss,
+                validation_loss=validation_loss if math.isfinite(validation_loss) else None,
+                skipped=guard.skipped,
+                seconds=round(time.perf_counter() - started, 3),
+                learning_rate=float(max(schedule.get_last_lr())),
+            )
+            record(line)
+            # NaN compares false to everything, so the finite check must come first: a NaN is never the best.
+            improved = math.isfinite(validation_loss) and (best is None or validation_loss < best[0])
+            if improved:
+                best = (validation_loss, epoch, {name: value.clone() for name, value in model.state_dict().items()})
+            progress.line(_describe(line, improved))
+            if epoch - (best[1] if best else 0) >= config.patience:
+                progress.line(f"stopped: no better validation loss for {config.patience} epochs")
+                break
+    if best is None:
+        raise GuardStop(
+            f"stopped by the guard: after {config.epochs} epoch(s) the validation loss was never finite, so there is no model to "
+            "keep; see history.jsonl, and look at the validation period with `llueve audit`"
+        )
+    model.load_state_dict(best[2])
+    return Trained(best_epoch=best[1], best_validation_loss=best[0], skipped=skipped)
+
+
+def _one_epoch(
+    model: Classifier,
+    windows: Windows,
+    training: Part,
+    config: TrainConfig,
+    order: np.random.Generator,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    guard: Guard,
+    progress: TrainingProgress,
+) -> float | None:
+    """One pass over the training windows in random order; the mean loss of the applied steps."""
+    model.train()
+    total, applied = 0.0, 0
+    for number, batch in enumerate(batches(training, config.batch_size, order.permutation(len(training))), start=1):
+        inputs = as_tensors(windows, batch)
+        loss = F.cross_entropy(model(*inputs), torch.from_numpy(batch.y))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
+        loss_value, norm_value = torch.stack((loss.detach(), norm)).tolist()  # one read for both
+        bad_inputs = 0
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            bad_inputs = int((~inputs[0].isfinite().flatten(1).all(1)).sum())
+        if guard.accepts(number, len(batch), loss_value, norm_value, bad_inputs):
+            optimiser.step()
+            schedule.step()
+            total, applied = total + loss_value * len(batch), applied + len(batch)
+        progress.step(total / applied if applied else math.nan, float(max(schedule.get_last_lr())), guard.skipped)
+    return total / applied if applied else None
+
+
+def predict_logits(model: Classifier, windows: Windows, part: Part) -> FloatArray:
+    """Logits (n, K) of every window of `part`, in evaluation mode."""
+    model.eval()
+    with torch.inference_mode():
+        rows = [model(*as_tensors(windows, batch)).numpy() for batch in batches(part, PREDICTION_BATCH)]
+    return np.concatenate(rows)
+
+
+def probabilities(logits_BK: FloatArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Softmax of logits in float64, (n, K)."""
+    return torch.from_numpy(logits_BK).double().softmax(-1).numpy()
+
+
+def log_loss(logits_BK: FloatArray, y_B: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    """Mean cross-entropy of the classes, in float64; non-finite if any logit is."""
+    return float(F.cross_entropy(torch.from_numpy(logits_BK).double(), torch.from_numpy(y_B)))
+
+
+def batches(part: Part, size: int, order: np.ndarray[Any, np.dtype[np.int64]] | None = None) -> Iterator[Part]:
+    """The part in batches, in the given order or its own."""
+    for start in range(0, len(part), size):
+        yield part[order[start : start + size]] if order is not None else part[start : start + size]
+
+
+def as_tensors(windows: Windows, batch: Part) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, observed-mask and facts of a batch."""
+    values, observed, facts = (torch.from_numpy(np.ascontiguousarray(array)) for array in windows.batch(batch))
+    return values, observed, facts
+
+
+def _optimiser(model: Classifier, config: TrainConfig) -> torch.optim.AdamW:
+    encoder = list(model.encoder.parameters())
+    known = {id(parameter) for parameter in encoder}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return torch.optim.AdamW(
+        [
+            {"params": encoder, "lr": config.encoder_learning_rate},
+            {"params": rest, "lr": config.head_learning_rate},
+        ],
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _rate_factor(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Linear warm-up, then a cosine to zero over the planned epochs, or a constant."""
+    total = steps_per_epoch * config.epochs
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        return warm if config.schedule == "constant" else warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+
+    return factor
+
+
+def _describe(line: EpochRecord, improved: bool) -> str:
+    def number(value: float | None) -> str:
+        return "not finite" if value is None else f"{value:.4f}"
+
+    mark = "  best so far" if improved else ""
+    return (
+        f"epoch {line.epoch}: training loss {number(line.train_loss)}, validation loss {number(line.validation_loss)}, "
+        f"skipped {line.skipped}, {line.seconds:.0f} s{mark}"
+    )

@@ -1,0 +1,169 @@
+"""Scores of probability forecasts of one event.
+
+Everywhere `p` holds n probabilities of the event in [0, 1], and `y` the n outcomes, 1 where it happened and else 0.
+Every function raises `DataError` if p or y is empty, not one-dimensional, not finite, out of range, or if their lengths
+differ: a score is a number about all forecasts or it is no number at all.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
+
+from llueve.errors import DataError
+
+THRESHOLD = 0.5
+"""Probability from which a forecast counts as "yes", itself included (accuracy, F1, confusion)."""
+
+
+def brier(p: ArrayLike, y: ArrayLike) -> float:
+    """Brier score BS = mean((p - y)²): dimensionless, 0 (perfect) to 1 (surely wrong every time).
+
+    Raises:
+        DataError: see the module's first lines.
+
+    Reference: Brier 1950, Monthly Weather Review 78, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
+    """
+    p, y = _checked(p, y)
+    return float(brier_score_loss(y, p, labels=[0, 1], pos_label=1))
+
+
+def brier_skill(p: ArrayLike, y: ArrayLike, reference_p: ArrayLike) -> float | None:
+    """Brier skill score BSS = 1 - BS / BS_ref: 1 is perfect, 0 as good as the reference, below 0 worse.
+
+    Returns:
+        The skill, or None if the reference is perfect (BS_ref = 0), since then the ratio says nothing.
+
+    Raises:
+        DataError: see the module's first lines; `reference_p` is held to the same rules as `p`.
+
+    Reference: Murphy 1973, Journal of Applied Meteorology 12, doi:10.1175/1520-0450(1973)012<0215:HASSFP>2.0.CO;2
+    """
+    reference = brier(reference_p, y)
+    score = brier(p, y)
+    return None if reference == 0 else 1 - score / reference
+
+
+def log_score(p: ArrayLike, y: ArrayLike) -> float:
+    """Logarithmic score -mean(y ln p + (1 - y) ln(1 - p)): nats, 0 (perfect) upwards.
+
+    Probabilities are clipped to [ε, 1 - ε] with ε = 2.2e-16 (float64), as scikit-learn does. A forecast of exactly 0
+    or 1 that fails therefore costs 36 nats instead of infinity: the score of a yes/no forecast such as persistence is
+    finite, but says little more than how often it was wrong.
+
+    Raises:
+        DataError: see the module's first lines.
+
+    Reference: Good 1952, Journal of the Royal Statistical Society B 14, doi:10.1111/j.2517-6161.1952.tb00104.x
+    """
+    p, y = _checked(p, y)
+    return float(log_loss(y, p, labels=[0, 1]))
+
+
+def auc(p: ArrayLike, y: ArrayLike) -> float | None:
+    """Area under the ROC curve P(p_event > p_none) + P(p_event = p_none) / 2: 1 orders all right, 0.5 is chance.
+
+    Returns:
+        The area, or None if the event always or never happened, since then there is nothing to order.
+
+    Raises:
+        DataError: see the module's first lines.
+
+    Reference: Hanley and McNeil 1982, Radiology 143, doi:10.1148/radiology.143.1.7063747
+    """
+    p, y = _checked(p, y)
+    return None if y.min() == y.max() else float(roc_auc_score(y, p))
+
+
+def accuracy(p: ArrayLike, y: ArrayLike) -> float:
+    """Share of right yes/no forecasts, (hits + correct rejections) / n, where p ≥ 0.5 is yes: 0 to 1.
+
+    It is high for anyone who always says "no" to a rare event: read it beside the base rate.
+
+    Raises:
+        DataError: see the module's first lines.
+
+    Reference: Finley 1884 and its critics, in Murphy 1996, Weather and Forecasting 11,
+    doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
+    """
+    p, y = _checked(p, y)
+    return float(accuracy_score(y, p >= THRESHOLD))
+
+
+def f1(p: ArrayLike, y: ArrayLike) -> float:
+    """F1 = 2 hits / (2 hits + misses + false alarms), where p ≥ 0.5 is yes: 0 to 1, and 0 if all three counts are 0.
+
+    Raises:
+        DataError: see the module's first lines.
+
+    Reference: Dice 1945, Ecology 26, doi:10.2307/1932409
+    """
+    p, y = _checked(p, y)
+    return float(f1_score(y, p >= THRESHOLD, zero_division=0))
+
+
+def confusion(p: ArrayLike, y: ArrayLike) -> dict[str, int]:
+    """The four counts of the contingency table, where p ≥ 0.5 is yes; they add up to n.
+
+    Returns:
+        hits (yes, happened), misses (no, happened), false_alarms (yes, did not), correct_rejections (no, did not).
+
+    Raises:
+        DataError: see the module's first lines.
+
+    Reference: Murphy 1996, Weather and Forecasting 11, doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
+    """
+    p, y = _checked(p, y)
+    (rejections, alarms), (misses, hits) = confusion_matrix(y, p >= THRESHOLD, labels=[0, 1])
+    return {
+        "hits": int(hits),
+        "misses": int(misses),
+        "false_alarms": int(alarms),
+        "correct_rejections": int(rejections),
+    }
+
+
+def summary(p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike) -> dict[str, Any]:
+    """All scores of this file as JSON holds them; `bss` is the skill over `climatology_p`.
+
+    Raises:
+        DataError: see the module's first lines.
+    """
+    return {
+        "brier": brier(p, y),
+        "bss": brier_skill(p, y, climatology_p),
+        "log_score": log_score(p, y),
+        "auc": auc(p, y),
+        "accuracy": accuracy(p, y),
+        "f1": f1(p, y),
+        "confusion": confusion(p, y),
+    }
+
+
+def _checked(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Both arrays in the types that scikit-learn is given, or a `DataError` that says what is wrong with them."""
+    p_n, y_n = np.asarray(p, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if p_n.ndim != 1 or p_n.shape != y_n.shape:
+        raise DataError(
+            f"expected as many probabilities as outcomes, in one dimension; found {p_n.shape} and {y_n.shape}"
+        )
+    if p_n.size == 0:
+        raise DataError("no forecast to score: expected at least one probability and its outcome")
+    # NaN compares false, so that "not within" catches it together with what is out of range.
+    bad_p = ~((p_n >= 0) & (p_n <= 1))
+    if bad_p.any():
+        at = int(np.argmax(bad_p))
+        raise DataError(f"expected probabilities in [0, 1]; {bad_p.sum()} are not, the first {p_n[at]} at index {at}")
+    bad_y = (y_n != 0) & (y_n != 1)
+    if bad_y.any():
+        at = int(np.argmax(bad_y))
+        raise DataError(f"expected outcomes 0 or 1; {bad_y.sum()} are not, the first {y_n[at]} at index {at}")
+    return p_n, y_n.astype(np.int64)

@@ -1,0 +1,222 @@
+"""Split, purge, scaling and windows: from a panel to what the model sees, without a leak.
+
+Shapes: S sites, T times, C variables, L steps of context, B windows of a batch, F facts known at issue time.
+
+The cut dates are the same for every site. A window of validation or test may look back over its cut, as a forecast
+made on that day would; so the earlier part gives up its last `context + horizon` steps, and no cell that a later part
+sees, or is judged by, was seen by an earlier one.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from llueve.config import Config, SplitConfig
+from llueve.errors import DataError
+from llueve.panel import BoolArray, FloatArray, feature_cube, feature_names, observed_rows, static_names
+from llueve.rain import class_labels, horizon_steps
+
+
+@dataclass(frozen=True)
+class Part:
+    """The windows of one period: parallel arrays, one entry per window, ordered by site and then time."""
+
+    name: str
+    """`training`, `validation` or `test`."""
+    site: NDArray[np.intp]
+    """Index of the site."""
+    end: NDArray[np.intp]
+    """Index of the issue time, the last step that the window sees."""
+    y: NDArray[np.int64]
+    """Class index."""
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, chosen: Any) -> "Part":
+        return Part(self.name, self.site[chosen], self.end[chosen], self.y[chosen])
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three periods of one panel."""
+
+    training: Part
+    validation: Part
+    test: Part
+    validation_start: np.datetime64
+    test_start: np.datetime64
+    training_rows: int
+    """Times before this index are the only ones that anything may be fitted on."""
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        """Training, validation, test."""
+        return (self.training, self.validation, self.test)
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Mean and standard deviation of each variable, from the cells of the training period alone."""
+
+    mean_C: FloatArray
+    std_C: FloatArray
+
+    def scale(self, cube_STC: FloatArray) -> FloatArray:
+        """Values in training-set units."""
+        return np.asarray((cube_STC - self.mean_C) / self.std_C, dtype=np.float32)
+
+
+def cut_indices(times: NDArray[np.datetime64], split: SplitConfig) -> tuple[int, int, int]:
+    """Indices of the first validation time, the first test time, and the end of the test period.
+
+    Raises:
+        DataError: a date lies outside the panel, so that a part would be empty.
+    """
+    if split.validation_start is not None and split.test_start is not None:
+        first_validation, first_test = (
+            int(np.searchsorted(times, np.datetime64(moment, "ns")))
+            for moment in (split.validation_start, split.test_start)
+        )
+    else:
+        assert (
+            split.validation_fraction is not None and split.test_fraction is not None
+        )  # the configuration guarantees it
+        first_test = int(len(times) * (1 - split.test_fraction))
+        first_validation = int(len(times) * (1 - split.test_fraction - split.validation_fraction))
+    end = len(times) if split.test_end is None else int(np.searchsorted(times, np.datetime64(split.test_end, "ns")))
+    if not 0 < first_validation < first_test < end:
+        raise DataError(
+            f"split: the panel goes from {times[0]} to {times[-1]}, which leaves no row for training, validation or test "
+            f"with these cuts (rows {first_validation}, {first_test}, {end} of {len(times)}); move the cuts inside the panel"
+        )
+    return first_validation, first_test, end
+
+
+def split_panel(panel: xr.Dataset, config: Config) -> Split:
+    """The windows of each period: every issue time with a known outcome and a whole context inside its site's record.
+
+    Raises:
+        DataError: no site is long enough for the context, or a part is left without a window.
+    """
+    labels_ST = class_labels(panel, config.target)
+    times = panel["time"].values
+    context = config.windows.context
+    ahead = horizon_steps(config.target.horizon_hours, float(panel.attrs["step_hours"]))
+    observed_ST = observed_rows(panel)
+    never_S = ~np.any(observed_ST, axis=1)
+    first_S = np.where(never_S, len(times), observed_ST.argmax(axis=1))
+    last_S = np.where(never_S, -1, len(times) - 1 - observed_ST[:, ::-1].argmax(axis=1))
+    longest = int((last_S - first_S + 1).max(initial=0))
+    if longest < context:
+        raise DataError(
+            f"windows.context = {context} steps, but the longest site has {longest}; choose a shorter context"
+        )
+    usable_ST = ~np.isnan(labels_ST) & (np.arange(len(times)) >= first_S[:, None] + context - 1)
+    first_validation, first_test, end = cut_indices(times, config.split)
+    purge = context + ahead
+
+    def part(name: str, start: int, stop: int, stride: int = 1) -> Part:
+        chosen_ST = usable_ST[:, start : max(stop, start)]
+        site, step = np.nonzero(chosen_ST)
+        kept = (step + start) % stride == 0
+        site, step = site[kept], step[kept] + start
+        if not len(site):
+            raise DataError(
+                f"the {name} period has no window: from {times[start]} on, {max(stop - start, 0)} steps remain after the last "
+                f"{purge} (context + horizon) before the next cut are given up, and none has a known outcome and "
+                f"{context} steps of record behind it; move the cuts or shorten windows.context"
+            )
+        return Part(name, site, step, labels_ST[site, step].astype(np.int64))
+
+    training = part("training", 0, first_validation - purge + 1, config.windows.stride)
+    return Split(
+        training=training,
+        validation=part("validation", first_validation, first_test - purge + 1),
+        test=part("test", first_test, end),
+        validation_start=times[first_validation],
+        test_start=times[first_test],
+        training_rows=int(training.end.max()) + 1,
+    )
+
+
+def fit_scaler(panel: xr.Dataset, training_rows: int) -> Scaler:
+    """Fit on the first `training_rows` times.
+
+    Raises:
+        DataError: a variable has no observation there, so nothing is known of its scale.
+    """
+    names = feature_names(panel)
+    cube_STC = feature_cube(panel, names)[:, :training_rows].astype(np.float64)
+    empty = [name for index, name in enumerate(names) if np.isnan(cube_STC[..., index]).all()]
+    if empty:
+        raise DataError(f"{', '.join(empty)}: no observed value in the training period; name it in data.exclude")
+    std_C = np.nanstd(cube_STC, axis=(0, 1))
+    # Packed float32 constants differ from their mean by rounding: that spread is none.
+    constant_C = std_C <= 1e-6 * np.maximum(np.abs(np.nanmean(cube_STC, axis=(0, 1))), 1e-30)
+    return Scaler(
+        np.nanmean(cube_STC, axis=(0, 1)).astype(np.float32), np.where(constant_C, 1.0, std_C).astype(np.float32)
+    )
+
+
+def calendar_facts(times: NDArray[np.datetime64], step_hours: float) -> FloatArray:
+    """What the calendar says of each issue time, (T, F): sine and cosine of the year, and of the day for sub-daily steps."""
+    day = (times - times.astype("datetime64[Y]")) / np.timedelta64(1, "D")
+    angles = [2 * np.pi * day / 365.2425]
+    if step_hours < 24:
+        angles.append(2 * np.pi * (times - times.astype("datetime64[D]")) / np.timedelta64(1, "D"))
+    return np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=-1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every window of a panel as views over one array per site: memory grows with the rows, not with rows × context."""
+
+    values_STC: FloatArray
+    """Training-set units; zero where not observed (`missing = "mask"`) or NaN there (`"raw"`)."""
+    observed_STC: BoolArray
+    calendar_TF: FloatArray
+    statics_SF: FloatArray
+    context: int
+
+    def batch(self, part: Part) -> tuple[FloatArray, BoolArray, FloatArray]:
+        """Values (B, C, L), observed (B, C, L) and facts (B, F) of the windows of `part`."""
+        start = part.end - self.context + 1
+        values_STCL = sliding_window_view(self.values_STC, self.context, axis=1)
+        observed_STCL = sliding_window_view(self.observed_STC, self.context, axis=1)
+        facts_BF = np.concatenate([self.calendar_TF[part.end], self.statics_SF[part.site]], axis=1)
+        return values_STCL[part.site, start], observed_STCL[part.site, start], facts_BF
+
+    def non_finite(self, part: Part) -> int:
+        """How many windows of `part` hold a value that is not finite: none, unless missing cells were left raw."""
+        bad_ST = np.any(~np.isfinite(self.values_STC), axis=-1)
+        before_ST = np.concatenate([np.zeros((len(bad_ST), 1), np.int64), bad_ST.cumsum(axis=1)], axis=1)
+        count = before_ST[part.site, part.end + 1] - before_ST[part.site, part.end + 1 - self.context]
+        return int((count > 0).sum())
+
+
+def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Literal["mask", "raw"]) -> Windows:
+    """Scale the panel and lay it out for windows.
+
+    With `raw`, missing cells stay NaN and count as observed, so that they reach the model: it exists to show what then
+    happens.
+    """
+    cube_STC = feature_cube(panel, feature_names(panel))
+    observed_STC = ~np.isnan(cube_STC)
+    values_STC = scaler.scale(cube_STC)
+    if missing == "raw":
+        observed_STC = np.ones_like(observed_STC)
+    else:
+        values_STC[~observed_STC] = 0.0
+    statics = [panel[name].values for name in static_names(panel)]
+    return Windows(
+        values_STC=values_STC,
+        observed_STC=observed_STC,
+        calendar_TF=calendar_facts(panel["time"].values, float(panel.attrs["step_hours"])),
+        statics_SF=np.stack(statics, axis=-1) if statics else np.zeros((panel.sizes["site"], 0), np.float32),
+        context=context,
+    )

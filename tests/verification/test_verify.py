@@ -1,0 +1,205 @@
+"""The verdict: right when the answer is known, honest when it is not, and refused when a number is not a number."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from llueve.errors import DataError, GuardStop, UsageError
+from llueve.verification import references
+from llueve.verification.verify import compare, render, verify
+from llueve.windows import Part
+
+SITES = ["Albury", "Cobar"]
+
+
+def rows(name: str, start: int, stop: int, event_ST: np.ndarray) -> Part:
+    """All rows of all sites whose issue time is in start … stop."""
+    site, end = np.divmod(np.arange(len(event_ST) * (stop - start)), stop - start)
+    return Part(name, site, end + start, np.asarray(event_ST[site, end + start], dtype=np.int64))
+
+
+def noisy_data(seed: int = 0, steps: int = 400) -> references.ReferenceData:
+    """Two sites, daily from 2015-01-01, an event that the first variable half decides; test is 300 … 400."""
+    random = np.random.default_rng(seed)
+    cube_STC = random.normal(size=(2, steps, 2)).astype(np.float32)
+    event_ST = (cube_STC[:, :, 0] + random.normal(size=(2, steps)) > 0.5).astype(np.float32)
+    return references.ReferenceData(
+        cube_STC=cube_STC,
+        statics_SF=np.empty((2, 0), dtype=np.float32),
+        times=(np.datetime64("2015-01-01", "ns") + np.arange(steps) * np.timedelta64(24, "h")).astype("datetime64[ns]"),
+        step_hours=24,
+        horizon_hours=24,
+        event_ST=event_ST,
+        training=rows("training", 0, 200, event_ST),
+        validation=rows("validation", 200, 300, event_ST),
+        lags=(1,),
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> references.ReferenceData:
+    return noisy_data()
+
+
+@pytest.fixture(scope="module")
+def test_part(data: references.ReferenceData) -> Part:
+    return rows("test", 300, 400, data.event_ST)
+
+
+def run(data: references.ReferenceData, part: Part, p: np.ndarray, **changes: int) -> dict:
+    return verify(data, part, p, SITES, **({"bootstrap": 200, "block_days": 7, "event_index": 1} | changes))
+
+
+def test_a_perfect_model_beats(data, test_part) -> None:
+    found = run(data, test_part, test_part.y.astype(float))
+    best = found["comparison"]["best_reference"]
+    assert found["verdict_code"] == "beats"
+    assert found["comparison"]["brier_difference"] == pytest.approx(found["references"][best]["brier"])
+    assert found["comparison"]["skill_over_best"] == 1 and found["comparison"]["skill_interval"] == [1, 1]
+    assert found["verdict"].startswith(
+        f"The model beats {best.replace('_', ' ')}, the best of the four references: Brier 0.0000"
+    )
+    assert found["verdict"].endswith("BSS over climatology 1.000 on 200 forecasts.")
+
+
+def test_a_model_that_is_always_wrong_does_not_beat(data, test_part) -> None:
+    found = run(data, test_part, 1.0 - test_part.y)
+    assert found["verdict_code"] == "does_not_beat"
+    assert found["comparison"]["interval"][1] < 0
+    assert "The model does not beat logistic, the best" in found["verdict"]
+
+
+def test_a_model_that_is_the_best_reference_ties(data, test_part) -> None:
+    p = references.logistic(data, test_part)
+    found = run(data, test_part, p)
+    assert found["comparison"]["best_reference"] == "logistic"
+    assert found["comparison"]["interval"] == [0, 0] and found["comparison"]["skill_interval"] == [0, 0]
+    assert found["verdict_code"] == "ties" and "The model ties with logistic" in found["verdict"]
+
+
+def test_a_model_with_a_little_noise_ties(data, test_part) -> None:
+    p = references.logistic(data, test_part)
+    noisy = np.clip(p + np.random.default_rng(1).normal(scale=0.03, size=len(p)), 0, 1)
+    low, high = run(data, test_part, noisy)["comparison"]["interval"]
+    assert low < 0 < high
+
+
+def test_a_short_part_is_too_short_to_tell(data) -> None:
+    part = rows("test", 300, 328, data.event_ST)
+    found = run(data, part, part.y.astype(float))
+    assert found["comparison"]["blocks"] == 4
+    assert found["comparison"]["interval"] is None and found["comparison"]["skill_interval"] is None
+    assert found["verdict_code"] == "too_short"
+    assert "too short to tell" in found["verdict"] and "4 blocks of 7 days where 5 are needed" in found["verdict"]
+
+
+def test_the_content_is_json_with_the_promised_keys(data, test_part) -> None:
+    found = run(data, test_part, np.full(len(test_part), 0.4))
+    keys = ["part", "n", "base_rate", "model", "references", "comparison", "verdict", "verdict_code"]
+    assert list(found) == keys
+    assert list(found["references"]) == ["climatology", "persistence", "logistic", "gradient_boosting"]
+    assert found["references"]["climatology"]["bss"] == 0
+    assert found["base_rate"] == pytest.approx(test_part.y.sum() / 200) and found["n"] == 200
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_same_seed_gives_the_same_numbers(data, test_part) -> None:
+    p = np.full(len(test_part), 0.4)
+    call = {"data": data, "part": test_part, "bootstrap": 1500, "block_days": 7}
+    reference = references.climatology(data, test_part)
+    once = compare(p, reference, test_part.y, **call)
+    assert compare(p, reference, test_part.y, **call) == once
+    other = compare(p, reference, test_part.y, **(call | {"data": replace(data, seed=1)}))
+    assert other["interval"] != once["interval"] and other["brier_difference"] == once["brier_difference"]
+
+
+def test_blocks_hold_all_sites_of_a_date_and_never_less_than_the_horizon(data, test_part) -> None:
+    call = {"part": test_part, "bootstrap": 100, "block_days": 7}
+    p, reference = np.full(200, 0.4), np.full(200, 0.5)
+    assert compare(p, reference, test_part.y, data, **call)["blocks"] == math.ceil(100 / 7)
+    slow = replace(data, horizon_hours=24 * 9 + 1)
+    found = compare(p, reference, test_part.y, slow, **call)
+    assert found["block_days"] == 10 and found["blocks"] == 100 / 10
+
+
+def test_the_interval_is_that_of_resampled_blocks(data, test_part) -> None:
+    # The spread of the mean over B equal blocks is the blocks' own spread over √B, as for any mean.
+    p, reference = np.full(200, 0.3), references.climatology(data, test_part)
+    found = compare(p, reference, test_part.y, data, test_part, bootstrap=20_000, block_days=10)
+    gain = (reference - test_part.y) ** 2 - (p - test_part.y) ** 2
+    block_means = gain.reshape(2, 10, 10).mean(axis=(0, 2))
+    half = 1.96 * block_means.std() / math.sqrt(10)
+    low, high = found["interval"]
+    assert (low + high) / 2 == pytest.approx(gain.mean(), abs=half / 5)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_a_perfect_reference_leaves_skill_undefined(data, test_part) -> None:
+    y = test_part.y
+    found = compare(np.full(200, 0.4), y.astype(float), y, data, test_part, bootstrap=100, block_days=7)
+    assert found["skill_over_best"] is None and found["skill_interval"] is None
+    assert found["interval"][1] < 0
+
+
+def test_a_period_without_the_event_still_gets_a_verdict(data) -> None:
+    event_ST = data.event_ST.copy()
+    event_ST[:] = 0
+    dry = replace(data, event_ST=event_ST, training=rows("training", 0, 200, event_ST))
+    part = rows("test", 300, 400, event_ST)
+    found = run(dry, part, np.full(200, 0.1))
+    assert found["model"]["bss"] is None and found["model"]["auc"] is None
+    assert found["verdict_code"] == "does_not_beat"
+    assert "BSS over climatology undefined, since it is perfect, on 200 forecasts" in found["verdict"]
+    assert "–" in text_of(found)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_probability_that_is_not_finite_stops_everything(data, test_part, value: float) -> None:
+    p = np.full(200, 0.4)
+    p[[103, 150]] = value
+    with pytest.raises(
+        GuardStop, match=r"2 non-finite .* 200 rows of test, the first .* site Cobar, issue time 2015-10-31T00:00"
+    ):
+        run(data, test_part, p)
+
+
+def test_wrong_lengths_ranges_and_outcomes_are_refused(data, test_part) -> None:
+    with pytest.raises(UsageError, match="one probability each"):
+        run(data, test_part, np.full(199, 0.4))
+    with pytest.raises(DataError, match=r"in \[0, 1\]"):
+        run(data, test_part, np.full(200, 1.4))
+    with pytest.raises(DataError, match="not that of the references, the first at site Albury"):
+        run(data, test_part, np.full(200, 0.4), event_index=0)
+    with pytest.raises(DataError, match="no forecast to score"):
+        run(data, rows("test", 300, 300, data.event_ST), np.empty(0))
+
+
+def text_of(found: dict) -> str:
+    """The table as a terminal shows it, with its bold marks."""
+    console = Console(width=120, force_terminal=True, color_system="standard", record=True)
+    with console.capture() as capture:
+        console.print(render(found))
+    return capture.get()
+
+
+def test_the_table_has_all_rows_and_the_best_in_bold(data, test_part) -> None:
+    found = run(data, test_part, test_part.y.astype(float))
+    text = text_of(found)
+    for word in (
+        "model",
+        "climatology",
+        "persistence",
+        "logistic",
+        "gradient boosting",
+        "BSS",
+        "log score",
+        "200 forecasts",
+    ):
+        assert word in text
+    assert "\x1b[1m0.0000\x1b[0m" in text
+    assert f"\x1b[1m{found['references']['persistence']['brier']:.4f}" not in text
