@@ -85,8 +85,9 @@ def test_a_model_that_is_the_best_reference_ties(data, test_part) -> None:
 def test_a_model_with_a_little_noise_ties(data, test_part) -> None:
     p = references.logistic(data, test_part)
     noisy = np.clip(p + np.random.default_rng(1).normal(scale=0.03, size=len(p)), 0, 1)
-    low, high = run(data, test_part, noisy)["comparison"]["interval"]
-    assert low < 0 < high
+    found = run(data, test_part, noisy)
+    low, high = found["comparison"]["interval"]
+    assert low < 0 < high and found["verdict_code"] == "ties"
 
 
 def test_a_short_part_is_too_short_to_tell(data) -> None:
