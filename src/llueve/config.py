@@ -113,7 +113,8 @@ class TargetConfig(Section):
             raise ValueError("threshold_mm belongs to variable; a label column is already decided")
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise ValueError(f"classes needs at least two different values, found {list(self.classes)}")
-        if self.variable is not None and "classes" in self.model_fields_set:
+        # `to_toml` writes the default too, so only another value tells a wish.
+        if self.variable is not None and self.classes != type(self).model_fields["classes"].default:
             raise ValueError("classes belongs to label; with variable they are dry and wet")
         if self.event is not None and self.event not in self.class_names:
             raise ValueError(f"event is {self.event!r}, which is not one of the classes {list(self.class_names)}")

@@ -5,6 +5,7 @@ Shapes: C variables.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import xarray as xr
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from llueve import run as files
 from llueve.config import Config, ModelConfig
@@ -117,7 +118,9 @@ def _classifier(
 def save_model(run: Run, saved: SavedModel) -> None:
     """Write both files; the description last, so that a model without it was not finished."""
     weights = {name: value.contiguous() for name, value in saved.classifier.state_dict().items()}
-    run.write(files.WEIGHTS, lambda path: save_file(weights, str(path)))
+    # Bytes first: safetensors' own writer reports a full disk as something that is no OSError.
+    content = save(weights)
+    run.write(files.WEIGHTS, lambda path: _write(path, content))
     description = {name: value for name, value in vars(saved).items() if name not in ("classifier", "scaler", "model")}
     run.write_json(
         files.MODEL,
@@ -159,3 +162,7 @@ def load_model(run: Run) -> SavedModel:
         raise CheckpointError(
             f"{path}: weights and {files.MODEL} cannot be read together ({error}); train again"
         ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -127,8 +127,8 @@ def split_panel(panel: xr.Dataset, config: Config) -> Split:
         site, step = site[kept], step[kept] + start
         if not len(site):
             raise DataError(
-                f"the {name} period has no window: from {times[start]} on, {max(stop - start, 0)} steps remain after the last "
-                f"{purge} (context + horizon) before the next cut are given up, and none has a known outcome and "
+                f"the {name} period has no window: {max(stop - start, 0)} steps from {times[start]} on are left of it once the "
+                f"{purge} (context + horizon) before the next cut are given up, and none of them has a known outcome with "
                 f"{context} steps of record behind it; move the cuts or shorten windows.context"
             )
         return Part(name, site, step, labels_ST[site, step].astype(np.int64))

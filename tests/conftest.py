@@ -1,0 +1,78 @@
+"""What several test files build on: where the shared data lie, and small panels and configurations."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from llueve.config import Config, parse_config
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors are slower on several threads, much so when another process uses a core."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """Path of a shared file; skips the test, saying why, where it is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{path} is absent: this test reads real data that the repository does not carry")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def make_config() -> Callable[..., Config]:
+    """A small valid configuration; keyword arguments are sections to merge over it."""
+
+    def make(**sections: dict[str, Any]) -> Config:
+        table: dict[str, Any] = {
+            "data": {"path": "unused.csv"},
+            "target": {"label": "rain", "horizon_hours": 24},
+            "split": {"validation_fraction": 0.25, "test_fraction": 0.25},
+            "windows": {"context": 8},
+            "model": {"patch_length": 4, "width": 8, "layers": 1, "heads": 2, "feed_forward": 8},
+            "train": {"epochs": 2, "batch_size": 16, "warmup_steps": 2},
+            "verify": {"bootstrap": 100},
+        }
+        for section, values in sections.items():
+            table[section] = {**table.get(section, {}), **values}
+        return parse_config(table, "test")
+
+    return make
+
+
+@pytest.fixture
+def make_panel() -> Callable[..., xr.Dataset]:
+    """A panel with three features, some of them missing, and a label that the first feature decides."""
+
+    def make(sites: int = 2, times: int = 120, missing: float = 0.1, seed: int = 0) -> xr.Dataset:
+        random = np.random.default_rng(seed)
+        cube = random.normal(size=(3, sites, times)).astype(np.float32)
+        label = (cube[0] > 0).astype(np.float32)
+        cube[random.random(cube.shape) < missing] = np.nan
+        return xr.Dataset(
+            {
+                **{name: (("site", "time"), cube[i]) for i, name in enumerate(("a", "b", "c"))},
+                "rain": (("site", "time"), label, {"role": "label", "classes": ["0", "1"]}),
+            },
+            coords={
+                "site": [f"s{i}" for i in range(sites)],
+                "time": np.datetime64("2020-01-01", "ns") + np.arange(times) * np.timedelta64(1, "D"),
+            },
+            attrs={"step_hours": 24.0, "findings": ()},
+        )
+
+    return make

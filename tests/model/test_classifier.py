@@ -1,0 +1,117 @@
+"""The two heads: exactly the note's, and the default that keeps variables and levels apart."""
+
+import pytest
+import torch
+from torch import nn
+
+from llueve.config import ModelConfig
+from llueve.model.classifier import Classifier
+
+SIZES = {"patch_length": 4, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "dropout": 0.0}
+
+
+def build(head, variables=3, facts=2, classes=2, **sizes):
+    torch.manual_seed(0)
+    return Classifier(ModelConfig(head=head, **{**SIZES, **sizes}), variables, facts, classes).eval()
+
+
+def window(batch=5, variables=3, steps=12, seed=1):
+    torch.manual_seed(seed)
+    return (
+        torch.randn(batch, variables, steps),
+        torch.ones(batch, variables, steps, dtype=torch.bool),
+        torch.randn(batch, 2),
+    )
+
+
+def test_the_notes_head_has_the_notes_sizes_and_start():
+    head = build("mean", patch_length=96, width=64, dropout=0.1).head.classifier
+    norm, first, gelu, dropout, last = head
+    assert isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (96,)
+    assert (first.in_features, first.out_features) == (96, 128)
+    assert isinstance(gelu, nn.GELU) and isinstance(dropout, nn.Dropout) and dropout.p == 0.1
+    assert (last.in_features, last.out_features) == (128, 2)
+    weights = torch.cat([first.weight.flatten(), last.weight.flatten()])
+    assert abs(weights.mean().item()) < 5e-4
+    assert weights.std().item() == pytest.approx(0.01, rel=0.03)
+    assert first.bias.abs().max() == 0 and last.bias.abs().max() == 0
+
+
+def test_the_notes_head_pools_the_forecasts_of_all_tokens():
+    """Pooling before the linear forecasting head is the same as after it, which is what the note's code did."""
+    model = build("mean")
+    x, seen, facts = window()
+    from llueve.model.timer_xl import normalise
+
+    with torch.no_grad():
+        tokens = model.encoder.encode(normalise(x, seen).x_BCL, seen, model.gap_embedding_D)
+        expected = model.head.classifier(model.encoder.head(tokens).mean(dim=(1, 2)))
+        torch.testing.assert_close(model(x, seen, facts), expected, atol=1e-6, rtol=0)
+
+
+def test_the_default_head_starts_without_an_opinion():
+    assert build("variables")(*window()).abs().max() == 0
+
+
+def informed(model):
+    nn.init.normal_(model.head.out.weight)
+    return model
+
+
+def test_the_default_head_sees_the_level_that_instance_normalisation_removes():
+    x, seen, facts = window()
+    lifted = x + torch.tensor([2.0, 0.0, 0.0])[:, None]
+    with torch.no_grad():
+        mean, default = build("mean"), informed(build("variables"))
+        torch.testing.assert_close(mean(lifted, seen, facts), mean(x, seen, facts), atol=1e-5, rtol=0)
+        assert (default(lifted, seen, facts) - default(x, seen, facts)).abs().max() > 0.01
+
+
+def test_the_default_head_tells_variables_apart_and_the_notes_head_does_not():
+    x, seen, facts = window()
+    swapped = x[:, [1, 0, 2]]
+    with torch.no_grad():
+        mean, default = build("mean", positions="time"), informed(build("variables", positions="time"))
+        torch.testing.assert_close(mean(swapped, seen, facts), mean(x, seen, facts), atol=1e-5, rtol=0)
+        assert (default(swapped, seen, facts) - default(x, seen, facts)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("head", ["mean", "variables"])
+def test_what_is_not_observed_has_no_influence(head):
+    model = build(head)
+    if head == "variables":
+        informed(model)
+    x, seen, facts = window()
+    seen[:, 1, 4:8] = False
+    seen[:, 2, -3:] = False
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(x * seen, seen, facts), model(torch.where(seen, x, 0), seen, facts), rtol=0, atol=0
+        )
+        first = model(x * seen, seen, facts)
+        x[:, 0] += 1  # what is observed does have one
+        assert head == "mean" or (model(x * seen, seen, facts) - first).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("head", ["mean", "variables"])
+@pytest.mark.parametrize("kind", ["nothing observed", "one cell observed", "constant", "huge"])
+def test_logits_and_gradients_are_finite_whatever_the_window(head, kind):
+    model = build(head).train()
+    x, seen, facts = window()
+    if kind == "huge":
+        x = x * 1e15
+    elif kind == "constant":
+        x = torch.full_like(x, -7.5)
+    else:
+        seen[:] = False
+        seen[:, 0, 5] = kind == "one cell observed"
+        x = x * seen
+    logits = model(x, seen, facts)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1, 1])).backward()
+    assert logits.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_any_number_of_classes():
+    assert build("variables", classes=5)(*window()).shape == (5, 5)
+    assert build("mean", classes=5)(*window()).shape == (5, 5)

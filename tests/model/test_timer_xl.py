@@ -1,0 +1,203 @@
+"""The encoder: equal to the original's outputs, to the plain equations, causal, and blind to what was not observed."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llueve.model.attention import variable_attention
+from llueve.model.timer_xl import TimerXL, normalise
+
+sys.path.insert(0, str(Path(__file__).parent))
+import reference
+
+GOLDEN = ("openltm_univariate", "openltm_multivariate", "openltm_multivariate_nonorm")
+
+
+def small(positions="flattened", seed=0, dtype=torch.float32, patch_length=4):
+    torch.manual_seed(seed)
+    encoder = TimerXL(patch_length, width=16, layers=2, heads=2, feed_forward=24, positions=positions)
+    for layer in encoder.blocks.attn_layers:
+        torch.nn.init.normal_(layer.attention.inner_attention.attn_bias.emb.weight)
+    return encoder.to(dtype).eval()
+
+
+def observed_like(x):
+    return torch.ones_like(x, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_outputs_of_the_original(shared, name):
+    sizes = json.loads(shared(f"golden/{name}.json").read_text())
+    encoder = TimerXL(
+        sizes["input_token_len"], sizes["d_model"], sizes["e_layers"], sizes["n_heads"], sizes["d_ff"]
+    ).eval()
+    encoder.load_state_dict(torch.load(shared(f"golden/{name}.pth"), weights_only=True))  # strict: every public name
+    golden = np.load(shared(f"golden/{name}.npz"))
+    x_BLC = torch.from_numpy(golden["x_BLC"])
+    with torch.no_grad():
+        forecast = encoder.forecast(x_BLC, instance_norm=sizes["use_norm"])
+        x_BCL = x_BLC.transpose(1, 2)
+        given_BCL = normalise(x_BCL, observed_like(x_BCL)).x_BCL if sizes["use_norm"] else x_BCL
+        tokens = encoder.encode(given_BCL).flatten(1, 2)
+    assert np.abs(forecast.numpy() - golden["forecast_BLC"]).max() <= 1e-5
+    assert np.abs(tokens.numpy() - golden["encoder_out_BTD"]).max() <= 1e-5
+
+
+def test_public_sizes_have_the_public_count_of_tensors_and_parameters():
+    with torch.device("meta"):
+        encoder = TimerXL()
+    state = encoder.state_dict()
+    assert len(state) == 142
+    assert sum(tensor.numel() for tensor in state.values()) == 67_398_880
+
+
+@pytest.mark.parametrize("positions", ["flattened", "time"])
+@pytest.mark.parametrize("holes", [False, True])
+def test_equals_the_plain_equations(positions, holes):
+    encoder = small(positions, dtype=torch.float64)
+    x_CL = torch.randn(3, 12, dtype=torch.float64)
+    seen_CL = torch.ones(3, 12, dtype=torch.bool)
+    if holes:
+        seen_CL[1, 4:8] = False
+        seen_CL[2] = False
+        x_CL = x_CL * seen_CL
+    with torch.no_grad():
+        found = encoder.encode(x_CL[None], seen_CL[None])[0].numpy()
+    weights = {name: value.numpy() for name, value in encoder.state_dict().items()}
+    absent_CN = ~seen_CL.unflatten(-1, (-1, 4)).any(-1).numpy()
+    expected = reference.encode(x_CL.numpy(), weights, 4, 2, 2, positions, absent_CN)
+    np.testing.assert_allclose(found[~absent_CN], expected[~absent_CN], atol=1e-9)
+
+
+@given(step=st.integers(0, 19), value=st.floats(-1e3, 1e3), seed=st.integers(0, 100))
+@settings(max_examples=40, deadline=None)
+def test_a_patch_changes_nothing_before_it(step, value, seed):
+    encoder = small(seed=seed)
+    x_BCL = torch.randn(1, 3, 20)
+    changed = x_BCL.clone()
+    changed[:, 1, step] = value
+    with torch.no_grad():
+        before, after = encoder.encode(x_BCL), encoder.encode(changed)
+    patch = step // 4
+    torch.testing.assert_close(after[:, :, :patch], before[:, :, :patch], rtol=0, atol=0)
+
+
+def test_time_positions_are_equivariant_to_the_order_of_the_variables():
+    x_BCL, order = torch.randn(2, 5, 16), torch.tensor([3, 0, 4, 1, 2])
+    with torch.no_grad():
+        encoder = small("time")
+        torch.testing.assert_close(encoder.encode(x_BCL[:, order]), encoder.encode(x_BCL)[:, order], atol=2e-6, rtol=0)
+        encoder = small("flattened")
+        assert (encoder.encode(x_BCL[:, order]) - encoder.encode(x_BCL)[:, order]).abs().max() > 1e-3
+
+
+@given(seed=st.integers(0, 10**4), variable=st.integers(0, 2), patch=st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_an_absent_patch_has_no_influence_at_all(seed, variable, patch):
+    """Leaving a patch out gives, to the last bit, what any other content of it gives."""
+    encoder = small(seed=seed)
+    x_BCL = torch.randn(2, 3, 16)
+    seen = observed_like(x_BCL)
+    seen[:, variable, patch * 4 : patch * 4 + 4] = False
+    other = torch.where(seen, x_BCL, 1e3)
+    with torch.no_grad():
+        first, second = encoder.encode(x_BCL, seen), encoder.encode(other, seen)
+    present = seen.unflatten(-1, (-1, 4)).any(-1)
+    torch.testing.assert_close(first[present], second[present], rtol=0, atol=0)
+
+
+def test_nothing_observed_stays_finite_forwards_and_backwards():
+    encoder = small().train()
+    gap = torch.zeros(16, requires_grad=True)
+    tokens = encoder.encode(torch.zeros(2, 3, 16), torch.zeros(2, 3, 16, dtype=torch.bool), gap)
+    tokens.square().sum().backward()
+    assert tokens.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in (gap, *encoder.parameters()))
+
+
+def test_a_mask_that_hides_nothing_changes_nothing():
+    encoder, x_BCL = small(), torch.randn(2, 3, 16)
+    gap = torch.randn(16)  # a learned gap embedding must not touch a full patch
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder.encode(x_BCL, observed_like(x_BCL), gap), encoder.encode(x_BCL), atol=2e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 31])
+@pytest.mark.parametrize("variables", [1, 200])
+def test_every_length_and_count_of_variables(steps, variables):
+    with torch.no_grad():
+        x_BCL = torch.randn(1, variables, steps)
+        assert small().encode(x_BCL).shape == (1, variables, -(-steps // 4), 16)
+        assert small().forecast(x_BCL.transpose(1, 2)).shape == (1, steps, variables)
+
+
+def test_padding_on_the_left_counts_as_not_observed():
+    encoder, x_BCL = small(), torch.randn(1, 2, 6)
+    seen = torch.cat((torch.zeros(1, 2, 2, dtype=torch.bool), observed_like(x_BCL)), dim=-1)
+    gap = torch.randn(16)
+    padded = torch.nn.functional.pad(x_BCL, (2, 0))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder.encode(x_BCL, observed_like(x_BCL), gap), encoder.encode(padded, seen, gap), rtol=0, atol=0
+        )
+
+
+@given(
+    values=st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=6),
+    seen=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+@settings(max_examples=100, deadline=None)
+def test_normaliser_by_hand(values, seen):
+    x = torch.tensor(values, dtype=torch.float64)
+    mask = torch.tensor(seen)
+    window = normalise((x * mask)[None, None], mask[None, None])
+    kept = x[mask].numpy()
+    mean = kept.mean() if len(kept) else 0.0
+    spread = np.sqrt((kept.var() if len(kept) else 0.0) + 1e-5)
+    np.testing.assert_allclose(window.mean_BC.item(), mean, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(window.spread_BC.item(), spread, rtol=1e-6)
+    assert (window.x_BCL[0, 0][~mask] == 0).all()
+
+
+def test_a_constant_window_is_normalised_to_zero_with_finite_gradients():
+    x = torch.full((1, 1, 8), 273.15, requires_grad=True)
+    window = normalise(x, observed_like(x))
+    window.x_BCL.square().sum().backward()
+    assert window.x_BCL.abs().max() == 0
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_gradients_of_the_fused_attention_equal_those_of_the_plain_form(absent):
+    torch.manual_seed(3)
+    variables, patches, shape = 3, 4, (2, 2, 12, 8)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    bias_H2 = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    absent_BT = torch.zeros(2, 12, dtype=torch.bool)
+    absent_BT[0, [1, 2, 7]] = absent
+    variable, patch = torch.arange(12) // patches, torch.arange(12) % patches
+    same = (variable[:, None] == variable).long()
+
+    def plain(q, k, v, bias):
+        score = (q @ k.transpose(-1, -2) + bias[:, same]) / 8**0.5
+        hidden = (patch[:, None] < patch)[None, None] | absent_BT[:, None, None, :]
+        return score.masked_fill(hidden, -1e4).softmax(-1) @ v
+
+    def fused(q, k, v, bias):
+        return variable_attention(q, k, v, bias, variables, absent_BT if absent else None)
+
+    weigh = torch.randn(shape, dtype=torch.float64) * ~absent_BT[:, None, :, None]
+    found, expected = (
+        torch.autograd.grad((form(*inputs, bias_H2) * weigh).sum(), [*inputs, bias_H2]) for form in (fused, plain)
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,346 @@
+"""`load_config` and `parse_config`: what is refused, in which words, and what survives a round trip."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llueve.config import Config, load_config, parse_config
+from llueve.errors import ConfigError
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
+SMALLEST: dict[str, dict[str, Any]] = {
+    "data": {"path": "table.csv"},
+    "target": {"label": "wet"},
+    "split": {"validation_fraction": 0.2, "test_fraction": 0.2},
+    "windows": {"context": 8},
+}
+DATES = {"validation_start": "2024-03-01", "test_start": "2024-06-01"}
+
+
+def with_section(section: str, values: dict[str, Any]) -> Config:
+    """The smallest configuration with one section replaced."""
+    return parse_config({**SMALLEST, section: values}, where="here.toml")
+
+
+def refused(section: str, values: dict[str, Any]) -> str:
+    """The message, which names the file."""
+    with pytest.raises(ConfigError) as caught:
+        with_section(section, values)
+    assert str(caught.value).startswith("here.toml: ")
+    return str(caught.value)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def smallest(tmp_path: Path) -> Path:
+    return written(tmp_path, parse_config(SMALLEST, where="").to_toml())
+
+
+# Names
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    message = refused("windows", {"context": 8, "contxt": 9})
+    assert "windows.contxt = 9" in message and "did you mean windows.context?" in message
+
+
+def test_an_unknown_section_names_the_nearest() -> None:
+    assert "did you mean windows?" in refused("window", {"context": 8})
+
+
+def test_a_key_in_the_wrong_section_names_the_right_one() -> None:
+    assert "did you mean train.epochs?" in refused("model", {"epochs": 3})
+
+
+def test_an_unknown_key_like_no_other_lists_the_valid_ones() -> None:
+    message = refused("guard", {"zzz": 1})
+    assert "guard.zzz" in message and "valid names here are max_skipped" in message
+
+
+def test_every_problem_is_told_at_once() -> None:
+    table = {**SMALLEST, "windows": {"context": -1}, "train": {"epoch": 1, "batch_size": 0}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(table, where="here.toml")
+    for key in ("windows.context", "train.epoch", "train.batch_size"):
+        assert f"here.toml: {key}" in str(caught.value)
+
+
+def test_a_missing_section() -> None:
+    table = {name: values for name, values in SMALLEST.items() if name != "split"}
+    with pytest.raises(ConfigError, match="split: section is missing"):
+        parse_config(table, where="here.toml")
+
+
+def test_a_missing_key() -> None:
+    assert "windows.context: is missing" in refused("windows", {})
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("windows", "context", -8),
+        ("windows", "context", 0),
+        ("windows", "context", 8.5),
+        ("windows", "context", "long"),
+        ("windows", "stride", 0),
+        ("target", "horizon_hours", -24),
+        ("target", "horizon_hours", 0),
+        ("data", "step_hours", float("nan")),
+        ("data", "path", 3),
+        ("data", "exclude", "rain"),
+        ("model", "layers", 0),
+        ("model", "dropout", 1.0),
+        ("model", "instance_norm", "perhaps"),
+        ("train", "encoder_learning_rate", 0.0),
+        ("train", "head_learning_rate", float("inf")),
+        ("train", "patience", 0),
+        ("train", "seed", -1),
+        ("guard", "max_skipped", 1.5),
+        ("verify", "bootstrap", 99),
+        ("verify", "lags", [1, 0]),
+        ("split", "test_fraction", 1.0),
+        ("split", "test_fraction", 0.0),
+    ],
+)
+def test_an_impossible_value_names_its_key_and_itself(section: str, key: str, value: Any) -> None:
+    message = refused(section, {**SMALLEST.get(section, {}), key: value})
+    shown = value[-1] if isinstance(value, list) else value
+    assert f"{section}.{key}" in message and f"= {shown!r}: " in message
+
+
+def test_a_literal_with_a_typing_error_names_the_nearest() -> None:
+    message = refused("windows", {"context": 8, "missing": "masked"})
+    assert "windows.missing = 'masked'" in message and "did you mean 'mask'?" in message
+
+
+def test_a_literal_like_no_other_lists_the_valid_ones() -> None:
+    message = refused("train", {"schedule": "zzz"})
+    assert "'cosine' or 'constant'" in message and "did you mean" not in message
+
+
+def test_width_must_be_a_multiple_of_heads() -> None:
+    assert "width 64 is not a multiple of heads 3" in refused("model", {"width": 64, "heads": 3})
+
+
+def test_width_over_heads_must_be_a_multiple_of_four() -> None:
+    assert "width / heads is 2" in refused("model", {"width": 8, "heads": 4})
+
+
+# Target
+
+
+@pytest.mark.parametrize("target", [{}, {"label": "wet", "variable": "tp"}])
+def test_label_and_variable_exclude_each_other_and_one_is_needed(target: dict[str, Any]) -> None:
+    message = refused("target", target)
+    assert "target: give either label" in message and "not both and not neither" in message
+
+
+def test_variable_needs_a_threshold() -> None:
+    assert "variable needs threshold_mm" in refused("target", {"variable": "tp"})
+
+
+def test_label_has_no_threshold() -> None:
+    assert "threshold_mm belongs to variable" in refused("target", {"label": "wet", "threshold_mm": 1.0})
+
+
+def test_variable_has_no_classes() -> None:
+    message = refused("target", {"variable": "tp", "threshold_mm": 1.0, "classes": ["No", "Yes"]})
+    assert "classes belongs to label" in message
+
+
+@pytest.mark.parametrize("classes", [["1"], ["1", "1"]])
+def test_classes_must_differ(classes: list[str]) -> None:
+    assert "two different values" in refused("target", {"label": "wet", "classes": classes})
+
+
+def test_the_event_must_be_a_class() -> None:
+    message = refused("target", {"label": "wet", "event": "rain"})
+    assert "'rain'" in message and "['0', '1']" in message
+
+
+def test_the_event_is_the_last_class_unless_named() -> None:
+    target = {"label": "wet", "classes": ["Yes", "No"]}
+    assert with_section("target", target).target.event_index == 1
+    assert with_section("target", {**target, "event": "Yes"}).target.event_index == 0
+
+
+def test_a_sum_of_precipitation_has_the_classes_dry_and_wet() -> None:
+    target = with_section("target", {"variable": "tp", "threshold_mm": 1.0}).target
+    assert target.class_names == ("dry", "wet") and target.event_index == 1
+
+
+# Split
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {},
+        {**DATES, "validation_fraction": 0.2, "test_fraction": 0.2},
+        {"validation_start": "2024-03-01"},
+        {"test_fraction": 0.2},
+        {"validation_start": "2024-03-01", "test_fraction": 0.2},
+    ],
+)
+def test_either_two_dates_or_two_fractions(split: dict[str, Any]) -> None:
+    assert "split: give validation_start and test_start (dates), or" in refused("split", split)
+
+
+def test_cut_dates_in_the_wrong_order() -> None:
+    message = refused("split", {"validation_start": "2024-06-01", "test_start": "2024-03-01"})
+    assert "validation_start 2024-06-01 00:00:00 is not before test_start 2024-03-01" in message
+
+
+def test_the_end_of_the_test_comes_after_its_start() -> None:
+    message = refused("split", {**DATES, "test_end": "2024-06-01"})
+    assert "test_start 2024-06-01 00:00:00 is not before test_end" in message
+
+
+def test_fractions_must_leave_something_to_train_on() -> None:
+    message = refused("split", {"validation_fraction": 0.5, "test_fraction": 0.5})
+    assert "leave nothing to train on" in message
+
+
+def test_a_date_without_a_meaning_is_refused() -> None:
+    assert "split.test_start = 'soon'" in refused("split", {**DATES, "test_start": "soon"})
+
+
+def test_dates_of_toml_and_text_with_an_offset_become_utc(tmp_path: Path) -> None:
+    text = parse_config(SMALLEST, where="").to_toml()
+    dates = '[split]\nvalidation_start = 2024-03-01\ntest_start = "2024-06-01T00:00:00+02:00"\n'
+    split = load_config(written(tmp_path, re.sub(r"\[split\]\n(.+\n)+", dates, text))).split
+    assert split.validation_start == datetime(2024, 3, 1)
+    assert split.test_start == datetime(2024, 5, 31, 22)
+
+
+# Files
+
+
+def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
+    path = written(tmp_path, "[data]\npath = \n")
+    with pytest.raises(ConfigError, match=r"is not TOML .*line 2") as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe[data]")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_config(tmp_path / "config.toml")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.toml: cannot be read \(No such file"):
+        load_config(tmp_path / "nothing.toml")
+
+
+def test_a_section_that_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train = 3"):
+        load_config(written(tmp_path, "train = 3\n"))
+
+
+def test_a_relative_path_starts_at_the_folder_of_the_configuration(
+    smallest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    assert load_config(smallest).data.path == str((smallest.parent / "table.csv").resolve())
+
+
+@pytest.mark.parametrize("path", ["/elsewhere/table.csv", "package:somewhere/table.csv"])
+def test_absolute_paths_and_packages_stay(smallest: Path, path: str) -> None:
+    assert load_config(smallest, (f"data.path={path}",)).data.path == path
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.epochs=5", "train", "epochs", 5),
+        ("train.epochs = 5", "train", "epochs", 5),
+        ("model.dropout=0.25", "model", "dropout", 0.25),
+        ("model.instance_norm=false", "model", "instance_norm", False),
+        ('model.head="mean"', "model", "head", "mean"),
+        ("model.head=mean", "model", "head", "mean"),
+        ("verify.lags=[1, 4]", "verify", "lags", (1, 4)),
+        ('data.units={tp = "m"}', "data", "units", {"tp": "m"}),
+        ("data.site_name=A=B", "data", "site_name", "A=B"),
+    ],
+)
+def test_an_override_sets_one_typed_value(smallest: Path, override: str, section: str, key: str, value: Any) -> None:
+    assert getattr(getattr(load_config(smallest, (override,)), section), key) == value
+
+
+def test_the_last_override_of_a_key_holds(smallest: Path) -> None:
+    assert load_config(smallest, ("train.epochs=5", "train.epochs=6")).train.epochs == 6
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "epochs=5", "train=5", "=5", "train.=5", ""])
+def test_a_malformed_override_says_its_form(smallest: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected section\.key=value") as caught:
+        load_config(smallest, (override,))
+    assert f"--set {override}" in str(caught.value)
+
+
+def test_an_override_of_an_unknown_key_names_the_nearest(smallest: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean train\.epochs\?"):
+        load_config(smallest, ("train.epoch=5",))
+
+
+def test_an_override_of_an_unknown_section_names_the_nearest(smallest: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean train\?"):
+        load_config(smallest, ("trian.epochs=5",))
+
+
+def test_an_override_inside_a_section_that_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train"):
+        load_config(written(tmp_path, "train = 3\n"), ("train.epochs=5",))
+
+
+# Round trip
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("data", {"path": "table.csv", "sentinels": [-9999.0], "units": {"tp": "m"}, "categories": {"sky": "static"}}),
+        ("target", {"label": "wet", "classes": ["No", "Maybe", "Yes"], "event": "Maybe"}),
+        ("target", {"variable": "tp", "threshold_mm": 0.1, "horizon_hours": 12.0}),
+        ("split", {**DATES, "test_end": "2024-09-01T06:30:00"}),
+        ("model", {"head": "mean", "width": 32, "heads": 8}),
+    ],
+)
+def test_toml_and_back(section: str, values: dict[str, Any], tmp_path: Path) -> None:
+    config = with_section(section, values)
+    path = written(tmp_path, config.to_toml())
+    again = load_config(path)
+    assert again.model_copy(update={"data": config.data}) == config
+    assert again.data.path == str(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_loads_and_survives_the_round_trip(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert load_config(written(tmp_path, config.to_toml())) == config
+
+
+def test_there_are_examples() -> None:
+    assert EXAMPLES
+
+
+def test_a_configuration_is_frozen() -> None:
+    config = parse_config(SMALLEST, where="")
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.epochs = 3  # type: ignore[misc]

@@ -1,0 +1,171 @@
+"""Split, purge, scaling and windows: nothing leaks, nothing is copied, nothing is invented."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llueve.errors import DataError
+from llueve.panel import feature_names
+from llueve.windows import build_windows, calendar_facts, fit_scaler, split_panel
+
+CONTEXT = 8
+
+
+def training_inputs(panel, config):
+    """Everything that training sees: scaler, rows, labels, values, masks, facts."""
+    split = split_panel(panel, config)
+    scaler = fit_scaler(panel, split.training_rows)
+    windows = build_windows(panel, scaler, config.windows.context, "mask")
+    part = split.training
+    return [scaler.mean_C, scaler.std_C, part.site, part.end, part.y, *windows.batch(part)]
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    after=st.integers(0, 59),
+    value=st.sampled_from([np.nan, 0.0, 1e6, -3.0]),
+    variable=st.sampled_from(["a", "b", "c", "rain"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_value_of_validation_or_test_changes_any_training_input(request, seed, after, value, variable):
+    panel, config = request.getfixturevalue("make_panel")(seed=seed), request.getfixturevalue("make_config")()
+    before = training_inputs(panel, config)
+    changed = panel.copy(deep=True)
+    cut = 60  # validation starts at half of the 120 steps
+    changed[variable].values[:, cut + after :] = value
+    if variable == "rain":  # a part without any known outcome would be refused
+        changed["rain"].values[0, [cut, -1]] = 1
+    for old, new in zip(before, training_inputs(changed, config), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@given(seed=st.integers(0, 10**6), variable=st.sampled_from(["a", "b", "c"]), value=st.sampled_from([np.nan, 7e5]))
+@settings(max_examples=60, deadline=None)
+def test_no_value_after_the_issue_time_changes_a_window(request, seed, variable, value):
+    panel, config = request.getfixturevalue("make_panel")(seed=seed), request.getfixturevalue("make_config")()
+    split = split_panel(panel, config)
+    scaler = fit_scaler(panel, split.training_rows)
+    pick = np.random.default_rng(seed).integers(len(split.test))
+    row = split.test[pick : pick + 1]
+    changed = panel.copy(deep=True)
+    changed[variable].values[:, row.end[0] + 1 :] = value
+    for old, new in zip(
+        build_windows(panel, scaler, CONTEXT, "mask").batch(row),
+        build_windows(changed, scaler, CONTEXT, "mask").batch(row),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("horizon_hours", [24, 72])
+def test_the_gap_between_parts_is_context_plus_horizon(make_panel, make_config, horizon_hours):
+    config = make_config(target={"horizon_hours": horizon_hours})
+    split = split_panel(make_panel(), config)
+    ahead = horizon_hours // 24
+    for earlier, later in ((split.training, split.validation), (split.validation, split.test)):
+        newest_cell_used = earlier.end.max() + ahead
+        oldest_cell_seen = later.end.min() - CONTEXT + 1
+        assert newest_cell_used < oldest_cell_seen
+        assert oldest_cell_seen - newest_cell_used == 1  # and no more is given up than is needed
+
+
+def test_cut_dates_are_the_same_for_sites_of_different_length(make_panel, make_config):
+    panel = make_panel(sites=3)
+    for name in (*feature_names(panel), "rain"):
+        panel[name].values[1, :30] = np.nan  # this site starts later
+        panel[name].values[2, 100:] = np.nan  # and this one ends earlier
+    dates = {"validation_start": "2020-03-01", "test_start": "2020-04-01"}
+    config = make_config(split={"validation_fraction": None, "test_fraction": None, **dates})
+    split = split_panel(panel, config)
+    for site in range(3):
+        assert panel["time"].values[split.test.end[split.test.site == site]].min() == np.datetime64("2020-04-01")
+    assert split.training.end[split.training.site == 1].min() == 30 + CONTEXT - 1  # a whole context inside the record
+
+
+def test_unknown_outcomes_make_no_window(make_panel, make_config):
+    panel = make_panel()
+    panel["rain"].values[0, 40:50] = np.nan
+    split = split_panel(panel, make_config())
+    ends = split.training.end[split.training.site == 0]
+    assert not set(ends.tolist()) & set(range(40, 50))
+
+
+def test_stride_thins_training_alone(make_panel, make_config):
+    full, thin = (split_panel(make_panel(), make_config(windows={"stride": n})) for n in (1, 3))
+    assert set((thin.training.end % 3).tolist()) == {0}
+    assert len(thin.validation) == len(full.validation)
+
+
+def test_context_longer_than_any_site_names_both_lengths(make_panel, make_config):
+    with pytest.raises(DataError, match=r"context = 500 steps, but the longest site has 120"):
+        split_panel(make_panel(), make_config(windows={"context": 500}))
+
+
+def test_a_part_that_the_purge_empties_is_named(make_panel, make_config):
+    with pytest.raises(DataError, match=r"the validation period has no window.*shorten windows\.context"):
+        split_panel(make_panel(), make_config(windows={"context": 30}))
+
+
+def test_cuts_outside_the_panel_are_refused_with_its_extent(make_panel, make_config):
+    dates = {"validation_start": "2031-01-01", "test_start": "2032-01-01"}
+    config = make_config(split={"validation_fraction": None, "test_fraction": None, **dates})
+    with pytest.raises(DataError, match="2020-01-01.*2020-04-29"):
+        split_panel(make_panel(), config)
+
+
+def test_scaler_by_hand(make_panel):
+    panel = make_panel(sites=1, times=10, missing=0)
+    panel["a"].values[0] = [1, 3, np.nan, 1, 3, 900, 900, 900, 900, 900]
+    scaler = fit_scaler(panel, training_rows=5)
+    assert scaler.mean_C[0] == (1 + 3 + 1 + 3) / 4
+    assert scaler.std_C[0] == ((1 + 1 + 1 + 1) / 4) ** 0.5
+
+
+def test_a_constant_variable_keeps_scale_one(make_panel):
+    panel = make_panel(missing=0)
+    panel["a"].values[:] = 273.15
+    assert fit_scaler(panel, 60).std_C[0] == 1
+
+
+def test_a_variable_without_training_values_is_refused_by_name(make_panel):
+    panel = make_panel()
+    panel["b"].values[:, :60] = np.nan
+    with pytest.raises(DataError, match=r"^b: no observed value in the training period"):
+        fit_scaler(panel, 60)
+
+
+def test_batches_are_views_and_hold_the_right_cells(make_panel, make_config):
+    panel = make_panel()
+    split = split_panel(panel, make_config())
+    scaler = fit_scaler(panel, split.training_rows)
+    windows = build_windows(panel, scaler, CONTEXT, "mask")
+    assert windows.values_STC.nbytes == panel["a"].values.nbytes * 3  # rows × variables, whatever the context
+    row = split.test[5:6]
+    values, observed, facts = windows.batch(row)
+    site, end = row.site[0], row.end[0]
+    raw = panel["b"].values[site, end - CONTEXT + 1 : end + 1]
+    np.testing.assert_array_equal(observed[0, 1], ~np.isnan(raw))
+    expected = np.where(np.isnan(raw), 0, (raw - scaler.mean_C[1]) / scaler.std_C[1])
+    np.testing.assert_allclose(values[0, 1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(facts[0], windows.calendar_TF[end])
+
+
+def test_raw_windows_keep_their_nan_and_count_them(make_panel, make_config):
+    panel = make_panel(missing=0)
+    panel["a"].values[0, 20] = np.nan
+    split = split_panel(panel, make_config())
+    scaler = fit_scaler(panel, split.training_rows)
+    assert build_windows(panel, scaler, CONTEXT, "mask").non_finite(split.training) == 0
+    raw = build_windows(panel, scaler, CONTEXT, "raw")
+    assert raw.non_finite(split.training) == CONTEXT  # the eight windows that hold step 20
+    assert np.isnan(raw.batch(split.training)[0]).sum() == CONTEXT
+
+
+def test_calendar_turns_once_a_year_and_once_a_day():
+    times = np.array(["2021-01-01T00", "2021-07-02T15", "2022-01-01T00"], dtype="datetime64[ns]")
+    daily, hourly = calendar_facts(times, 24), calendar_facts(times, 1)
+    np.testing.assert_allclose(daily[[0, 2]], [[0, 1], [0, 1]], atol=1e-6)
+    assert daily[1, 1] < -0.99  # half a year on
+    assert hourly.shape == (3, 4)
+    np.testing.assert_allclose(hourly[1, 2:], [np.sin(2 * np.pi * 15 / 24), np.cos(2 * np.pi * 15 / 24)], atol=1e-6)

@@ -1,0 +1,148 @@
+"""The training loop: it learns, it is deterministic, and a non-finite number never reaches the weights."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from llueve.errors import GuardStop
+from llueve.model.classifier import Classifier
+from llueve.training import loop
+from llueve.windows import build_windows, fit_scaler, split_panel
+
+
+def prepared(make_panel, make_config, missing="mask", **sections):
+    panel, config = make_panel(times=200), make_config(**sections)
+    split = split_panel(panel, config)
+    windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, missing)
+    torch.manual_seed(config.train.seed)
+    model = Classifier(config.model, 3, 2, 2)
+    return model, windows, split, config
+
+
+def run(model, windows, split, config, max_skipped=0.0):
+    history = []
+    trained = loop.train_model(
+        model,
+        windows,
+        split.training,
+        split.validation,
+        config.train,
+        max_skipped,
+        history.append,
+        Console(file=io.StringIO()),
+    )
+    return trained, history
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_what_the_last_value_decides(make_panel, make_config):
+    rates = {"encoder_learning_rate": 1e-2, "head_learning_rate": 1e-2}
+    setup = prepared(make_panel, make_config, train={"epochs": 20, "patience": 20, **rates})
+    trained, history = run(*setup)
+    assert [line.epoch for line in history] == list(range(1, 21))
+    assert trained.best_validation_loss < 0.35  # ln 2 = 0.69 without knowledge; 10 % of the deciding cells are missing
+    assert trained.best_validation_loss == min(line.validation_loss for line in history)
+
+
+def test_two_runs_give_identical_bits_and_another_seed_does_not(make_panel, make_config):
+    models = []
+    for seed in (4, 4, 5):
+        model, *rest = prepared(make_panel, make_config, train={"seed": seed})
+        run(model, *rest)
+        models.append(weights(model))
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_the_best_epoch_is_kept_not_the_last(make_panel, make_config, monkeypatch):
+    losses = iter([0.6, 0.4, 0.5, 0.45])
+    kept = []
+    setup = prepared(make_panel, make_config, train={"epochs": 4, "patience": 4})
+
+    def scripted(*_):
+        kept.append(weights(setup[0]))
+        return next(losses)
+
+    monkeypatch.setattr(loop, "log_loss", scripted)
+    trained, _ = run(*setup)
+    assert trained.best_epoch == 2
+    assert same(weights(setup[0]), kept[1])
+    assert not same(kept[1], kept[3])
+
+
+def test_a_nan_validation_loss_is_never_the_best(make_panel, make_config, monkeypatch):
+    losses = iter([np.nan, 0.5, np.nan, np.nan])
+    monkeypatch.setattr(loop, "log_loss", lambda *_: next(losses))
+    trained, history = run(*prepared(make_panel, make_config, train={"epochs": 4, "patience": 4}))
+    assert trained.best_epoch == 2
+    assert [line.validation_loss for line in history] == [None, 0.5, None, None]
+
+
+def test_only_nan_validation_losses_leave_no_model(make_panel, make_config, monkeypatch):
+    monkeypatch.setattr(loop, "log_loss", lambda *_: np.nan)
+    with pytest.raises(GuardStop, match="never finite"):
+        run(*prepared(make_panel, make_config))
+
+
+def test_patience_ends_the_run(make_panel, make_config, monkeypatch):
+    losses = iter([0.5, 0.6, 0.7, 0.8, 0.9])
+    monkeypatch.setattr(loop, "log_loss", lambda *_: next(losses))
+    _, history = run(*prepared(make_panel, make_config, train={"epochs": 5, "patience": 2}))
+    assert len(history) == 3
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_bad_step_is_skipped_counted_and_not_applied(make_panel, make_config, monkeypatch, where):
+    """One planted NaN: the weights after that step are the weights before it."""
+    model, windows, split, config = prepared(make_panel, make_config, train={"epochs": 1})
+    cross_entropy, seen = torch.nn.functional.cross_entropy, []
+
+    def planted(logits, y):
+        loss = cross_entropy(logits, y)
+        if model.training:
+            seen.append(weights(model))
+            if len(seen) == 3:
+                # The root has a finite value at zero, and no finite slope: the loss is sound, its gradient is not.
+                zero = model.gap_embedding_D - model.gap_embedding_D.detach()
+                return loss * float("nan") if where == "loss" else loss + zero.square().sum().sqrt()
+        return loss
+
+    monkeypatch.setattr(loop.F, "cross_entropy", planted)
+    trained, history = run(model, windows, split, config, max_skipped=0.2)
+    assert history[0].skipped == trained.skipped == config.train.batch_size
+    assert same(seen[2], seen[3])
+    assert not same(seen[3], seen[4])
+    assert all(value.isfinite().all() for value in weights(model).values())
+
+
+def test_raw_missing_cells_stop_the_run_before_the_first_step(make_panel, make_config):
+    model, windows, split, config = prepared(make_panel, make_config, missing="raw")
+    before = weights(model)
+    with pytest.raises(GuardStop, match=rf"\d+ of {len(split.training)} training samples hold a non-finite value"):
+        run(model, windows, split, config, max_skipped=0.01)
+    assert same(before, weights(model))
+
+
+def test_logits_of_non_finite_inputs_are_not_finite(make_panel, make_config):
+    """A NaN must come out as NaN, never as an invented one half."""
+    model, windows, split, _ = prepared(make_panel, make_config, missing="raw")
+    torch.nn.init.normal_(model.head.out.weight)
+    bad = ~np.isfinite(windows.batch(split.test)[0]).all(axis=(1, 2))
+    logits = loop.predict_logits(model, windows, split.test)
+    assert bad.any() and not np.isfinite(logits[bad]).any(axis=1).any()
+    assert np.isfinite(logits[~bad]).all()
+
+
+def test_probabilities_sum_to_one():
+    p = loop.probabilities(np.array([[0.0, 0.0], [80.0, -80.0]], np.float32))
+    np.testing.assert_allclose(p, [[0.5, 0.5], [1, 0]], atol=1e-12)
