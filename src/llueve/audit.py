@@ -3,8 +3,9 @@
 Shapes: S sites, T times.
 """
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
-from llueve.panel import Finding, FloatArray, feature_names, observed_rows
+from llueve.panel import BoolArray, Finding, FloatArray, feature_names, observed_rows
 from llueve.rain import class_labels, horizon_steps
 from llueve.windows import Split, split_panel
 
@@ -23,6 +24,8 @@ MOSTLY_MISSING = 0.5
 """From this share of missing cells on, a variable is worth a warning."""
 LEAK_ROWS = 30
 """Fewer outcomes of either class than this can be separated by chance."""
+SITES_SHOWN = 3
+"""Findings of one code that the table shows for single sites; the file has all."""
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -104,38 +107,38 @@ def _missing(panel: xr.Dataset, training_rows: int) -> list[Finding]:
     """Missing cells of each variable, and variables of which the training period tells nothing."""
     findings = []
     recorded_ST = observed_rows(panel)
+    # Steps that the source has no row for are gaps, which the reader reports: here only cells of its rows count.
+    rows = int(panel.attrs.get("rows", recorded_ST.sum()))
     for name in feature_names(panel):
         values_ST = panel[name].values
-        # Rows that the source does not have are gaps, which the reader reports; here count cells of rows that exist.
-        missing_ST = np.isnan(values_ST) & recorded_ST
-        known_ST = ~np.isnan(values_ST[:, :training_rows])
-        if not known_ST.any():
+        known_ST = ~np.isnan(values_ST)
+        if not known_ST[:, :training_rows].any():
             message = "no observed value in the training period; name it in data.exclude"
             findings.append(Finding("all_missing", "error", f"{name}: {message}", variable=name))
             continue
         if np.nanmin(values_ST[:, :training_rows]) == np.nanmax(values_ST[:, :training_rows]):
             message = "one value only in the training period: it tells nothing apart; name it in data.exclude"
             findings.append(Finding("constant", "warning", f"{name}: {message}", variable=name))
-        count = int(missing_ST.sum())
+        count = rows - int(known_ST.sum())
         if count:
-            findings.append(_missing_cells(panel, name, missing_ST, count, int(recorded_ST.sum())))
+            findings.append(_missing_cells(panel, name, recorded_ST & ~known_ST, count, rows))
     return findings
 
 
-def _missing_cells(panel: xr.Dataset, name: str, missing_ST: NDArray[np.bool_], count: int, recorded: int) -> Finding:
-    times = np.flatnonzero(missing_ST.any(axis=0))
-    empty = [str(panel["site"].values[s]) for s in np.flatnonzero(np.isnan(panel[name].values).all(axis=1))]
-    message = f"{name}: {count:,} of {recorded:,} cells missing ({count / recorded:.1%})"
-    message += f", at {int(missing_ST.any(axis=1).sum())} of {panel.sizes['site']} sites"
-    message += f"; never observed at {len(empty)} of them" if empty else ""
-    severity: Literal["warning", "info"] = "warning" if count > MOSTLY_MISSING * recorded else "info"
+def _missing_cells(panel: xr.Dataset, name: str, missing_ST: BoolArray, count: int, rows: int) -> Finding:
+    """How much of one variable is missing, and where; all of it is masked on the way to the model."""
+    times = np.flatnonzero(np.any(missing_ST, axis=0))
+    never = int(np.isnan(panel[name].values).all(axis=1).sum())
+    message = f"{name}: {count:,} of {rows:,} cells missing ({count / rows:.1%})"
+    message += f", at {int(np.any(missing_ST, axis=1).sum())} of {panel.sizes['site']} sites"
+    message += f"; never observed at {never} of them" if never else ""
     return Finding(
         "missing_cells",
-        severity,
+        "warning" if count > MOSTLY_MISSING * rows else "info",
         message + "; masked",
         variable=name,
-        first=_moment(panel, int(times[0])),
-        last=_moment(panel, int(times[-1])),
+        first=_moment(panel, int(times[0])) if len(times) else None,
+        last=_moment(panel, int(times[-1])) if len(times) else None,
         count=count,
     )
 
@@ -213,14 +216,16 @@ def render(audit: Audit) -> Group:
     for name, part in audit.splits.items():
         shares = ", ".join(f"{label} {count:,} ({count / part['n']:.1%})" for label, count in part["classes"].items())
         splits.add_row(name, f"{part['n']:,}", part["first"], part["last"], shares)
-    findings = Table("severity", "code", "site", "what", title="Findings", title_justify="left")
+    findings = Table("severity", "code", "what", title="Findings", title_justify="left")
     styles = {"error": "bold red", "warning": "yellow", "info": ""}
+    shown: Counter[str] = Counter()
     for finding in audit.findings:
-        findings.add_row(
-            Text(finding.severity, style=styles[finding.severity]),
-            finding.code,
-            finding.site or "",
-            Text(finding.message),
-        )
+        shown[finding.code] += finding.site is not None
+        if finding.site is None or shown[finding.code] <= SITES_SHOWN:
+            severity = Text(finding.severity, style=styles[finding.severity])
+            findings.add_row(severity, finding.code, Text(finding.message))
+    for code, count in shown.items():
+        if count > SITES_SHOWN:
+            findings.add_row("", code, f"and {count - SITES_SHOWN} more sites: audit.json has all")
     verdict = Text(f"{len(audit.errors)} error(s)" if audit.errors else "no errors", style="bold")
     return Group(head, splits, findings, verdict)

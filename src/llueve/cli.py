@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 failed, 2 wrong use or configuration, 3 stopped by the gua
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -118,6 +119,8 @@ def main() -> None:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
     )
+    # Spinning threads stall every small operation as soon as another process needs a core (docs/decisions/0007).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except LlueveError as error:

@@ -304,7 +304,12 @@ def _apply(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    table.setdefault(section, {})[name] = value
+    values = table.setdefault(section, {})
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{section} = {values!r}: is no section, so --set {override} cannot change it; write [{section}]"
+        )
+    values[name] = value
 
 
 def _explain(problem: Any) -> str:

@@ -8,7 +8,8 @@ A panel is an `xarray.Dataset` with
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
-- `attrs["step_hours"]`, and `attrs["findings"]`: what the reader met and changed, as a tuple of `Finding`.
+- `attrs["step_hours"]`; `attrs["rows"]`: the (site, time) cells that the source has a row for;
+  and `attrs["findings"]`: what the reader met and changed, as a tuple of `Finding`.
 """
 
 from dataclasses import asdict, dataclass

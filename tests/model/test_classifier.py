@@ -25,7 +25,7 @@ def window(batch=5, variables=3, steps=12, seed=1):
 
 
 def test_the_notes_head_has_the_notes_sizes_and_start():
-    head = build("mean", patch_length=96, width=64, dropout=0.1).head.classifier
+    head = build("mean", patch_length=96, width=64).head.classifier
     norm, first, gelu, dropout, last = head
     assert isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (96,)
     assert (first.in_features, first.out_features) == (96, 128)

@@ -62,7 +62,7 @@ def test_a_perfect_model_beats(data, test_part) -> None:
     assert found["comparison"]["brier_difference"] == pytest.approx(found["references"][best]["brier"])
     assert found["comparison"]["skill_over_best"] == 1 and found["comparison"]["skill_interval"] == [1, 1]
     assert found["verdict"].startswith(
-        f"The model beats {best.replace('_', ' ')}, the best of the four references: Brier 0.0000"
+        f"The model beats {'logistic regression' if best == 'logistic' else best}, the best of the four references: Brier 0.0000"
     )
     assert found["verdict"].endswith("BSS over climatology 1.000 on 200 forecasts.")
 
@@ -71,7 +71,7 @@ def test_a_model_that_is_always_wrong_does_not_beat(data, test_part) -> None:
     found = run(data, test_part, 1.0 - test_part.y)
     assert found["verdict_code"] == "does_not_beat"
     assert found["comparison"]["interval"][1] < 0
-    assert "The model does not beat logistic, the best" in found["verdict"]
+    assert "The model does not beat logistic regression, the best" in found["verdict"]
 
 
 def test_a_model_that_is_the_best_reference_ties(data, test_part) -> None:

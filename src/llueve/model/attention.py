@@ -79,7 +79,7 @@ class _Fused(torch.autograd.Function):
         )
 
         def blocks(x_BHTE: Tensor) -> Tensor:
-            return x_BHTE.unflatten(2, (ctx.variables, -1))
+            return cast(Tensor, x_BHTE.unflatten(2, (ctx.variables, -1)))
 
         patches = query.shape[2] // ctx.variables
         score = blocks(query) @ blocks(key).transpose(-1, -2) * ctx.scale + delta_H[:, None, None, None]

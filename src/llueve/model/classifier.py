@@ -14,6 +14,7 @@ from llueve.config import ModelConfig
 from llueve.model.timer_xl import TimerXL, normalise, to_patches
 
 NOTE_HIDDEN = 128
+NOTE_DROPOUT = 0.1
 NOTE_WEIGHT_STD = 0.01
 LEVELS = 4
 """Level values of one variable: window mean, window spread, mean of the last patch, last observed value."""
@@ -22,17 +23,17 @@ LEVELS = 4
 class MeanHead(nn.Module):
     """The troubleshooting note's head: forecasting head → mean over all tokens → LayerNorm → Linear → GELU → Linear.
 
-    Weights N(0, 0.01²), biases zero. It cannot tell one variable from another, nor see any level: it is here as the
+    Dropout 0.1, weights N(0, 0.01²), biases zero. It cannot tell one variable from another, nor see any level: it is here as the
     reference that the default head is measured against.
     """
 
-    def __init__(self, patch_length: int, classes: int, dropout: float) -> None:
+    def __init__(self, patch_length: int, classes: int) -> None:
         super().__init__()
         self.classifier = nn.Sequential(
             nn.LayerNorm(patch_length),
             nn.Linear(patch_length, NOTE_HIDDEN),
             nn.GELU(),
-            nn.Dropout(dropout),
+            nn.Dropout(NOTE_DROPOUT),
             nn.Linear(NOTE_HIDDEN, classes),
         )
         for module in self.classifier:
@@ -101,7 +102,7 @@ class Classifier(nn.Module):
         # Zero at first: an encoder that never saw a gap then starts from exactly what it knows.
         self.gap_embedding_D = nn.Parameter(torch.zeros(config.width))
         self.head: MeanHead | VariablesHead = (
-            MeanHead(config.patch_length, classes, config.dropout)
+            MeanHead(config.patch_length, classes)
             if config.head == "mean"
             else VariablesHead(config.width, variables, facts, classes, config.dropout)
         )

@@ -61,6 +61,7 @@ def read_table(
     panel.attrs = {
         "step_hours": grid.step_hours,
         "source": data.path,
+        "rows": len(np.unique(grid.cell_of_row)),
         "findings": tuple(findings),
         "categories": categories,
     }

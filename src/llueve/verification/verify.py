@@ -128,7 +128,7 @@ def render(verification: dict[str, Any]) -> Table:
     table = Table(
         title=f"{verification['part']}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events"
     )
-    table.add_column("forecast")
+    table.add_column("forecast", no_wrap=True)
     best = {}
     for key, heading, more_is_better in _COLUMNS:
         table.add_column(heading, justify="right")
@@ -234,7 +234,7 @@ def _verdict(code: str, found: dict[str, Any]) -> str:
 
 def _plain(name: str) -> str:
     """A key as words."""
-    return name.replace("_", " ")
+    return "logistic regression" if name == "logistic" else name.replace("_", " ")
 
 
 def _cell(value: float | None, best: float | None) -> str:

@@ -1,0 +1,292 @@
+"""What the audit reports of a panel before anything is trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from numpy.typing import ArrayLike
+from rich.console import Console
+
+from llueve.audit import Audit, audit_panel, render
+from llueve.config import Config, DataConfig, TargetConfig, parse_config
+from llueve.errors import AuditError
+from llueve.panel import Finding, check_panel
+from llueve.sources.table import read_table
+
+STEPS = 400
+RANDOM = np.random.default_rng(0)
+AMOUNT = RANDOM.gamma(0.5, 4.0, size=(2, STEPS)).astype(np.float32)
+"""Precipitation of two sites, mm per day."""
+NOISE = RANDOM.normal(size=(2, STEPS)).astype(np.float32)
+
+
+def tomorrow(values_ST: ArrayLike, days: int = 1) -> np.ndarray[Any, Any]:
+    """Each value moved `days` earlier, so that row t holds what belongs to t + days; NaN where that is not known."""
+    values = np.asarray(values_ST, dtype=np.float32)
+    moved = np.full_like(values, np.nan)
+    if days > 0:
+        moved[:, :-days] = values[:, days:]
+    else:
+        moved[:, -days:] = values[:, :days]
+    return moved
+
+
+def rains(amount_ST: ArrayLike) -> np.ndarray[Any, Any]:
+    """1 from a millimetre on, 0 below, NaN where the amount is not known."""
+    amount = np.asarray(amount_ST)
+    return np.where(np.isnan(amount), np.nan, amount >= 1.0)
+
+
+LABEL = rains(tomorrow(AMOUNT))
+"""Will it rain tomorrow?"""
+
+
+def panel_of(label: ArrayLike = LABEL, **features: ArrayLike) -> xr.Dataset:
+    """Daily panel with a label column `wet`."""
+    label_ST = np.array(label, dtype=np.float32)
+    arrays = {name: (("site", "time"), np.array(values, dtype=np.float32)) for name, values in features.items()}
+    arrays["wet"] = (("site", "time"), label_ST, {"role": "label", "classes": ["0", "1"]})  # type: ignore[assignment]
+    sites, steps = label_ST.shape
+    times = np.datetime64("2020-01-01", "ns") + np.arange(steps) * np.timedelta64(1, "D")
+    coords = {"site": [f"site {number}" for number in range(sites)], "time": times}
+    return check_panel(xr.Dataset(arrays, coords, attrs={"step_hours": 24.0, "source": "here.csv"}))
+
+
+def config_of(**sections: Any) -> Config:
+    return parse_config(
+        {
+            "data": {"path": "here.csv"},
+            "target": {"label": "wet"},
+            "split": {"validation_fraction": 0.2, "test_fraction": 0.2},
+            "windows": {"context": 8},
+            **sections,
+        },
+        where="test",
+    )
+
+
+def found(audit: Audit, code: str) -> list[Finding]:
+    return [finding for finding in audit.findings if finding.code == code]
+
+
+# Missing cells
+
+
+def test_missing_cells_are_counted_in_rows_that_exist_only() -> None:
+    temperature, pressure = NOISE.copy(), NOISE.copy()
+    temperature[0, 50:60] = pressure[0, 50:60] = np.nan  # ten rows that the table does not have
+    temperature[1, 100] = temperature[1, 120] = np.nan  # two cells of rows that it has
+    (finding,) = found(audit_panel(panel_of(temperature=temperature, pressure=pressure), config_of()), "missing_cells")
+    assert (finding.variable, finding.count, finding.severity) == ("temperature", 2, "info")
+    assert (finding.first, finding.last) == ("2020-04-10T00:00:00", "2020-04-30T00:00:00")  # days 100 and 120
+    assert "2 of 790 cells" in finding.message  # 2 sites x 400 rows less the 10
+
+
+def test_a_variable_that_is_mostly_missing_is_a_warning() -> None:
+    mostly = NOISE.copy()
+    mostly[:, 1::3] = mostly[:, 2::3] = np.nan
+    (finding,) = found(audit_panel(panel_of(noise=NOISE, mostly=mostly), config_of()), "missing_cells")
+    assert finding.severity == "warning"
+
+
+def test_a_site_that_never_has_a_variable_is_told() -> None:
+    one_site = NOISE.copy()
+    one_site[0] = np.nan
+    (finding,) = found(audit_panel(panel_of(noise=NOISE, cloud=one_site), config_of()), "missing_cells")
+    assert "at 1 of 2 sites; never observed at 1 of them" in finding.message
+
+
+def test_a_complete_panel_has_no_finding() -> None:
+    assert audit_panel(panel_of(noise=NOISE), config_of()).findings == ()
+
+
+def test_a_variable_without_an_observation_is_an_error() -> None:
+    audit = audit_panel(panel_of(noise=NOISE, cloud=np.full_like(NOISE, np.nan)), config_of())
+    (finding,) = audit.errors
+    assert (finding.code, finding.variable) == ("all_missing", "cloud") and "data.exclude" in finding.message
+
+
+def test_a_variable_without_an_observation_in_training_is_an_error() -> None:
+    late = NOISE.copy()
+    late[:, :300] = np.nan
+    (finding,) = audit_panel(panel_of(noise=NOISE, cloud=late), config_of()).errors
+    assert (finding.code, finding.variable) == ("all_missing", "cloud")
+
+
+def test_a_constant_variable_is_a_warning() -> None:
+    audit = audit_panel(panel_of(noise=NOISE, height=np.full_like(NOISE, 3.0)), config_of())
+    (finding,) = audit.findings
+    assert (finding.code, finding.severity, finding.variable) == ("constant", "warning", "height")
+
+
+# Classes
+
+
+def test_one_class_in_training_is_an_error() -> None:
+    label = LABEL.copy()
+    label[:, :240] = 0.0
+    (finding,) = audit_panel(panel_of(label, noise=NOISE), config_of()).errors
+    assert finding.code == "one_class" and "training holds only the class '0'" in finding.message
+
+
+@pytest.mark.parametrize(("part", "rows"), [("validation", slice(240, 320)), ("test", slice(320, 400))])
+def test_one_class_in_another_part_is_a_warning(part: str, rows: slice) -> None:
+    label = LABEL.copy()
+    label[:, rows] = np.where(np.isnan(label[:, rows]), np.nan, 1.0)
+    (finding,) = audit_panel(panel_of(label, noise=NOISE), config_of()).findings
+    assert (finding.code, finding.severity) == ("one_class", "warning")
+    assert f"{part} holds only the class '1'" in finding.message
+
+
+def test_classes_are_counted_in_each_part() -> None:
+    label = np.zeros((1, 40))
+    label[0, [4, 10, 12, 22, 35, 36]] = 1.0
+    label[0, 39] = np.nan
+    audit = audit_panel(panel_of(label, noise=NOISE[:1, :40]), config_of(windows={"context": 4}))
+    # Cuts at 24 and 32; the earlier part gives up the 4 + 1 rows before a cut, less the cut's own.
+    assert audit.splits["training"] == {
+        "n": 20 - 3,  # rows 3 to 19: the first whole context ends at row 3
+        "first": "2020-01-04T00:00:00",
+        "last": "2020-01-20T00:00:00",
+        "classes": {"0": 17 - 3, "1": 3},
+    }
+    assert audit.splits["validation"]["classes"] == {"0": 4, "1": 0}  # rows 24 to 27
+    assert audit.splits["test"]["classes"] == {"0": 7 - 2, "1": 2}  # rows 32 to 38, since 39 has no outcome
+
+
+def test_classes_carry_their_names() -> None:
+    audit = audit_panel(panel_of(noise=NOISE), config_of(target={"label": "wet", "classes": ["No", "Yes"]}))
+    assert all(set(part["classes"]) == {"No", "Yes"} for part in audit.splits.values())
+
+
+def test_a_panel_that_gives_no_window_is_an_error_not_an_exception() -> None:
+    (finding,) = audit_panel(panel_of(noise=NOISE), config_of(windows={"context": 500})).errors
+    assert finding.code == "no_windows" and "500" in finding.message and "400" in finding.message
+
+
+# Findings of the reader
+
+
+def test_findings_of_the_reader_are_carried_along(tmp_path: Path) -> None:
+    days = [str(np.datetime64("2024-01-01") + day) for day in range(100) if day not in (40, 41)]
+    rows = [f"{day},{(number * 7) % 11},{int(number % 3 == 0)}" for number, day in enumerate(days)]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["time,rain,wet", *rows, rows[10]]) + "\n")
+    data = DataConfig(path=str(path), duplicates="first")
+    audit = audit_panel(read_table(data, TargetConfig(label="wet")), config_of())
+    by_code = {finding.code: finding for finding in audit.findings}
+    assert by_code["gaps"].count == 2 and by_code["gaps"].first == "2024-02-10T00:00:00"
+    assert by_code["duplicated_times"].count == 1 and by_code["unordered_times"].count == 1
+
+
+def test_the_worst_findings_come_first() -> None:
+    panel = panel_of(LABEL, noise=NOISE, leak=LABEL, height=np.full_like(NOISE, 3.0))
+    panel["noise"].values[0, 5] = np.nan
+    # The label, and so the leak, is unknown on the last day: a missing cell more.
+    severities = [finding.severity for finding in audit_panel(panel, config_of()).findings]
+    assert severities == ["error", "warning", "info", "info"]
+
+
+# Columns that hold the future
+
+LEAKS = {
+    "the label itself": LABEL,
+    "the label upside down": -LABEL,
+    "the amount behind the label": tomorrow(AMOUNT),
+    "a curve of the amount": -np.exp(-tomorrow(AMOUNT)),
+    "the label of the day after": tomorrow(LABEL),
+    "the amount of the day after": tomorrow(AMOUNT, days=2),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_column_that_holds_the_future_is_an_error(name: str) -> None:
+    audit = audit_panel(panel_of(noise=NOISE, harmless=NOISE[:, ::-1], leak=LEAKS[name]), config_of())
+    (finding,) = audit.errors
+    assert (finding.code, finding.variable) == ("holds_future", "leak")
+    assert "data.exclude" in finding.message
+
+
+def test_a_leak_says_how_far_it_is_shifted() -> None:
+    audit = audit_panel(panel_of(noise=NOISE, same=LABEL, later=tomorrow(LABEL)), config_of())
+    told = {finding.variable: finding.message for finding in audit.errors}
+    assert "the same row" in told["same"] and "1 step(s) later" in told["later"]
+
+
+def test_a_leak_with_missing_cells_is_found() -> None:
+    leak = LABEL.copy()
+    leak[:, ::5] = np.nan
+    assert [finding.variable for finding in audit_panel(panel_of(noise=NOISE, leak=leak), config_of()).errors] == [
+        "leak"
+    ]
+
+
+def test_a_past_window_that_still_reaches_into_the_future_is_an_error() -> None:
+    # Yesterday's outcome over 48 h is the rain of today and tomorrow.
+    label = rains(tomorrow(AMOUNT) + tomorrow(AMOUNT, days=2))
+    config = config_of(target={"label": "wet", "horizon_hours": 48})
+    (finding,) = audit_panel(panel_of(label, noise=NOISE, leak=tomorrow(label, days=-1)), config).errors
+    assert finding.variable == "leak" and "1 step(s) earlier" in finding.message
+
+
+@pytest.mark.parametrize("name", ["the outcome", "the amount"])
+def test_yesterdays_outcome_is_persistence_and_no_leak(name: str) -> None:
+    today = {"the outcome": rains(AMOUNT), "the amount": AMOUNT}[name]
+    (finding,) = audit_panel(panel_of(noise=NOISE, RainToday=today), config_of()).findings
+    assert (finding.code, finding.severity, finding.variable) == ("past_outcome", "info", "RainToday")
+
+
+def test_the_summed_variable_is_persistence_and_no_leak() -> None:
+    panel = panel_of(noise=NOISE, tp=AMOUNT)
+    panel["tp"].attrs["units"] = "mm"
+    audit = audit_panel(panel, config_of(target={"variable": "tp", "threshold_mm": 1.0}))
+    assert [(finding.code, finding.variable) for finding in audit.findings] == [("past_outcome", "tp")]
+
+
+def test_a_leak_in_the_test_period_alone_is_not_looked_for() -> None:
+    late = NOISE.copy()
+    late[:, 320:] = LABEL[:, 320:]
+    assert audit_panel(panel_of(noise=late), config_of()).findings == ()
+
+
+def test_few_events_can_be_separated_by_chance() -> None:
+    label = np.zeros((1, STEPS))
+    label[0, ::20] = 1.0
+    audit = audit_panel(panel_of(label, noise=NOISE[:1], copy=label), config_of())
+    assert found(audit, "holds_future") == []
+
+
+# As JSON and as text
+
+
+def test_the_audit_is_json() -> None:
+    panel = panel_of(noise=NOISE, leak=LABEL)
+    panel["noise"].values[0, 5] = np.nan
+    content = json.loads(json.dumps(audit_panel(panel, config_of()).as_dict(), allow_nan=False))
+    assert list(content) == ["source", "sites", "times", "step_hours", "splits", "findings"]
+    assert (content["source"], content["sites"], content["times"], content["step_hours"]) == ("here.csv", 2, 400, 24.0)
+    assert set(content["splits"]) == {"training", "validation", "test"}
+    keys = {"code", "severity", "variable", "site", "first", "last", "count", "message"}
+    assert content["findings"] and all(set(finding) == keys for finding in content["findings"])
+
+
+def test_errors_are_raised_on_demand() -> None:
+    with pytest.raises(AuditError, match=r"1 error\(s\).*\n.*holds_future: leak") as caught:
+        audit_panel(panel_of(noise=NOISE, leak=LABEL), config_of()).require_clean()
+    assert caught.value.exit_code == 4
+
+
+def test_a_clean_audit_raises_nothing() -> None:
+    audit_panel(panel_of(noise=NOISE), config_of()).require_clean()
+
+
+def test_text_shows_every_finding_and_square_brackets_as_they_are() -> None:
+    panel = panel_of(noise=NOISE, **{"leak [mm]": LABEL})
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(render(audit_panel(panel, config_of())))
+    text = capture.get()
+    assert "leak [mm]: equals the outcome" in text and "1 error(s)" in text and "here.csv" in text

@@ -1,0 +1,229 @@
+"""What others may rely on, frozen; and who may import whom."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+import llueve
+from llueve import errors
+from llueve import run as run_files
+from llueve.cli import app
+
+SOURCE = Path(llueve.__file__).parent
+PACKAGE = SOURCE.name
+
+
+# Frozen names: change them here only together with the documentation
+
+
+def test_the_commands_and_their_parameters() -> None:
+    def walk(command: object, path: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            yield (
+                path,
+                {
+                    parameter.name: [*parameter.opts, *parameter.secondary_opts]
+                    for parameter in command.params  # type: ignore[attr-defined]
+                },
+            )
+        for name, child in (children or {}).items():
+            yield from walk(child, f"{path} {name}".strip())
+
+    assert dict(walk(typer.main.get_command(app), "")) == {
+        "train": {"config": ["config"], "run": ["--run"], "overwrite": ["--overwrite"], "overrides": ["--set"]},
+        "evaluate": {"run": ["run"], "as_json": ["--json"]},
+        "predict": {"run": ["run"], "table": ["table"], "every_window": ["--all"], "output": ["--output"]},
+        "audit": {"config": ["config"], "overrides": ["--set"], "as_json": ["--json"]},
+        "config check": {"config": ["config"], "overrides": ["--set"]},
+    }
+
+
+def test_the_exported_names() -> None:
+    assert llueve.__all__ == ["Config", "LlueveError", "Result", "evaluate", "load_config", "predict", "train"]
+
+
+@pytest.mark.parametrize("name", llueve.__all__)
+def test_every_exported_name_exists(name: str) -> None:
+    assert getattr(llueve, name) is not None
+
+
+def test_a_name_that_is_not_exported() -> None:
+    with pytest.raises(AttributeError, match="'llueve' has no attribute 'forecast'"):
+        llueve.forecast  # noqa: B018
+
+
+def test_the_errors_their_exit_codes_and_parents() -> None:
+    tree = {
+        name: (kind.exit_code, [parent.__name__ for parent in kind.__bases__])
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    }
+    assert tree == {
+        "LlueveError": (1, ["Exception"]),
+        "ConfigError": (2, ["LlueveError", "ValueError"]),
+        "UsageError": (2, ["LlueveError", "ValueError"]),
+        "DataError": (1, ["LlueveError", "ValueError"]),
+        "AuditError": (4, ["LlueveError"]),
+        "GuardStop": (3, ["LlueveError"]),
+        "RunError": (1, ["LlueveError"]),
+        "CheckpointError": (1, ["LlueveError", "ValueError"]),
+    }
+
+
+def test_the_files_of_a_run() -> None:
+    assert run_files.FILES == (
+        "config.toml",
+        "audit.json",
+        "history.jsonl",
+        "model.safetensors",
+        "model.json",
+        "predictions.csv",
+        "verification.json",
+    )
+
+
+# Imports
+
+LIGHT = ("sources", "rain", "audit", "panel", "config", "errors", "windows", "verification", "run")
+"""Modules and packages that never import torch."""
+
+
+def module_name(path: Path) -> str:
+    parts = [PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for name, path in MODULES.items():
+        yield name, ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node except those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from statements(node)
+
+
+@cache
+def imports() -> dict[str, frozenset[str]]:
+    """What each module imports, at its top or inside a function."""
+    found = {}
+    for name, tree in trees():
+        names: set[str] = set()
+        for node in statements(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module is not None, f"{name}: relative import"
+                # `from package import module` imports the module, `from module import name` does not.
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {node.module} | (inner & set(MODULES))
+        found[name] = frozenset(names)
+    return found
+
+
+def reached(start: str) -> dict[str, str]:
+    """Everything that importing `start` imports, each with the chain that leads there."""
+    chains = {start: start}
+    waiting = [start]
+    while waiting:
+        here = waiting.pop()
+        for name in imports().get(here, ()):
+            if name not in chains:
+                chains[name] = f"{chains[here]} -> {name}"
+                waiting.append(name)
+    return chains
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def modules_of(*parts: str) -> list[str]:
+    chosen = [name for name in MODULES if any(inside(name, f"{PACKAGE}.{part}") for part in parts)]
+    assert all(any(inside(name, f"{PACKAGE}.{part}") for name in chosen) for part in parts)
+    return chosen
+
+
+@pytest.mark.parametrize("name", [PACKAGE, *modules_of(*LIGHT)])
+def test_light_modules_do_not_reach_torch(name: str) -> None:
+    # The package itself and the command line import torch on demand, which `test_cli` watches at run time.
+    heavy = ("torch", "safetensors")
+    assert [chain for at, chain in reached(name).items() if any(inside(at, other) for other in heavy)] == []
+
+
+@pytest.mark.parametrize("name", modules_of("model"))
+def test_the_model_knows_no_training(name: str) -> None:
+    forbidden = [f"{PACKAGE}.{part}" for part in ("training", "pipeline", "cli", "saved", "sources", "stability")]
+    assert [chain for at, chain in reached(name).items() if any(inside(at, part) for part in forbidden)] == []
+
+
+def test_nothing_imports_the_command_line_but_main() -> None:
+    assert [name for name, names in imports().items() if f"{PACKAGE}.cli" in names] == [f"{PACKAGE}.__main__"]
+
+
+def test_only_the_command_line_imports_the_pipeline() -> None:
+    assert [name for name, names in imports().items() if f"{PACKAGE}.pipeline" in names] == [f"{PACKAGE}.cli"]
+
+
+def test_no_imports_in_a_circle() -> None:
+    def own(name: str) -> list[str]:
+        return [other for other in imports().get(name, ()) if other in MODULES and other != PACKAGE]
+
+    assert [name for name in MODULES for other in own(name) if name in reached(other) and other != name] == []
+
+
+def test_the_light_modules_at_run_time() -> None:
+    script = (
+        "import importlib, json, sys\n"
+        f"for name in {modules_of(*LIGHT)!r}: importlib.import_module(name)\n"
+        "json.dump(sorted({'torch', 'safetensors'} & set(sys.modules)), sys.stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+# Forbidden
+
+
+@pytest.mark.parametrize("name", ["utils", "util", "helpers", "common", "misc"])
+def test_no_module_without_a_subject(name: str) -> None:
+    assert [module for module in MODULES if name in module.split(".")] == []
+
+
+@pytest.mark.parametrize("name", ["print", "nan_to_num", "filterwarnings", "simplefilter", "catch_warnings", "eval"])
+def test_no_call_of(name: str) -> None:
+    calls = []
+    for module, tree in trees():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            bare = isinstance(node.func, ast.Name) and node.func.id == name
+            # `console.print` and `model.eval` are methods of other things.
+            method = isinstance(node.func, ast.Attribute) and node.func.attr == name and name not in ("print", "eval")
+            if bare or method:
+                calls.append(f"{module}:{node.lineno}")
+    assert calls == []
+
+
+@pytest.mark.parametrize("name", ["pickle", "warnings", "argparse"])
+def test_no_import_of(name: str) -> None:
+    assert [module for module, names in imports().items() if any(inside(other, name) for other in names)] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [name for name, tree in trees() if ast.get_docstring(tree) is None] == []
