@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from llueve.config import load_config
-from llueve.errors import LlueveError
+from llueve.errors import LlueveError, RunError
 
 app = typer.Typer(
     name="llueve",
@@ -87,7 +87,14 @@ def predict(
     from llueve import pipeline
 
     forecasts = pipeline.predict(run, table, every_window)
-    forecasts.to_csv(output if output is not None else sys.stdout, index=False, float_format="%.6f")
+    try:
+        forecasts.to_csv(output if output is not None else sys.stdout, index=False, float_format="%.6f")
+    except OSError as error:
+        if output is None:
+            raise
+        raise RunError(
+            f"{output}: cannot be written ({error.strerror or error}); give --output a file in a folder that exists"
+        ) from error
 
 
 @app.command()

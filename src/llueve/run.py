@@ -14,6 +14,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,11 @@ class Run:
         """
         path = self.path(name)
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{path}: is damaged ({error}); train again with --overwrite") from error
+        if not isinstance(content, dict):
+            raise RunError(f"{path}: is damaged (expected a JSON object); train again with --overwrite")
         return content
 
     def write(self, name: str, fill: Callable[[Path], None]) -> None:
@@ -120,6 +123,9 @@ class Run:
             temporary.replace(self.directory / name)
         except OSError as error:
             raise self._unwritable(error) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Write one text file whole."""

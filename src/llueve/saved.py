@@ -155,7 +155,7 @@ def load_model(run: Run) -> SavedModel:
             classifier=classifier,
             model=model,
             variables=variables,
-            scaler=Scaler(np.array(scaler["mean"], np.float32), np.array(scaler["std"], np.float32)),
+            scaler=Scaler(*(np.array(scaler[name], np.float32).reshape(len(variables)) for name in ("mean", "std"))),
             **description,
         )
     except (SafetensorError, RuntimeError, ValidationError, KeyError, TypeError, ValueError) as error:

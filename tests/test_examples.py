@@ -1,0 +1,68 @@
+"""The examples on their real data: the case that llueve was born from, and the demo."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from llueve import pipeline
+from llueve.audit import audit_panel
+from llueve.config import load_config
+from llueve.errors import GuardStop
+from llueve.sources.table import read_table
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUICK = ("train.epochs=1", "model.width=16", "model.layers=1", "model.feed_forward=16", "verify.bootstrap=100")
+
+
+@pytest.fixture
+def seed_case(shared):
+    shared("data/seed_case/peru_rainfall.csv")
+    return EXAMPLES / "seed_case.toml"
+
+
+def test_the_seed_case_trains_without_one_skipped_sample(seed_case, tmp_path):
+    result = pipeline.train(load_config(seed_case, QUICK), tmp_path / "run", console=Console(quiet=True))
+    (line,) = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert line["skipped"] == 0
+    assert line["train_loss"] < 0.75 and line["validation_loss"] < 0.75
+    assert result.verification["n"] == 1830
+    assert result.verification["base_rate"] == pytest.approx(492 / 1830)
+
+
+def test_the_seed_case_without_masks_stops_at_once_and_prints_no_score(seed_case, tmp_path):
+    """Windows of 120 steps, five regions: those that reach back to a region's first six steps hold a NaN, 6 each."""
+    config = load_config(seed_case, (*QUICK, 'windows.missing="raw"'))
+    with pytest.raises(GuardStop, match="before the first step: 30 of 6100 training samples hold a non-finite value"):
+        pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["audit.json", "config.toml"]
+
+
+def test_the_seed_cases_future_column_is_named(seed_case):
+    config = load_config(seed_case, ("data.exclude=[]",))
+    audit = audit_panel(read_table(config.data, config.target), config)
+    assert [finding.variable for finding in audit.errors] == ["precipitation"]
+    assert audit.errors[0].code == "holds_future"
+
+
+def test_weather_aus_has_the_published_rows_and_counts(shared):
+    shared("data/weather_aus/weatherAUS.csv")
+    config = load_config(EXAMPLES / "weather_aus.toml")
+    audit = audit_panel(read_table(config.data, config.target), config)
+    assert not audit.errors
+    assert audit.sites == 49
+    assert audit.splits["test"]["n"] == 25_974  # every labelled row from 2016 on
+    assert audit.splits["test"]["classes"] == {"No": 20_028, "Yes": 5_946}
+    missing = {finding.variable: finding.count for finding in audit.findings if finding.code == "missing_cells"}
+    assert (missing["MinTemp"], missing["Sunshine"]) == (1_485, 69_835)  # as pandas counts them in the file
+    past = {finding.variable for finding in audit.findings if finding.code == "past_outcome"}
+    assert past == {"Rainfall", "RainToday=Yes"}
+
+
+def test_the_demo_runs_on_the_embedded_data(tmp_path):
+    config = load_config(EXAMPLES / "seattle.toml", QUICK)
+    result = pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
+    assert result.verification["n"] == 364
+    assert result.verification["base_rate"] == pytest.approx(116 / 364)
+    assert (tmp_path / "run" / "predictions.csv").read_text().startswith("site,time,observed,probability\nSeattle,2015-01-01,")
