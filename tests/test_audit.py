@@ -85,6 +85,18 @@ def test_missing_cells_are_counted_in_rows_that_exist_only() -> None:
     assert "2 of 790 cells" in finding.message  # 2 sites x 400 rows less the 10
 
 
+def test_an_empty_row_is_missing_and_a_skipped_day_is_not(tmp_path: Path) -> None:
+    days = [np.datetime64("2024-01-01") + day for day in range(100) if day != 40]
+    rows = [
+        f"{day},{'' if number == 10 else number * 7 % 11},{int(number % 3 == 0)}" for number, day in enumerate(days)
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["time,rain,wet", *rows]) + "\n")
+    audit = audit_panel(read_table(DataConfig(path=str(path)), TargetConfig(label="wet")), config_of())
+    (finding,) = found(audit, "missing_cells")
+    assert finding.count == 1 and "1 of 99 cells" in finding.message
+
+
 def test_a_variable_that_is_mostly_missing_is_a_warning() -> None:
     mostly = NOISE.copy()
     mostly[:, 1::3] = mostly[:, 2::3] = np.nan
@@ -281,6 +293,14 @@ def test_errors_are_raised_on_demand() -> None:
 
 def test_a_clean_audit_raises_nothing() -> None:
     audit_panel(panel_of(noise=NOISE), config_of()).require_clean()
+
+
+def test_text_shows_class_names_in_square_brackets() -> None:
+    config = config_of(target={"label": "wet", "classes": ["[dry]", "[wet]"]})
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(render(audit_panel(panel_of(noise=NOISE), config)))
+    assert "[dry]" in capture.get() and "[wet]" in capture.get()
 
 
 def test_text_shows_every_finding_and_square_brackets_as_they_are() -> None:

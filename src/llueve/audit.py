@@ -215,7 +215,7 @@ def render(audit: Audit) -> Group:
     splits = Table("part", "windows", "first", "last", "classes", title="Windows", title_justify="left")
     for name, part in audit.splits.items():
         shares = ", ".join(f"{label} {count:,} ({count / part['n']:.1%})" for label, count in part["classes"].items())
-        splits.add_row(name, f"{part['n']:,}", part["first"], part["last"], shares)
+        splits.add_row(name, f"{part['n']:,}", part["first"], part["last"], Text(shares))
     findings = Table("severity", "code", "what", title="Findings", title_justify="left")
     styles = {"error": "bold red", "warning": "yellow", "info": ""}
     shown: Counter[str] = Counter()

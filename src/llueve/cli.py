@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from llueve.config import load_config
-from llueve.errors import LlueveError, RunError
+from llueve.errors import LlueveError, RunError, UsageError
+from llueve.run import CONFIG
 
 app = typer.Typer(
     name="llueve",
@@ -47,6 +49,8 @@ def train(
 ) -> None:
     """Train a model, verify it on the test period, and print the verdict."""
     settings = load_config(config, tuple(overrides or ()))
+    if config.resolve() == (run / CONFIG).resolve():
+        raise UsageError(f"{config}: lies in the run directory, which would replace it; copy it elsewhere, or give another --run")
     from llueve import pipeline  # imports torch
     from llueve.verification.verify import render
 
@@ -131,10 +135,5 @@ def main() -> None:
     try:
         app()
     except LlueveError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-
-
-def _escaped(text: str) -> str:
-    """Square brackets of a message are text, not markup."""
-    return text.replace("[", "\\[")

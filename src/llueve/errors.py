@@ -36,7 +36,7 @@ class AuditError(LlueveError):
 
 
 class GuardStop(LlueveError):
-    """The guard ended the training because a non-finite number reached it. No model is written."""
+    """The guard ended the work because a non-finite number reached it: no model of that training, no score is written."""
 
     exit_code = 3
 

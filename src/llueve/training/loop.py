@@ -120,7 +120,7 @@ def train_model(
                 break
     if best is None:
         raise GuardStop(
-            f"stopped by the guard: after {config.epochs} epoch(s) the validation loss was never finite, so there is no model to "
+            f"stopped by the guard: after {epoch} epoch(s) the validation loss was never finite, so there is no model to "
             "keep; see history.jsonl, and look at the validation period with `llueve audit`"
         )
     model.load_state_dict(best[2])
