@@ -594,6 +594,14 @@ def test_overwrite_of_a_folder_that_is_no_run_is_refused(project: Project) -> No
     assert (project.run / "model.json").read_text() == "mine" and len(project.files()) == 1
 
 
+def test_overwrite_never_replaces_the_configuration_it_was_given(project: Project) -> None:
+    """A folder with a config.toml of the user's own looks like a run."""
+    own = project.folder / "config.toml"
+    own.write_text(CONFIG)
+    llueve("train", own, "--run", project.folder, "--overwrite").refused(2, str(own), "lies in the run directory")
+    assert own.read_text() == CONFIG
+
+
 def test_an_empty_folder_is_free(project: Project) -> None:
     project.run.mkdir()
     project.train_with("windows.context=500").refused(4)

@@ -114,7 +114,7 @@ def train_model(
             improved = math.isfinite(validation_loss) and (best is None or validation_loss < best[0])
             if improved:
                 best = (validation_loss, epoch, {name: value.clone() for name, value in model.state_dict().items()})
-            progress.line(_describe(line, improved))
+            progress.line(_describe(line, config.epochs, improved))
             if epoch - (best[1] if best else 0) >= config.patience:
                 progress.line(f"stopped: no better validation loss for {config.patience} epochs")
                 break
@@ -214,12 +214,13 @@ def _rate_factor(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], f
     return factor
 
 
-def _describe(line: EpochRecord, improved: bool) -> str:
+def _describe(line: EpochRecord, epochs: int, improved: bool) -> str:
+    """The epoch on one line of 80 characters."""
+
     def number(value: float | None) -> str:
         return "not finite" if value is None else f"{value:.4f}"
 
-    mark = "  best so far" if improved else ""
     return (
-        f"epoch {line.epoch}: training loss {number(line.train_loss)}, validation loss {number(line.validation_loss)}, "
-        f"skipped {line.skipped}, {line.seconds:.0f} s{mark}"
+        f"epoch {line.epoch}/{epochs}: training loss {number(line.train_loss)}, validation {number(line.validation_loss)}, "
+        f"skipped {line.skipped}, {line.seconds:.0f} s{', best' if improved else ''}"
     )
