@@ -211,6 +211,7 @@ class TimerXL(nn.Module):
         if observed_BCL is not None:
             observed_BCNP = to_patches(observed_BCL, self.patch_length)
             absent_BT = ~observed_BCNP.any(-1).flatten(1)
+            absent_BT = absent_BT if bool(absent_BT.any()) else None
             if gap_embedding_D is not None:
                 gap_BCN1 = 1 - observed_BCNP.to(x_BCL.dtype).mean(-1, keepdim=True)
                 token_BCND = token_BCND + gap_BCN1 * gap_embedding_D
