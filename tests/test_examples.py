@@ -65,4 +65,8 @@ def test_the_demo_runs_on_the_embedded_data(tmp_path):
     result = pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
     assert result.verification["n"] == 364
     assert result.verification["base_rate"] == pytest.approx(116 / 364)
-    assert (tmp_path / "run" / "predictions.csv").read_text().startswith("site,time,observed,probability\nSeattle,2015-01-01,")
+    assert (
+        (tmp_path / "run" / "predictions.csv")
+        .read_text()
+        .startswith("site,time,observed,probability\nSeattle,2015-01-01,")
+    )

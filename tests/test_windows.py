@@ -18,7 +18,8 @@ def training_inputs(panel, config):
     scaler = fit_scaler(panel, split.training_rows)
     windows = build_windows(panel, scaler, config.windows.context, "mask")
     part = split.training
-    return [scaler.mean_C, scaler.std_C, part.site, part.end, part.y, *windows.batch(part)]
+    knots_CJ = windows.quantiles(split.training_rows, 5)
+    return [scaler.mean_C, scaler.std_C, knots_CJ, part.site, part.end, part.y, *windows.batch(part)]
 
 
 @given(
@@ -110,7 +111,7 @@ def test_a_part_that_the_purge_empties_is_named(make_panel, make_config):
 def test_cuts_outside_the_panel_are_refused_with_its_extent(make_panel, make_config):
     dates = {"validation_start": "2031-01-01", "test_start": "2032-01-01"}
     config = make_config(split={"validation_fraction": None, "test_fraction": None, **dates})
-    with pytest.raises(DataError, match="2020-01-01.*2020-04-29"):
+    with pytest.raises(DataError, match=r"2020-01-01.*2020-04-29"):
         split_panel(make_panel(), config)
 
 

@@ -50,7 +50,9 @@ def train(
     """Train a model, verify it on the test period, and print the verdict."""
     settings = load_config(config, tuple(overrides or ()))
     if config.resolve() == (run / CONFIG).resolve():
-        raise UsageError(f"{config}: lies in the run directory, which would replace it; copy it elsewhere, or give another --run")
+        raise UsageError(
+            f"{config}: lies in the run directory, which would replace it; copy it elsewhere, or give another --run"
+        )
     from llueve import pipeline  # imports torch
     from llueve.verification.verify import render
 

@@ -20,6 +20,7 @@ from llueve import run as files
 from llueve.audit import audit_panel
 from llueve.config import Config
 from llueve.errors import DataError, GuardStop
+from llueve.model.classifier import KNOTS
 from llueve.panel import feature_cube, feature_names, observed_rows, static_names
 from llueve.rain import class_labels
 from llueve.run import Run
@@ -111,6 +112,7 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
     """Train a model on the split and return it with everything that a prediction needs."""
     saved = SavedModel.build(panel, split, scaler, config)
     windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
+    saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
     trained = train_model(
         saved.classifier,
         windows,

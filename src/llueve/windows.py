@@ -198,6 +198,13 @@ class Windows:
         count = before_ST[part.site, part.end + 1] - before_ST[part.site, part.end + 1 - self.context]
         return int((count > 0).sum())
 
+    def quantiles(self, training_rows: int, count: int) -> FloatArray:
+        """`count` evenly spaced quantiles of each variable's observed training cells, (C, count), in training-set units."""
+        training_RC = np.where(self.observed_STC, self.values_STC, np.nan)[:, :training_rows].reshape(
+            -1, self.values_STC.shape[2]
+        )
+        return np.nanquantile(training_RC, np.linspace(0, 1, count), axis=0).T.astype(np.float32)
+
 
 def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Literal["mask", "raw"]) -> Windows:
     """Scale the panel and lay it out for windows.

@@ -1,7 +1,7 @@
 """From windows to class logits: the encoder and its two heads.
 
 Shapes: B batch, L steps, C variables, N patches, D width, F facts known at issue time (calendar, static per-site values),
-V level values of one variable, W hidden width of the head, Q pooling queries, K classes.
+V level values of one variable, J knots of their encoding, W width of one variable in the head, K classes.
 """
 
 from typing import cast
@@ -11,20 +11,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llueve.config import ModelConfig
-from llueve.model.timer_xl import TimerXL, normalise, to_patches
+from llueve.model.timer_xl import Normalised, TimerXL, normalise, to_patches
+from llueve.panel import FloatArray
 
 NOTE_HIDDEN = 128
 NOTE_DROPOUT = 0.1
 NOTE_WEIGHT_STD = 0.01
-LEVELS = 4
-"""Level values of one variable: window mean, window spread, mean of the last patch, last observed value."""
+VARIABLE_WIDTH = 32
+HIDDEN = 128
+KNOTS = 16
+"""Training quantiles between which a level is encoded piecewise linearly."""
+LEVELS = 3
+"""Levels of one variable: mean of the window, mean of its last patch, newest observed value."""
+EXTRAS = 3
+"""Besides them: the window's spread, the share of it that was observed, whether its last step was."""
 
 
 class MeanHead(nn.Module):
     """The troubleshooting note's head: forecasting head → mean over all tokens → LayerNorm → Linear → GELU → Linear.
 
-    Dropout 0.1, weights N(0, 0.01²), biases zero. It cannot tell one variable from another, nor see any level: it is here as the
-    reference that the default head is measured against.
+    Dropout 0.1, weights N(0, 0.01²), biases zero. It cannot tell one variable from another, nor see any level: it is
+    here as the reference that the default head is measured against.
     """
 
     def __init__(self, patch_length: int, classes: int) -> None:
@@ -49,39 +56,55 @@ class MeanHead(nn.Module):
 
 
 class VariablesHead(nn.Module):
-    """The default head: each variable keeps its own embedding, level and spread until a learned pooling weighs them.
+    """The default head: each variable keeps its own place, level and spread until a small network joins them.
 
-    For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)), then Q learned
-    queries weigh the variables by softmax, and a small network turns the Q pooled vectors, with the facts, into logits.
-    The last layer starts at zero: the first forecast is the same for every window.
+    For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)); all hidden_c, side
+    by side with the facts, go through two hidden layers to the logits. Levels are encoded piecewise linearly between
+    the variable's training quantiles, so that a millimetre of rain counts where it matters, not where the extremes put
+    it (Gorishniy et al., arXiv:2203.05556). The last layer starts at zero: the first forecast is the same for all.
     """
+
+    knots_CJ: Tensor
 
     def __init__(self, width: int, variables: int, facts: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.queries = 8
-        self.token = nn.Linear(2 * width, width)
-        self.variable_CD = nn.Parameter(torch.empty(variables, width))
-        self.level_CVD = nn.Parameter(torch.empty(variables, LEVELS, width))
-        self.norm = nn.LayerNorm(width)
-        self.weigh = nn.Linear(width, self.queries)
-        self.pooled = nn.Linear(self.queries * width + facts, 2 * width)
+        inputs = LEVELS * (KNOTS - 1) + EXTRAS
+        self.token = nn.Linear(2 * width, VARIABLE_WIDTH)
+        self.variable_CW = nn.Parameter(torch.empty(variables, VARIABLE_WIDTH))
+        self.level_CVW = nn.Parameter(torch.empty(variables, inputs, VARIABLE_WIDTH))
+        self.norm = nn.LayerNorm(VARIABLE_WIDTH)
+        self.network = nn.Sequential(
+            nn.Linear(variables * VARIABLE_WIDTH + facts, HIDDEN),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.GELU(),
+            nn.Dropout(dropout),
+        )
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(2 * width, classes)
-        nn.init.normal_(self.variable_CD, std=0.02)
-        nn.init.normal_(self.level_CVD, std=LEVELS**-0.5)
+        self.out = nn.Linear(HIDDEN, classes)
+        self.register_buffer("knots_CJ", torch.linspace(-2, 2, KNOTS).repeat(variables, 1))
+        nn.init.normal_(self.variable_CW, std=0.02)
+        nn.init.normal_(self.level_CVW, std=inputs**-0.5)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, token_BCND: Tensor, present_BCN: Tensor, level_BCV: Tensor, facts_BF: Tensor) -> Tensor:
         """Logits (B, K)."""
         mean_BCD = _mean_over(token_BCND.flatten(0, 1), present_BCN.flatten(0, 1)).unflatten(0, token_BCND.shape[:2])
-        summary_BCD = self.token(torch.cat((mean_BCD, token_BCND[:, :, -1]), dim=-1))
-        level_BCD = torch.einsum("bcv,cvd->bcd", level_BCV, self.level_CVD)
-        hidden_BCD = self.dropout(F.gelu(self.norm(summary_BCD + self.variable_CD + level_BCD)))
-        weight_BCQ = self.weigh(hidden_BCD).softmax(dim=1)
-        pooled_BQD = torch.einsum("bcq,bcd->bqd", weight_BCQ, hidden_BCD)
-        joined = torch.cat((pooled_BQD.flatten(1), facts_BF), dim=-1)
-        return cast(Tensor, self.out(self.dropout(F.gelu(self.pooled(joined)))))
+        token_BCW = self.token(torch.cat((mean_BCD, token_BCND[:, :, -1]), dim=-1))
+        level_BCW = torch.einsum("bcv,cvw->bcw", self.encode_levels(level_BCV), self.level_CVW)
+        hidden_BCW = self.dropout(F.gelu(self.norm(token_BCW + self.variable_CW + level_BCW)))
+        return cast(Tensor, self.out(self.network(torch.cat((hidden_BCW.flatten(1), facts_BF), dim=-1))))
+
+    def encode_levels(self, level_BCV: Tensor) -> Tensor:
+        """Each level as how far it is through each interval between knots, 0…1; extras as they are."""
+        low_CJ, high_CJ = self.knots_CJ[:, :-1], self.knots_CJ[:, 1:]
+        # Equal knots (most days have no rain) are a step just above them.
+        width_CJ = (high_CJ - low_CJ).clamp(min=1e-4)
+        value_BCV1 = level_BCV[..., :LEVELS, None]
+        through_BCVJ = ((value_BCV1 - low_CJ[:, None]) / width_CJ[:, None]).clamp(0, 1)
+        return torch.cat((through_BCVJ.flatten(2), level_BCV[..., LEVELS:]), dim=-1)
 
 
 class Classifier(nn.Module):
@@ -107,6 +130,11 @@ class Classifier(nn.Module):
             else VariablesHead(config.width, variables, facts, classes, config.dropout)
         )
 
+    def set_knots(self, knots_CJ: FloatArray) -> None:
+        """Place the knots of the levels: quantiles of each variable in training, in the units of the windows."""
+        if isinstance(self.head, VariablesHead):
+            self.head.knots_CJ.copy_(torch.from_numpy(knots_CJ))
+
     def forward(self, x_BCL: Tensor, observed_BCL: Tensor, facts_BF: Tensor) -> Tensor:
         """Logits (B, K) from values in training-set units (zero where not observed), their mask, and the facts."""
         window = normalise(x_BCL, observed_BCL)
@@ -116,9 +144,7 @@ class Classifier(nn.Module):
         present_BCN = to_patches(observed_BCL, self.encoder.patch_length).any(-1)
         if isinstance(self.head, MeanHead):
             return cast(Tensor, self.head(token_BCND, present_BCN, self.encoder.head))
-        level_BCV = torch.stack(
-            (window.mean_BC, window.spread_BC, *_recent(x_BCL, observed_BCL, self.encoder.patch_length)), dim=-1
-        )
+        level_BCV = _levels(x_BCL, observed_BCL, window, self.encoder.patch_length)
         return cast(Tensor, self.head(token_BCND, present_BCN, level_BCV, facts_BF))
 
 
@@ -128,10 +154,14 @@ def _mean_over(x_BTD: Tensor, present_BT: Tensor) -> Tensor:
     return (x_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1)
 
 
-def _recent(x_BCL: Tensor, observed_BCL: Tensor, patch_length: int) -> tuple[Tensor, Tensor]:
-    """Mean of the last patch and the last observed value of each variable, (B, C); zero where there is none."""
+def _levels(x_BCL: Tensor, observed_BCL: Tensor, window: Normalised, patch_length: int) -> Tensor:
+    """What instance normalisation removes, and how much was observed: (B, C, LEVELS + EXTRAS)."""
     last_BCP, seen_BCP = x_BCL[..., -patch_length:], observed_BCL[..., -patch_length:]
-    mean_BC = (last_BCP * seen_BCP).sum(-1) / seen_BCP.sum(-1).clamp(min=1)
+    recent_BC = (last_BCP * seen_BCP).sum(-1) / seen_BCP.sum(-1).clamp(min=1)
     steps_L = torch.arange(1, x_BCL.shape[-1] + 1, device=x_BCL.device)
     newest_BC = (observed_BCL * steps_L).argmax(-1)
-    return mean_BC, x_BCL.gather(-1, newest_BC[..., None]).squeeze(-1)
+    value_BC = x_BCL.gather(-1, newest_BC[..., None]).squeeze(-1)
+    observed = observed_BCL.to(x_BCL.dtype)
+    return torch.stack(
+        (window.mean_BC, recent_BC, value_BC, window.spread_BC, observed.mean(-1), observed[..., -1]), dim=-1
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from llueve.errors import DataError, GuardStop, UsageError
@@ -126,12 +127,16 @@ def render(verification: dict[str, Any]) -> Table:
     """The scores of the model and the references as a table, the best value of each column in bold."""
     rows = {"model": verification["model"], **verification["references"]}
     table = Table(
-        title=f"{verification['part']}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events"
+        title=f"{verification['part']}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("forecast", no_wrap=True)
     best = {}
     for key, heading, more_is_better in _COLUMNS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
         values = [row[key] for row in rows.values() if row[key] is not None]
         best[key] = (max if more_is_better else min)(values, default=None)
     for name, row in rows.items():
