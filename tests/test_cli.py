@@ -754,3 +754,7 @@ def test_evaluate_without_the_table(copy: Project) -> None:
     config = copy.run / "config.toml"
     config.write_text(config.read_text().replace("table.csv", "gone.csv"))
     llueve("evaluate", copy.run).refused(1, "gone.csv", "no such file")
+
+
+def test_colons_of_a_message_are_text_not_pictures(tmp_path: Path) -> None:
+    llueve("config", "check", tmp_path / ":x:.toml").refused(2, ":x:.toml")

@@ -56,8 +56,8 @@ def train(
     from llueve import pipeline  # imports torch
     from llueve.verification.verify import render
 
-    result = pipeline.train(settings, run, overwrite, Console(stderr=True))
-    out = Console()
+    result = pipeline.train(settings, run, overwrite, Console(stderr=True, emoji=False))
+    out = Console(emoji=False)
     out.print(render(result.verification))
     out.print(result.verdict, style="bold", highlight=False)
     out.print(f"run directory: {result.directory}", highlight=False)
@@ -73,7 +73,7 @@ def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(verification, indent=2) + "\n")
         return
-    out = Console()
+    out = Console(emoji=False)
     out.print(render(verification))
     out.print(verification["verdict"], style="bold", highlight=False)
 
@@ -114,7 +114,7 @@ def audit(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
     if as_json:
         sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
     else:
-        Console().print(render(report))
+        Console(emoji=False).print(render(report))
     if report.errors:
         raise typer.Exit(4)
 
@@ -130,12 +130,14 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+        handlers=[RichHandler(console=Console(stderr=True, emoji=False), show_path=False, show_time=False)],
     )
     # Spinning threads stall every small operation as soon as another process needs a core (docs/decisions/0007).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except LlueveError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(
+            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(error.exit_code)

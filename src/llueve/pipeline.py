@@ -67,12 +67,13 @@ def train(config: Config, directory: str | Path, overwrite: bool = False, consol
     report.require_clean()
     split = split_panel(panel, config)
     scaler = fit_scaler(panel, split.training_rows)
-    saved = _fit(panel, split, scaler, config, run, console or Console(stderr=True))
+    console = console or Console(stderr=True)
+    saved = _fit(panel, split, scaler, config, run, console)
     save_model(run, saved)
-    return Result(run.directory, _verify(run, saved, panel, split, config))
+    return Result(run.directory, _verify(run, saved, panel, split, config, console))
 
 
-def evaluate(directory: str | Path) -> dict[str, Any]:
+def evaluate(directory: str | Path, console: Console | None = None) -> dict[str, Any]:
     """Verify a trained run on its test period again, from its files and its table; returns `verification.json`.
 
     Raises:
@@ -82,7 +83,7 @@ def evaluate(directory: str | Path) -> dict[str, Any]:
     saved = load_model(run)
     panel = read_table(config.data, config.target, known_categories=saved.categories)
     saved.require_same_shape(panel)
-    return _verify(run, saved, panel, split_panel(panel, config), config)
+    return _verify(run, saved, panel, split_panel(panel, config), config, console or Console(stderr=True))
 
 
 def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
@@ -127,7 +128,9 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
     return saved
 
 
-def _verify(run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, config: Config) -> dict[str, Any]:
+def _verify(
+    run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, config: Config, console: Console
+) -> dict[str, Any]:
     """Forecast the test period, judge the forecasts beside the references, and write both."""
     probability = _probability(saved, panel, split.test)
     event_ST = class_labels(panel, config.target)
@@ -146,15 +149,16 @@ def _verify(run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, config
         seed=config.train.seed,
     )
     sites = [str(site) for site in panel["site"].values]
-    verification = verify(
-        reference_data,
-        split.test,
-        probability,
-        sites,
-        bootstrap=config.verify.bootstrap,
-        block_days=config.verify.block_days,
-        event_index=saved.event_index,
-    )
+    with console.status("fitting the references and judging the test period"):
+        verification = verify(
+            reference_data,
+            split.test,
+            probability,
+            sites,
+            bootstrap=config.verify.bootstrap,
+            block_days=config.verify.block_days,
+            event_index=saved.event_index,
+        )
     rows = pd.DataFrame(
         {
             "site": panel["site"].values[split.test.site],
