@@ -79,7 +79,10 @@ def test_missing_cells_are_counted_in_rows_that_exist_only() -> None:
     temperature, pressure = NOISE.copy(), NOISE.copy()
     temperature[0, 50:60] = pressure[0, 50:60] = np.nan  # ten rows that the table does not have
     temperature[1, 100] = temperature[1, 120] = np.nan  # two cells of rows that it has
-    (finding,) = found(audit_panel(panel_of(temperature=temperature, pressure=pressure), config_of()), "missing_cells")
+    recorded = np.ones(temperature.shape, dtype=bool)
+    recorded[0, 50:60] = False
+    panel = panel_of(temperature=temperature, pressure=pressure).assign_coords(recorded=(("site", "time"), recorded))
+    (finding,) = found(audit_panel(panel, config_of()), "missing_cells")
     assert (finding.variable, finding.count, finding.severity) == ("temperature", 2, "info")
     assert (finding.first, finding.last) == ("2020-04-10T00:00:00", "2020-04-30T00:00:00")  # days 100 and 120
     assert "2 of 790 cells" in finding.message  # 2 sites x 400 rows less the 10
@@ -94,7 +97,8 @@ def test_an_empty_row_is_missing_and_a_skipped_day_is_not(tmp_path: Path) -> Non
     path.write_text("\n".join(["time,rain,wet", *rows]) + "\n")
     audit = audit_panel(read_table(DataConfig(path=str(path)), TargetConfig(label="wet")), config_of())
     (finding,) = found(audit, "missing_cells")
-    assert finding.count == 1 and "1 of 99 cells" in finding.message
+    assert finding.count == 1 and "1 of 99 cells missing (1.0%), at 1 of 1 sites" in finding.message
+    assert finding.first == finding.last == "2024-01-11T00:00:00"
 
 
 def test_a_variable_that_is_mostly_missing_is_a_warning() -> None:
@@ -310,3 +314,24 @@ def test_text_shows_every_finding_and_square_brackets_as_they_are() -> None:
         console.print(render(audit_panel(panel, config_of())))
     text = capture.get()
     assert "leak [mm]: equals the outcome" in text and "1 error(s)" in text and "here.csv" in text
+
+
+def three_classes(event: str) -> Config:
+    return config_of(target={"label": "wet", "classes": ["0", "1", "2"], "event": event})
+
+
+def test_a_copy_of_a_label_with_a_class_in_the_middle_is_found() -> None:
+    label = RANDOM.integers(0, 3, size=(2, STEPS)).astype(np.float32)
+    (finding,) = found(audit_panel(panel_of(label, copy=label, noise=NOISE), three_classes("1")), "holds_future")
+    assert finding.variable == "copy"
+
+
+def test_a_training_period_without_the_event_is_an_error() -> None:
+    label = RANDOM.integers(0, 2, size=(2, STEPS)).astype(np.float32)
+    label[:, STEPS - 40 :: 3] = 2
+    (finding,) = [
+        f
+        for f in found(audit_panel(panel_of(label, noise=NOISE), three_classes("2")), "one_class")
+        if f.severity == "error"
+    ]
+    assert "training holds '0' and '1', never the event '2'" in finding.message

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llueve.config import Config, load_config, parse_config
+from llueve.config import Config, SplitConfig, load_config, parse_config
 from llueve.errors import ConfigError
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
@@ -344,3 +344,25 @@ def test_a_configuration_is_frozen() -> None:
     config = parse_config(SMALLEST, where="")
     with pytest.raises(ValueError, match="frozen"):
         config.train.epochs = 3  # type: ignore[misc]
+
+
+def test_a_setting_inside_a_table_can_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[data]\npath = "t.csv"\n[target]\nvariable = "rain"\nthreshold_mm = 1.0\n')
+    fractions = ("split.validation_fraction=0.2", "split.test_fraction=0.2")
+    config = load_config(path, ("data.units.rain=mm", 'data.categories.sky="static"', "windows.context=8", *fractions))
+    assert config.data.units == {"rain": "mm"} and config.data.categories == {"sky": "static"}
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"validation_start": "2020-01-01", "test_start": "2021-01-01", "test_fraction": 0.3},
+        {"validation_fraction": 0.2},
+        {"validation_start": "2020-01-01"},
+        {},
+    ],
+)
+def test_half_a_split_or_two_of_them_are_refused(split: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="give validation_start and test_start"):
+        SplitConfig.model_validate(split)

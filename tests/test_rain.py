@@ -182,3 +182,16 @@ def test_steps_of_a_horizon_survive_rounding() -> None:
 def test_a_label_column_that_the_table_lacks() -> None:
     with pytest.raises(DataError, match=r"target\.label = 'wet': the table has no such column"):
         class_labels(panel_of([0.0, 1.0]), TargetConfig(label="wet"))
+
+
+def test_negative_rain_is_refused_where_it_is_and_packing_noise_is_not() -> None:
+    with pytest.raises(
+        DataError, match=r"tp: 1 values are below zero, the first -9999 at site 0, 2024-01-01T12:00.*sentinels"
+    ):
+        labels(panel_of([0, 0, -9999, 0, 0, 0]))
+    assert labels(panel_of([0, 0, -1e-5, 0, 0, 0]))[0][0] == 0.0
+
+
+def test_a_threshold_within_packing_noise_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"greater than or equal to 0\.01"):
+        TargetConfig(variable="tp", threshold_mm=0.0005)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llueve.errors import DataError
 from llueve.panel import feature_names
-from llueve.windows import build_windows, calendar_facts, fit_scaler, split_panel
+from llueve.windows import build_windows, calendar_facts, fit_scaler, split_panel, thinned
 
 CONTEXT = 8
 
@@ -92,10 +92,22 @@ def test_unknown_outcomes_make_no_window(make_panel, make_config):
     assert not set(ends.tolist()) & set(range(40, 50))
 
 
-def test_stride_thins_training_alone(make_panel, make_config):
-    full, thin = (split_panel(make_panel(), make_config(windows={"stride": n})) for n in (1, 3))
-    assert set((thin.training.end % 3).tolist()) == {0}
-    assert len(thin.validation) == len(full.validation)
+def test_stride_thins_what_the_model_is_given_and_nothing_else(make_panel, make_config):
+    full, same = (split_panel(make_panel(), make_config(windows={"stride": n})) for n in (1, 3))
+    assert len(same.training) == len(full.training)  # the references see every issue hour
+    thin = thinned(full.training, 3)
+    assert set((thin.end % 3).tolist()) == {0} and len(thin) == np.sum(full.training.end % 3 == 0)
+    with pytest.raises(DataError, match=r"windows\.stride = 1000 leaves none"):
+        thinned(full.training, 1000)
+
+
+def test_steps_that_the_source_has_no_row_for_are_not_judged(make_panel, make_config):
+    panel = make_panel()
+    recorded = np.ones(panel["a"].shape, dtype=bool)
+    recorded[0, 95:100] = False
+    split = split_panel(panel.assign_coords(recorded=(("site", "time"), recorded)), make_config())
+    ends = split.test.end[split.test.site == 0]
+    assert not set(ends.tolist()) & set(range(95, 100)) and {94, 100} <= set(ends.tolist())
 
 
 def test_context_longer_than_any_site_names_both_lengths(make_panel, make_config):

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
-from llueve.panel import BoolArray, Finding, FloatArray, feature_names, observed_rows
+from llueve.panel import BoolArray, Finding, FloatArray, feature_names, recorded_rows
 from llueve.rain import class_labels, horizon_steps
 from llueve.windows import Split, split_panel
 
@@ -106,9 +106,8 @@ def _describe_part(panel: xr.Dataset, end: NDArray[np.intp], y: NDArray[np.int64
 def _missing(panel: xr.Dataset, training_rows: int) -> list[Finding]:
     """Missing cells of each variable, and variables of which the training period tells nothing."""
     findings = []
-    recorded_ST = observed_rows(panel)
     # Steps that the source has no row for are gaps, which the reader reports: here only cells of its rows count.
-    rows = int(panel.attrs.get("rows", recorded_ST.sum()))
+    recorded_ST = recorded_rows(panel)
     for name in feature_names(panel):
         values_ST = panel[name].values
         known_ST = ~np.isnan(values_ST)
@@ -119,15 +118,15 @@ def _missing(panel: xr.Dataset, training_rows: int) -> list[Finding]:
         if np.nanmin(values_ST[:, :training_rows]) == np.nanmax(values_ST[:, :training_rows]):
             message = "one value only in the training period: it tells nothing apart; name it in data.exclude"
             findings.append(Finding("constant", "warning", f"{name}: {message}", variable=name))
-        count = rows - int(known_ST.sum())
-        if count:
-            findings.append(_missing_cells(panel, name, recorded_ST & ~known_ST, count, rows))
+        missing_ST = recorded_ST & ~known_ST
+        if missing_ST.any():
+            findings.append(_missing_cells(panel, name, missing_ST, int(recorded_ST.sum())))
     return findings
 
 
-def _missing_cells(panel: xr.Dataset, name: str, missing_ST: BoolArray, count: int, rows: int) -> Finding:
+def _missing_cells(panel: xr.Dataset, name: str, missing_ST: BoolArray, rows: int) -> Finding:
     """How much of one variable is missing, and where; all of it is masked on the way to the model."""
-    times = np.flatnonzero(np.any(missing_ST, axis=0))
+    times, count = np.flatnonzero(np.any(missing_ST, axis=0)), int(missing_ST.sum())
     never = int(np.isnan(panel[name].values).all(axis=1).sum())
     message = f"{name}: {count:,} of {rows:,} cells missing ({count / rows:.1%})"
     message += f", at {int(np.any(missing_ST, axis=1).sum())} of {panel.sizes['site']} sites"
@@ -137,8 +136,8 @@ def _missing_cells(panel: xr.Dataset, name: str, missing_ST: BoolArray, count: i
         "warning" if count > MOSTLY_MISSING * rows else "info",
         message + "; masked",
         variable=name,
-        first=_moment(panel, int(times[0])) if len(times) else None,
-        last=_moment(panel, int(times[-1])) if len(times) else None,
+        first=_moment(panel, int(times[0])),
+        last=_moment(panel, int(times[-1])),
         count=count,
     )
 
@@ -147,15 +146,17 @@ def _one_class(split: Split, config: Config) -> list[Finding]:
     findings = []
     for part in split.parts:
         present = np.unique(part.y)
-        if len(present) > 1:
+        event = config.target.class_names[config.target.event_index]
+        if len(np.unique(part.y == config.target.event_index)) > 1:
             continue
-        only = config.target.class_names[int(present[0])]
+        names = [repr(config.target.class_names[index]) for index in present]
+        only = f"only the class {names[0]}" if len(names) == 1 else f"{' and '.join(names)}, never the event {event!r}"
         if part.name == "training":
             mend = "there is nothing to learn to tell apart; move the cuts or mend the label"
-            findings.append(Finding("one_class", "error", f"training holds only the class {only!r}: {mend}"))
+            findings.append(Finding("one_class", "error", f"training holds {only}: {mend}"))
         else:
             mend = "AUC and skill are undefined there; move the cuts"
-            findings.append(Finding("one_class", "warning", f"{part.name} holds only the class {only!r}: {mend}"))
+            findings.append(Finding("one_class", "warning", f"{part.name} holds {only}: {mend}"))
     return findings
 
 
@@ -172,14 +173,14 @@ def _leaks(panel: xr.Dataset, config: Config, training_rows: int) -> list[Findin
     findings = []
     for name in feature_names(panel):
         values_ST = panel[name].values[:, :training_rows]
-        leaks = [k for k in range(1 - horizon, horizon + 1) if _separates(values_ST, event_ST, k)]
+        leaks = [k for k in range(1 - horizon, horizon + 1) if _tells(values_ST, labels_ST, event_ST, k)]
         if leaks:
             message = (
                 f"{name}: equals the outcome (up to a threshold) of {_shift(leaks[0])} at every training time, so it holds "
                 "the future; name it in data.exclude"
             )
             findings.append(Finding("holds_future", "error", message, variable=name))
-        elif _separates(values_ST, event_ST, -horizon):
+        elif _tells(values_ST, labels_ST, event_ST, -horizon):
             message = (
                 f"{name}: equals the newest outcome known at issue time ({horizon} steps ago): persistence, no leak"
             )
@@ -187,18 +188,18 @@ def _leaks(panel: xr.Dataset, config: Config, training_rows: int) -> list[Findin
     return findings
 
 
-def _separates(values_ST: FloatArray, event_ST: FloatArray, k: int) -> bool:
-    """Whether one threshold on value(t) tells event(t + k) without a single fault."""
+def _tells(values_ST: FloatArray, labels_ST: FloatArray, event_ST: FloatArray, k: int) -> bool:
+    """Whether value(t) is the class index of t + k, or one threshold on it tells event(t + k), without a single fault."""
     steps = values_ST.shape[1]
     if abs(k) >= steps:
         return False
     value = values_ST[:, max(0, -k) : steps - max(0, k)]
-    event = event_ST[:, max(0, k) : steps + min(0, k)]
+    label, event = (each[:, max(0, k) : steps + min(0, k)] for each in (labels_ST, event_ST))
     known = ~np.isnan(value) & ~np.isnan(event)
     wet, dry = value[known & (event == 1)], value[known & (event == 0)]
     if min(len(wet), len(dry)) < LEAK_ROWS:
         return False
-    return bool(wet.min() > dry.max() or wet.max() < dry.min())
+    return bool(wet.min() > dry.max() or wet.max() < dry.min() or (value[known] == label[known]).all())
 
 
 def _shift(k: int) -> str:

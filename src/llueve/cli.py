@@ -15,9 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from llueve.config import load_config
 from llueve.errors import LlueveError, RunError, UsageError
-from llueve.run import CONFIG
 
 app = typer.Typer(
     name="llueve",
@@ -48,6 +46,9 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a model, verify it on the test period, and print the verdict."""
+    from llueve.config import load_config
+    from llueve.run import CONFIG
+
     settings = load_config(config, tuple(overrides or ()))
     if config.resolve() == (run / CONFIG).resolve():
         raise UsageError(
@@ -106,11 +107,12 @@ def predict(
 @app.command()
 def audit(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Judge the data before training: missing cells, gaps, class balance, columns that hold the future."""
-    settings = load_config(config, tuple(overrides or ()))
     from llueve.audit import audit_panel, render
-    from llueve.sources.table import read_table
+    from llueve.config import load_config
+    from llueve.reading import read_panel
 
-    report = audit_panel(read_table(settings.data, settings.target), settings)
+    settings = load_config(config, tuple(overrides or ()))
+    report = audit_panel(read_panel(settings), settings)
     if as_json:
         sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
     else:
@@ -122,6 +124,8 @@ def audit(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
 @config_app.command("check")
 def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Validate a configuration and print it with every default."""
+    from llueve.config import load_config
+
     sys.stdout.write(load_config(config, tuple(overrides or ())).to_toml())
 
 

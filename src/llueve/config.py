@@ -94,8 +94,9 @@ class TargetConfig(Section):
     """The class whose probability is verified; without it the last one."""
     variable: str | None = None
     """Precipitation variable that is summed over the horizon."""
-    threshold_mm: float | None = Field(None, gt=0)
-    """The event is a sum of at least this many millimetres."""
+    threshold_mm: float | None = Field(None, ge=0.01)
+    """The event is a sum of at least this many millimetres. Packed archives hold traces of rain that never fell: 0.1 mm
+    is the usual least."""
     horizon_hours: float = Field(24.0, gt=0)
     """The target looks over (t, t + horizon]."""
     allow_sampled: bool = False
@@ -145,7 +146,8 @@ class SplitConfig(Section):
     def _one_way(self) -> Self:
         dates = (self.validation_start, self.test_start)
         fractions = (self.validation_fraction, self.test_fraction)
-        if (None not in dates) == (None not in fractions) or (None in dates) != (dates == (None, None)):
+        neither = (None, None)
+        if (dates == neither) == (fractions == neither) or (None in dates) == (None in fractions):
             raise ValueError(
                 "give validation_start and test_start (dates), or validation_fraction and test_fraction (of the time span)"
             )
@@ -165,7 +167,7 @@ class WindowsConfig(Section):
     context: int = Field(ge=1)
     """Steps that end at the issue time."""
     stride: int = Field(1, ge=1)
-    """Use every n-th issue time of the training period (validation and test use all)."""
+    """Train the model on every n-th issue time (validation, test and the references use all)."""
     missing: Literal["mask", "raw"] = "mask"
     """`mask` keeps missing cells out of every computation; `raw` hands them to the model as NaN, to show what then happens."""
 
@@ -297,19 +299,21 @@ def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) 
 def _apply(table: dict[str, Any], override: str) -> None:
     """Set one `section.key=value` in the parsed TOML."""
     key, equals, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and name):
+    path = [part.strip() for part in key.split(".")]
+    if not (equals and len(path) > 1 and all(path)):
         raise ConfigError(f"--set {override}: expected section.key=value, such as train.epochs=5")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    values = table.setdefault(section, {})
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{section} = {values!r}: is no section, so --set {override} cannot change it; write [{section}]"
-        )
-    values[name] = value
+    for part in path[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"{part} = {inner!r}: is no section, so --set {override} cannot change it; write [{part}]"
+            )
+        table = inner
+    table[path[-1]] = value
 
 
 def _explain(problem: Any) -> str:

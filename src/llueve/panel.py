@@ -8,8 +8,8 @@ A panel is an `xarray.Dataset` with
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
-- `attrs["step_hours"]`; `attrs["rows"]`: the (site, time) cells that the source has a row for;
-  and `attrs["findings"]`: what the reader met and changed, as a tuple of `Finding`.
+- a coordinate `recorded` by `(site, time)`: True where the source has a row, be it an empty one;
+- `attrs["step_hours"]`, and `attrs["findings"]`: what the reader met and changed, as a tuple of `Finding`.
 """
 
 from dataclasses import asdict, dataclass
@@ -77,6 +77,20 @@ def observed_rows(panel: xr.Dataset) -> BoolArray:
     for name in feature_names(panel):
         known_ST |= ~np.isnan(panel[name].values)
     return known_ST
+
+
+def recorded_rows(panel: xr.Dataset) -> BoolArray:
+    """True (site, time) where the source has a row; a panel that does not say has one where anything was observed."""
+    if "recorded" in panel.coords:
+        return np.asarray(panel.coords["recorded"].values, dtype=np.bool_)
+    label = label_name(panel)
+    return observed_rows(panel) | (False if label is None else ~np.isnan(panel[label].values))
+
+
+def static_table(panel: xr.Dataset) -> FloatArray:
+    """The static variables as (site, variable), with no column where there are none."""
+    columns = [panel[name].values for name in static_names(panel)]
+    return np.stack(columns, axis=-1) if columns else np.zeros((panel.sizes["site"], 0), np.float32)
 
 
 def check_panel(panel: xr.Dataset) -> xr.Dataset:

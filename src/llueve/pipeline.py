@@ -21,15 +21,16 @@ from llueve.audit import audit_panel
 from llueve.config import Config
 from llueve.errors import DataError, GuardStop
 from llueve.model.classifier import KNOTS
-from llueve.panel import feature_cube, feature_names, observed_rows, static_names
+from llueve.panel import feature_cube, feature_names, observed_rows, static_table
 from llueve.rain import class_labels
+from llueve.reading import read_panel
 from llueve.run import Run
-from llueve.saved import SavedModel, load_model, save_model
+from llueve.saved import SavedModel, fingerprint, load_model, save_model
 from llueve.sources.table import read_table
 from llueve.training.loop import predict_logits, probabilities, train_model
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
-from llueve.windows import Part, Scaler, Split, build_windows, fit_scaler, split_panel
+from llueve.windows import Part, Scaler, Split, build_windows, fit_scaler, split_panel, thinned
 
 logger = logging.getLogger(__name__)
 
@@ -60,30 +61,41 @@ def train(config: Config, directory: str | Path, overwrite: bool = False, consol
     Raises:
         DataError, AuditError, GuardStop, RunError: see `llueve.errors`.
     """
-    run = Run.create(directory, config, overwrite)
-    panel = read_table(config.data, config.target)
+    run = Run(Path(directory))
+    run.require_free(overwrite)
+    panel = read_panel(config)
     report = audit_panel(panel, config)
-    run.write_json(files.AUDIT, report.as_dict())
     report.require_clean()
     split = split_panel(panel, config)
     scaler = fit_scaler(panel, split.training_rows)
+    # Only now, so that neither a typing error nor bad data costs an earlier run or leaves half of a new one.
+    run.create(config, overwrite)
+    run.write_json(files.AUDIT, report.as_dict())
     console = console or Console(stderr=True)
     saved = _fit(panel, split, scaler, config, run, console)
+    probability = _probability(saved, panel, split.test)  # a model whose forecasts are not finite is not written
     save_model(run, saved)
-    return Result(run.directory, _verify(run, saved, panel, split, config, console))
+    return Result(run.directory, _verify(run, saved, panel, split, probability, config, console))
 
 
 def evaluate(directory: str | Path, console: Console | None = None) -> dict[str, Any]:
     """Verify a trained run on its test period again, from its files and its table; returns `verification.json`.
 
     Raises:
-        RunError: the run is incomplete. DataError: the table is gone or changed.
+        RunError: the run is incomplete. DataError: the table is gone or changed, so that its periods are no longer
+            those that the run held out.
     """
     run, config = Run.open(directory)
     saved = load_model(run)
-    panel = read_table(config.data, config.target, known_categories=saved.categories)
-    saved.require_same_shape(panel)
-    return _verify(run, saved, panel, split_panel(panel, config), config, console or Console(stderr=True))
+    panel = saved.aligned(read_table(config.data, config.target, known_categories=saved.categories))
+    if fingerprint(panel) != saved.fingerprint:
+        raise DataError(
+            f"{config.data.path}: is not the table that the run was trained on: its cells have changed, so its test period "
+            "may hold what the model was trained with. Restore it, train again, or use predict for other data"
+        )
+    split = split_panel(panel, config)
+    probability = _probability(saved, panel, split.test)
+    return _verify(run, saved, panel, split, probability, config, console or Console(stderr=True))
 
 
 def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
@@ -99,9 +111,12 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
     """
     run, config = Run.open(directory)
     saved = load_model(run)
-    data = config.data.model_copy(update={"path": str(table)})
-    panel = read_table(data, config.target, require_label=False, known_categories=saved.categories)
-    saved.require_same_shape(panel)
+    label = () if config.target.label is None else (config.target.label,)
+    data = config.data.model_copy(update={"path": str(table), "exclude": (*config.data.exclude, *label)})
+    panel = saved.aligned(read_table(data, None, require_label=False, known_categories=saved.categories))
+    for finding in panel.attrs["findings"]:
+        if finding.severity == "warning":
+            logger.warning(finding.message)
     part = _complete_windows(panel, saved.context, every_window)
     probability = _probability(saved, panel, part)
     return pd.DataFrame(
@@ -117,7 +132,7 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
     trained = train_model(
         saved.classifier,
         windows,
-        split.training,
+        thinned(split.training, config.windows.stride),
         split.validation,
         config.train,
         config.guard.max_skipped,
@@ -129,16 +144,20 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
 
 
 def _verify(
-    run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, config: Config, console: Console
+    run: Run,
+    saved: SavedModel,
+    panel: xr.Dataset,
+    split: Split,
+    probability: NDArray[np.float64],
+    config: Config,
+    console: Console,
 ) -> dict[str, Any]:
-    """Forecast the test period, judge the forecasts beside the references, and write both."""
-    probability = _probability(saved, panel, split.test)
+    """Judge the forecasts of the test period beside the references, and write both."""
     event_ST = class_labels(panel, config.target)
     event_ST = np.where(np.isnan(event_ST), np.nan, event_ST == saved.event_index).astype(np.float32)
-    statics = [panel[name].values for name in static_names(panel)]
     reference_data = ReferenceData(
         cube_STC=feature_cube(panel, feature_names(panel)),
-        statics_SF=np.stack(statics, axis=-1) if statics else np.zeros((panel.sizes["site"], 0), np.float32),
+        statics_SF=static_table(panel),
         times=panel["time"].values,
         step_hours=saved.step_hours,
         horizon_hours=config.target.horizon_hours,

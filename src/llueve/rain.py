@@ -14,6 +14,9 @@ from llueve.panel import FloatArray, label_name
 MILLIMETRES_PER_UNIT = {"mm": 1.0, "kg m-2": 1.0, "kg m**-2": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4, "inch": 25.4}
 """One millimetre of water is one kilogram per square metre; an inch is 25.4 mm by definition."""
 
+LEAST_MM = -0.01
+"""Packing leaves rain a little below zero; anything less is a mark or a fault, and would pass for a dry day."""
+
 
 def horizon_steps(horizon_hours: float, step_hours: float) -> int:
     """Steps that the horizon spans.
@@ -34,8 +37,8 @@ def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sa
     """Precipitation over (t, t + H] in millimetres, (S, T); NaN where any step of it is missing or after the end.
 
     Raises:
-        DataError: the variable is absent, has no unit, has a unit that is no depth of water, or sums over less time
-            than a step, so that a sum of its values would miss most of the rain.
+        DataError: the variable is absent, holds negative rain, has no unit or one that is no depth of water, or sums
+            over less time than a step, so that a sum of its values would miss most of the rain.
         UsageError: the horizon is no whole number of steps.
     """
     if variable not in panel:
@@ -66,6 +69,13 @@ def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sa
         )
     steps = horizon_steps(horizon_hours, step_hours)
     millimetres_ST = panel[variable].values * np.float32(MILLIMETRES_PER_UNIT[units])
+    if (below := millimetres_ST < LEAST_MM).any():
+        site, time = np.argwhere(below)[0]
+        raise DataError(
+            f"{variable}: {below.sum()} values are below zero, the first {panel[variable].values[site, time]:g} at "
+            f"{panel['site'].values[site]}, {np.datetime_as_string(panel['time'].values[time], unit='m')}; rain cannot be: if "
+            "they mean missing, name them in data.sentinels"
+        )
     total_ST = np.full_like(millimetres_ST, np.nan)
     if millimetres_ST.shape[1] > steps:
         # float64: many small float32 amounts must not lose the last bit that decides "at least".

@@ -33,24 +33,43 @@ class Run:
 
     directory: Path
 
-    @classmethod
-    def create(cls, directory: str | Path, config: Config, overwrite: bool = False) -> "Run":
+    def require_free(self, overwrite: bool) -> None:
+        """Check that a new run may take this directory; nothing is changed.
+
+        Raises:
+            RunError: it holds a run and `overwrite` is not given, or something that is no run.
+        """
+        try:
+            present = [path.name for path in self.directory.iterdir()]
+        except FileNotFoundError:
+            return
+        except NotADirectoryError as error:
+            raise RunError(f"{self.directory}: is a file; expected a directory, or a name that is free") from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if present and not overwrite:
+            raise RunError(f"{self.directory}: already exists; give another --run, or --overwrite to replace it")
+        if present and CONFIG not in present:
+            raise RunError(
+                f"{self.directory}: holds files but no run ({CONFIG} is not there), so it is not overwritten"
+            )
+
+    def create(self, config: Config, overwrite: bool) -> None:
         """Make the directory and write the configuration into it.
 
         With `overwrite`, the files of an earlier run there are removed, and nothing else.
 
         Raises:
-            RunError: it already holds something, or cannot be written.
+            RunError: as `require_free`, or it cannot be written.
         """
-        run = cls(Path(directory))
+        self.require_free(overwrite)
         try:
-            if run.directory.exists():
-                run._clear(overwrite)
-            run.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                (self.directory / name).unlink(missing_ok=True)
         except OSError as error:
-            raise run._unwritable(error) from error
-        run.write_text(CONFIG, config.to_toml())
-        return run
+            raise self._unwritable(error) from error
+        self.write_text(CONFIG, config.to_toml())
 
     @classmethod
     def open(cls, directory: str | Path) -> tuple["Run", Config]:
@@ -65,21 +84,6 @@ class Run:
                 f"{directory}: is no run directory (no {CONFIG} in it); give the DIR of `llueve train --run DIR`"
             )
         return run, load_config(run.directory / CONFIG)
-
-    def _clear(self, overwrite: bool) -> None:
-        if not self.directory.is_dir():
-            raise RunError(f"{self.directory}: is a file; expected a directory, or a name that is free")
-        present = [path.name for path in self.directory.iterdir()]
-        if not present:
-            return
-        if not overwrite:
-            raise RunError(f"{self.directory}: already exists; give another --run, or --overwrite to replace it")
-        if CONFIG not in present:
-            raise RunError(
-                f"{self.directory}: holds files but no run ({CONFIG} is not there), so it is not overwritten"
-            )
-        for name in FILES:
-            (self.directory / name).unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
         """Path of one file of the run.
@@ -103,6 +107,8 @@ class Run:
         path = self.path(name)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror or error})") from error
         except ValueError as error:
             raise RunError(f"{path}: is damaged ({error}); train again with --overwrite") from error
         if not isinstance(content, dict):

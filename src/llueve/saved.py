@@ -3,28 +3,61 @@
 Shapes: C variables.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from llueve import run as files
-from llueve.config import Config, ModelConfig
+from llueve.config import Config, ModelConfig, Section
 from llueve.errors import CheckpointError, DataError, listed
 from llueve.model.classifier import Classifier
-from llueve.panel import feature_names, static_names
+from llueve.panel import feature_names, label_name, static_names
 from llueve.run import Run
 from llueve.windows import Scaler, Split, calendar_facts
 
 FORMAT = 1
 """Raised when `model.json` changes in a way that older code would misread."""
+
+
+class ScalerFile(Section):
+    """The scaler as `model.json` holds it."""
+
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+class ModelFile(Section):
+    """`model.json`, checked as it is read: see `SavedModel` for what each entry means."""
+
+    format: int
+    model: ModelConfig
+    variables: list[tuple[str, str | None]] = Field(min_length=1)
+    statics: list[str]
+    scaler: ScalerFile
+    categories: dict[str, list[str]]
+    classes: list[str] = Field(min_length=2)
+    event_index: int = Field(ge=0)
+    context: int = Field(ge=1, strict=True)
+    step_hours: float = Field(gt=0)
+    missing: Literal["mask", "raw"]
+    split: dict[str, Any]
+    fingerprint: str
+    trained: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _event_is_a_class(self) -> Self:
+        if self.event_index >= len(self.classes):
+            raise ValueError(f"event_index {self.event_index} is none of the {len(self.classes)} classes")
+        return self
 
 
 @dataclass
@@ -45,6 +78,8 @@ class SavedModel:
     step_hours: float
     missing: Literal["mask", "raw"]
     split: dict[str, Any]
+    fingerprint: str
+    """Of the panel that it was trained and verified on."""
     trained: dict[str, Any] = field(default_factory=dict)
     """Best epoch, its validation loss, samples skipped."""
 
@@ -67,6 +102,7 @@ class SavedModel:
             context=config.windows.context,
             step_hours=step_hours,
             missing=config.windows.missing,
+            fingerprint=fingerprint(panel),
             split={
                 "validation_start": str(split.validation_start),
                 "test_start": str(split.test_start),
@@ -74,11 +110,11 @@ class SavedModel:
             },
         )
 
-    def require_same_shape(self, panel: xr.Dataset) -> None:
-        """Check that a panel has the variables, units and step that the model was trained with.
+    def aligned(self, panel: xr.Dataset) -> xr.Dataset:
+        """The panel with the trained variables in the trained order.
 
         Raises:
-            DataError: it differs; each difference is named.
+            DataError: variables, units or step differ from the trained ones; each difference is named.
         """
         step_hours = float(panel.attrs["step_hours"])
         here = {name: panel[name].attrs.get("units") for name in feature_names(panel)}
@@ -91,21 +127,32 @@ class SavedModel:
         if unknown := [name for name in here if name not in trained]:
             problems.append(f"it has variables that the model never saw: {listed(unknown, 10)}")
         problems.extend(
-            f"{name} is in {here[name]}, trained in {units}"
+            f"{name} is {_in_units(here[name])}, trained {_in_units(units)}"
             for name, units in trained.items()
             if name in here and here[name] != units
         )
-        if static_names(panel) != self.statics:
+        if sorted(static_names(panel)) != sorted(self.statics):
             problems.append(f"its static columns are {static_names(panel)}, trained with {self.statics}")
         if problems:
-            raise DataError(
-                f"{panel.attrs.get('source', 'the table')}: differs from what the model was trained on: {'; '.join(problems)}"
-            )
-        if list(here) != list(trained):
-            raise DataError(
-                f"{panel.attrs.get('source', 'the table')}: its columns are in another order than trained; expected "
-                f"{', '.join(trained)}"
-            )
+            source = panel.attrs.get("source", "the table")
+            raise DataError(f"{source}: differs from what the model was trained on: {'; '.join(problems)}")
+        label = label_name(panel)
+        return panel[[*trained, *self.statics, *([] if label is None else [label])]]
+
+
+def _in_units(units: str | None) -> str:
+    return "without a unit (write it into the header: name [unit])" if units is None else f"in {units}"
+
+
+def fingerprint(panel: xr.Dataset) -> str:
+    """SHA-256 of sites, times and every cell of a panel."""
+    digest = hashlib.sha256()
+    digest.update("\n".join(panel["site"].values.tolist()).encode())
+    digest.update(panel["time"].values.astype("datetime64[ns]").astype(np.int64).tobytes())
+    for name, array in panel.data_vars.items():
+        digest.update(str(name).encode())
+        digest.update(array.values.tobytes())
+    return digest.hexdigest()
 
 
 def _classifier(
@@ -139,29 +186,22 @@ def load_model(run: Run) -> SavedModel:
     Raises:
         RunError: a file is absent. CheckpointError: one is damaged or they do not fit each other.
     """
-    description = run.read_json(files.MODEL)
-    if description.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{run.directory / files.MODEL}: was written by another version of llueve; train again")
     path = run.path(files.WEIGHTS)
+    description = run.read_json(files.MODEL)
+    if description.get("format") != FORMAT:
+        raise CheckpointError(f"{run.directory / files.MODEL}: was written by another version of llueve; train again")
     try:
-        model = ModelConfig.model_validate(description.pop("model"))
-        scaler = description.pop("scaler")
-        variables = [(str(name), units) for name, units in description.pop("variables")]
-        classifier = _classifier(
-            model, len(variables), description["statics"], description["step_hours"], description["classes"]
-        )
+        known = ModelFile.model_validate(description)
+        count = len(known.variables)
+        classifier = _classifier(known.model, count, known.statics, known.step_hours, known.classes)
         classifier.load_state_dict(load_file(path))
-        return SavedModel(
-            classifier=classifier,
-            model=model,
-            variables=variables,
-            scaler=Scaler(*(np.array(scaler[name], np.float32).reshape(len(variables)) for name in ("mean", "std"))),
-            **description,
-        )
-    except (SafetensorError, RuntimeError, ValidationError, KeyError, TypeError, ValueError) as error:
+        mean_C, std_C = (np.array(each, np.float32).reshape(count) for each in (known.scaler.mean, known.scaler.std))
+    except (SafetensorError, OSError, RuntimeError, ValidationError, ValueError) as error:
         raise CheckpointError(
             f"{path}: weights and {files.MODEL} cannot be read together ({error}); train again"
         ) from error
+    rest = {name: getattr(known, name) for name in ModelFile.model_fields if name not in ("format", "scaler")}
+    return SavedModel(classifier=classifier, scaler=Scaler(mean_C, std_C), **rest)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from llueve.config import Config, SplitConfig
 from llueve.errors import DataError
-from llueve.panel import BoolArray, FloatArray, feature_cube, feature_names, observed_rows, static_names
+from llueve.panel import BoolArray, FloatArray, feature_cube, feature_names, observed_rows, recorded_rows, static_table
 from llueve.rain import class_labels, horizon_steps
+
+MOST_SPREADS = 1e15
+"""Training standard deviations beyond which the square of a value nears the end of float32."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Split:
     """The three periods of one panel."""
 
     training: Part
+    """Every issue time; the model may be given fewer (`windows.stride`), the references never are."""
     validation: Part
     test: Part
     validation_start: np.datetime64
@@ -59,6 +63,20 @@ class Split:
         return (self.training, self.validation, self.test)
 
 
+def thinned(part: Part, stride: int) -> Part:
+    """Every n-th issue time.
+
+    Raises:
+        DataError: none is left.
+    """
+    thin = part[part.end % stride == 0]
+    if not len(thin):
+        raise DataError(
+            f"windows.stride = {stride} leaves none of the {len(part)} {part.name} windows; choose a smaller one"
+        )
+    return thin
+
+
 @dataclass(frozen=True)
 class Scaler:
     """Mean and standard deviation of each variable, from the cells of the training period alone."""
@@ -67,8 +85,13 @@ class Scaler:
     std_C: FloatArray
 
     def scale(self, cube_STC: FloatArray) -> FloatArray:
-        """Values in training-set units."""
-        return np.asarray((cube_STC - self.mean_C) / self.std_C, dtype=np.float32)
+        """Values in training-set units, ±infinity beyond what float32 holds."""
+        scaled_STC = np.empty_like(cube_STC)
+        for c, (mean, std) in enumerate(zip(self.mean_C, self.std_C, strict=True)):
+            exact_ST = (cube_STC[..., c].astype(np.float64) - mean) / std
+            beyond_ST = np.abs(exact_ST) > np.finfo(np.float32).max
+            scaled_STC[..., c] = np.where(beyond_ST, np.copysign(np.inf, exact_ST), exact_ST)
+        return scaled_STC
 
 
 def cut_indices(times: NDArray[np.datetime64], split: SplitConfig) -> tuple[int, int, int]:
@@ -116,15 +139,13 @@ def split_panel(panel: xr.Dataset, config: Config) -> Split:
         raise DataError(
             f"windows.context = {context} steps, but the longest site has {longest}; choose a shorter context"
         )
-    usable_ST = ~np.isnan(labels_ST) & (np.arange(len(times)) >= first_S[:, None] + context - 1)
+    usable_ST = recorded_rows(panel) & ~np.isnan(labels_ST) & (np.arange(len(times)) >= first_S[:, None] + context - 1)
     first_validation, first_test, end = cut_indices(times, config.split)
     purge = context + ahead
 
-    def part(name: str, start: int, stop: int, stride: int = 1) -> Part:
-        chosen_ST = usable_ST[:, start : max(stop, start)]
-        site, step = np.nonzero(chosen_ST)
-        kept = (step + start) % stride == 0
-        site, step = site[kept], step[kept] + start
+    def part(name: str, start: int, stop: int) -> Part:
+        site, step = np.nonzero(usable_ST[:, start : max(stop, start)])
+        step += start
         if not len(site):
             raise DataError(
                 f"the {name} period has no window: {max(stop - start, 0)} steps from {times[start]} on are left of it once the "
@@ -133,7 +154,7 @@ def split_panel(panel: xr.Dataset, config: Config) -> Split:
             )
         return Part(name, site, step, labels_ST[site, step].astype(np.int64))
 
-    training = part("training", 0, first_validation - purge + 1, config.windows.stride)
+    training = part("training", 0, first_validation - purge + 1)
     return Split(
         training=training,
         validation=part("validation", first_validation, first_test - purge + 1),
@@ -211,19 +232,28 @@ def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Lite
 
     With `raw`, missing cells stay NaN and count as observed, so that they reach the model: it exists to show what then
     happens.
+
+    Raises:
+        DataError: a value is so far from all of training that its square overflows; it is named with site and time.
     """
     cube_STC = feature_cube(panel, feature_names(panel))
     observed_STC = ~np.isnan(cube_STC)
     values_STC = scaler.scale(cube_STC)
+    if (absurd_STC := np.abs(values_STC) > MOST_SPREADS).any():
+        site, time, variable = np.argwhere(absurd_STC)[0]
+        raise DataError(
+            f"{feature_names(panel)[variable]}: {cube_STC[site, time, variable]:g} at {panel['site'].values[site]}, "
+            f"{np.datetime_as_string(panel['time'].values[time], unit='m')} is more than {MOST_SPREADS:g} standard deviations "
+            f"from the training period ({absurd_STC.sum()} such values); mend it, or name it in data.sentinels"
+        )
     if missing == "raw":
         observed_STC = np.ones_like(observed_STC)
     else:
         values_STC[~observed_STC] = 0.0
-    statics = [panel[name].values for name in static_names(panel)]
     return Windows(
         values_STC=values_STC,
         observed_STC=observed_STC,
         calendar_TF=calendar_facts(panel["time"].values, float(panel.attrs["step_hours"])),
-        statics_SF=np.stack(statics, axis=-1) if statics else np.zeros((panel.sizes["site"], 0), np.float32),
+        statics_SF=static_table(panel),
         context=context,
     )

@@ -505,7 +505,16 @@ def test_known_categories_make_the_variables(tmp_path: Path) -> None:
     assert feature_names(panel) == ["sky=dust", "sky=fog", "sky=sun", "storm=Yes"]
     assert series(panel, "sky=sun") == [1, 1] and series(panel, "storm=Yes") == [1, 1]
     new = later + "2024-01-07,hail,No\n"
-    refused(tmp_path, new, "'hail'", "row 4", "dust, fog, sun", categories=KINDS, known_categories=known)
+    panel = read(tmp_path, new, categories=KINDS, known_categories=known)
+    assert series(panel, "sky=sun") == [1, 1, -1]  # what the model never learnt tells it nothing
+    (finding,) = panel.attrs["findings"]
+    assert (finding.code, finding.severity, finding.variable, finding.count) == (
+        "unknown_category",
+        "warning",
+        "sky",
+        1,
+    )
+    assert "hail" in finding.message and finding.first == "2024-01-07T00:00:00"
     refused(tmp_path, later, "not trained with", categories=KINDS, known_categories={"sky": ["sun"]})
 
 

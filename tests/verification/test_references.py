@@ -119,7 +119,7 @@ def test_persistence_waits_until_the_horizon_is_over() -> None:
     data, rows = tiny(days, [1, 0, 0, 1, 1, 0], training=[0, 1, 2, 3], asked=[1, 2, 3, 4, 5])
     two_steps = replace(data, horizon_hours=48)
     assert r.persistence(two_steps, rows).tolist() == [1 / 2, 1, 0, 0, 1]
-    assert replace(data, horizon_hours=36).horizon_steps == 2
+    assert replace(data, horizon_hours=48).horizon_steps == 2
 
 
 def test_design_matrix_by_hand() -> None:

@@ -151,22 +151,36 @@ def wind_column(table: Table, name: str, data: DataConfig, times: Times) -> tupl
 
 
 def category_column(
-    table: Table, name: str, data: DataConfig, known: Mapping[str, Sequence[str]] | None
-) -> tuple[list[Variable], list[str]]:
+    table: Table, name: str, data: DataConfig, times: Times, known: Mapping[str, Sequence[str]] | None
+) -> tuple[list[Variable], list[str], list[Finding]]:
     """One 0/1 variable per value (one alone, for the second value, where there are two), and the values used.
 
+    A value that is not in `known` tells a model nothing that it learnt: it counts as missing, and is reported.
+
     Raises:
-        DataError: a value that is not in `known`, more than 50 values, or none.
+        DataError: more than 50 values, or none.
     """
     cells = text_cells(table, name, data.missing).merged(plain)
     values = _category_values(table, name, cells, known)
-    numbers = {value: i for i, value in enumerate(values)}
-    index = cells.take([numbers[value] for value in cells.values])
+    numbers = {value: float(i) for i, value in enumerate(values)}
+    index = cells.take([numbers.get(value, np.nan) for value in cells.values])
+    unknown = cells.holds(lambda value: value not in numbers)
+    findings = []
+    if unknown.any():
+        new = listed([value for value in cells.values if value not in numbers])
+        message = f"{name}: the categories {new} were not in the training data; {unknown.sum()} cells count as missing"
+        findings.append(_finding("unknown_category", "warning", message, name, times[unknown]))
     shown = values[1:] if len(values) == 2 else values
-    return [
-        Variable(f"{name}={value}", np.where(np.isnan(index), np.nan, index == numbers[value]), None, averaged=False)
-        for value in shown
-    ], values
+    return (
+        [
+            Variable(
+                f"{name}={value}", np.where(np.isnan(index), np.nan, index == numbers[value]), None, averaged=False
+            )
+            for value in shown
+        ],
+        values,
+        findings,
+    )
 
 
 def label_column(table: Table, data: DataConfig, target: TargetConfig, name: str) -> Variable:
@@ -192,11 +206,7 @@ def _category_values(table: Table, name: str, cells: Cells, known: Mapping[str, 
     if known is not None:
         if name not in known:
             raise DataError(f"{table.source}: column {name!r} is a category that the model was not trained with")
-        values = [str(value) for value in known[name]]
-        refused = np.array([value not in values for value in cells.values], dtype=bool)
-        advice = "treat it as missing (data.missing), or train on data that holds it"
-        _refuse(table, name, cells, refused, f"the model knows the categories {listed(values, 10)}", advice)
-        return values
+        return [str(value) for value in known[name]]
     if not found:
         raise DataError(
             f"{table.source}: column {name!r} is all missing, so it has no categories; leave it out with data.exclude"

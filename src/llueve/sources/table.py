@@ -32,7 +32,7 @@ def read_table(
         require_label: False when predicting: the label column and those of `data.exclude`, which tell the future, need
             not be there.
         known_categories: for each column of `data.categories` the values that a model was trained with. They make the
-            variables, whatever values this file holds.
+            variables; other values in this file count as missing, and are among the findings.
 
     Returns:
         The checked panel, float32, with `attrs` step_hours (hours), source, findings, and categories (the values of
@@ -57,11 +57,17 @@ def read_table(
         label = label_column(table, data, target, target.label)
         array = _by_time(grid, label).assign_attrs(role="label", classes=list(target.classes))
         _add(arrays, table, target.label, label.name, array)
-    panel = xr.Dataset(arrays, coords={"site": np.array(grid.sites, dtype=str), "time": grid.times})
+    recorded = np.zeros(len(grid.sites) * len(grid.times), dtype=np.bool_)
+    recorded[grid.cell_of_row] = True
+    coords = {
+        "site": np.array(grid.sites, dtype=str),
+        "time": grid.times,
+        "recorded": (("site", "time"), recorded.reshape(len(grid.sites), -1)),
+    }
+    panel = xr.Dataset(arrays, coords)
     panel.attrs = {
         "step_hours": grid.step_hours,
         "source": data.path,
-        "rows": len(np.unique(grid.cell_of_row)),
         "findings": tuple(findings),
         "categories": categories,
     }
@@ -97,7 +103,7 @@ def _add_feature(
     findings: list[Finding] = []
     values: list[str] | None = None
     if kind is not None:
-        variables, values = category_column(table, name, data, known)
+        variables, values, findings = category_column(table, name, data, times, known)
     else:
         read = wind_column if name in data.wind_directions else number_column
         variables, findings = read(table, name, data, times)

@@ -97,7 +97,7 @@ def train_model(
             started = time.perf_counter()
             guard.start_epoch()
             progress.start_epoch(epoch)
-            train_loss = _one_epoch(model, windows, training, config, order, optimiser, schedule, guard, progress)
+            train_loss, rate = _one_epoch(model, windows, training, config, order, optimiser, schedule, guard, progress)
             validation_loss = log_loss(predict_logits(model, windows, validation), validation.y)
             skipped += guard.skipped
             line = EpochRecord(
@@ -107,7 +107,7 @@ def train_model(
                 validation_loss=validation_loss if math.isfinite(validation_loss) else None,
                 skipped=guard.skipped,
                 seconds=round(time.perf_counter() - started, 3),
-                learning_rate=float(max(schedule.get_last_lr())),
+                learning_rate=rate,
             )
             record(line)
             # NaN compares false to everything, so the finite check must come first: a NaN is never the best.
@@ -137,11 +137,12 @@ def _one_epoch(
     schedule: torch.optim.lr_scheduler.LambdaLR,
     guard: Guard,
     progress: TrainingProgress,
-) -> float | None:
-    """One pass over the training windows in random order; the mean loss of the applied steps."""
+) -> tuple[float | None, float]:
+    """One pass over the training windows in random order: mean loss of the applied steps, and the last step's rate."""
     model.train()
-    total, applied = 0.0, 0
+    total, applied, rate = 0.0, 0, 0.0
     for number, batch in enumerate(batches(training, config.batch_size, order.permutation(len(training))), start=1):
+        rate = float(max(schedule.get_last_lr()))
         inputs = as_tensors(windows, batch)
         loss = F.cross_entropy(model(*inputs), torch.from_numpy(batch.y))
         optimiser.zero_grad(set_to_none=True)
@@ -155,8 +156,8 @@ def _one_epoch(
             optimiser.step()
             schedule.step()
             total, applied = total + loss_value * len(batch), applied + len(batch)
-        progress.step(total / applied if applied else math.nan, float(max(schedule.get_last_lr())), guard.skipped)
-    return total / applied if applied else None
+        progress.step(total / applied if applied else math.nan, rate, guard.skipped)
+    return total / applied if applied else None, rate
 
 
 def predict_logits(model: Classifier, windows: Windows, part: Part) -> FloatArray:

@@ -23,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from threadpoolctl import threadpool_limits
 
 from llueve.errors import DataError, UsageError
+from llueve.rain import horizon_steps
 from llueve.verification.scores import log_score
 from llueve.windows import Part
 
@@ -76,7 +77,7 @@ class ReferenceData:
     @property
     def horizon_steps(self) -> int:
         """Steps after which an outcome is known."""
-        return math.ceil(self.horizon_hours / self.step_hours)
+        return horizon_steps(self.horizon_hours, self.step_hours)
 
 
 def climatology(data: ReferenceData, part: Part) -> NDArray[np.float64]:
