@@ -10,15 +10,35 @@ from llueve.errors import LlueveError
 
 if TYPE_CHECKING:
     from llueve.config import Config, load_config
+    from llueve.model.classifier import TimerXLForClassification
+    from llueve.model.pretrained import load_pretrained
     from llueve.pipeline import Result, evaluate, predict, train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "LlueveError", "Result", "evaluate", "load_config", "predict", "train"]
+_LAZY = {
+    "Config": "llueve.config",
+    "Result": "llueve.pipeline",
+    "TimerXLForClassification": "llueve.model.classifier",
+    "evaluate": "llueve.pipeline",
+    "load_config": "llueve.config",
+    "load_pretrained": "llueve.model.pretrained",
+    "predict": "llueve.pipeline",
+    "train": "llueve.pipeline",
+}
+__all__ = [
+    "Config",
+    "LlueveError",
+    "Result",
+    "TimerXLForClassification",
+    "evaluate",
+    "load_config",
+    "load_pretrained",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Config", "load_config"):
-        return getattr(import_module("llueve.config"), name)
-    if name in ("Result", "evaluate", "predict", "train"):
-        return getattr(import_module("llueve.pipeline"), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'llueve' has no attribute {name!r}")

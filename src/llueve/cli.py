@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Work with configuration files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+checkpoint_app = typer.Typer(help="Look into and convert published checkpoints.", no_args_is_help=True)
+app.add_typer(checkpoint_app, name="checkpoint")
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG.toml", help="The configuration; examples/ has complete ones.")
@@ -127,6 +129,40 @@ def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     from llueve.config import load_config
 
     sys.stdout.write(load_config(config, tuple(overrides or ())).to_toml())
+
+
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file, a folder with one, or a Hugging Face name.")
+]
+
+
+@checkpoint_app.command("inspect")
+def checkpoint_inspect(file: Checkpoint, as_json: AsJson = False) -> None:
+    """Tell format, sizes, and what of a checkpoint would load; nothing in the file is run."""
+    from llueve.model.pretrained import inspect_checkpoint
+
+    report, _ = inspect_checkpoint(file)
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
+    else:
+        Console().print(report.render(), highlight=False)
+    if report.problems(()):
+        raise typer.Exit(1)
+
+
+@checkpoint_app.command("convert")
+def checkpoint_convert(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or a run directory for its encoder.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="openltm, huggingface or safetensors.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the new file.")],
+) -> None:
+    """Write an encoder in another published format, where its architecture has one."""
+    if to not in ("openltm", "huggingface", "safetensors"):
+        raise UsageError(f"--to {to}: expected openltm, huggingface or safetensors")
+    from llueve import pipeline
+
+    for path in pipeline.convert(file, to, output):  # type: ignore[arg-type]
+        Console().print(f"wrote {path}", highlight=False)
 
 
 def main() -> None:

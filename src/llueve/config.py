@@ -177,6 +177,12 @@ class ModelConfig(Section):
 
     head: Literal["variables", "mean"] = "variables"
     """`variables` pools each variable apart and keeps its level and spread; `mean` is the troubleshooting note's head."""
+    pretrained: str = "none"
+    """`none` for a fresh encoder, or a checkpoint: a file, a folder, or the name of a Hugging Face repository."""
+    allow_missing: tuple[str, ...] = ()
+    """Tensors of the checkpoint that may be absent or left over; `*` matches any text."""
+    architecture: Literal["timer_xl", "timer"] = "timer_xl"
+    """`timer_xl` sees all variables together, `timer` each alone. A checkpoint decides it, and the sizes below."""
     patch_length: int = Field(96, ge=1)
     """Steps in one token."""
     width: int = Field(64, ge=2)
@@ -257,7 +263,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read and validate a TOML file.
 
     Args:
-        path: the file. A relative `data.path` in it is taken relative to the file's folder.
+        path: the file. Relative paths in it are taken relative to its folder.
         overrides: `section.key=value` with the value in TOML, such as `model.head="mean"`; bare words are text.
 
     Raises:
@@ -280,7 +286,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
 def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) -> Config:
     """Validate a configuration that is already a dictionary; `where` names it in errors.
 
-    With `folder`, a relative `data.path` becomes absolute, starting there.
+    With `folder`, relative paths in it become absolute, starting there.
 
     Raises:
         ConfigError: a key or value is refused.
@@ -290,10 +296,17 @@ def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) 
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems)) from None
-    if folder is None or config.data.path.startswith("package:"):
-        return config
-    absolute = str((folder / config.data.path).resolve())
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": absolute})})
+    return config if folder is None else _absolute(config, folder)
+
+
+def _absolute(config: Config, folder: Path) -> Config:
+    """The configuration with paths that no longer depend on where its file lies."""
+    data, model = config.data, config.model
+    if not data.path.startswith("package:"):
+        data = data.model_copy(update={"path": str((folder / data.path).resolve())})
+    if (folder / model.pretrained).exists():  # else a word, or the name of a repository
+        model = model.model_copy(update={"pretrained": str((folder / model.pretrained).resolve())})
+    return config.model_copy(update={"data": data, "model": model})
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

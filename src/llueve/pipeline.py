@@ -19,8 +19,9 @@ from rich.console import Console
 from llueve import run as files
 from llueve.audit import audit_panel
 from llueve.config import Config
-from llueve.errors import DataError, GuardStop
+from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
 from llueve.model.classifier import KNOTS
+from llueve.model.pretrained import Format, encode_checkpoint, inspect_checkpoint, load_pretrained
 from llueve.panel import feature_cube, feature_names, observed_rows, static_table
 from llueve.rain import class_labels
 from llueve.reading import read_panel
@@ -61,6 +62,7 @@ def train(config: Config, directory: str | Path, overwrite: bool = False, consol
     Raises:
         DataError, AuditError, GuardStop, RunError: see `llueve.errors`.
     """
+    config = _with_checkpoint_sizes(config)
     run = Run(Path(directory))
     run.require_free(overwrite)
     panel = read_panel(config)
@@ -122,6 +124,50 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
     return pd.DataFrame(
         {"site": panel["site"].values[part.site], "time": panel["time"].values[part.end], "probability": probability}
     )
+
+
+def convert(source: str | Path, to: Format, output: str | Path) -> list[Path]:
+    """Write the encoder of a checkpoint, or of a run, in a published format; returns the files written into `output`.
+
+    Args:
+        source: what `load_pretrained` takes, or a run directory.
+        to: `openltm`, `huggingface` or `safetensors`.
+        output: folder, made if need be; files that are there are not replaced.
+
+    Raises:
+        CheckpointError: the source cannot be read. UsageError: its architecture has no such format, or a file is there.
+    """
+    is_run = (Path(source) / files.MODEL).is_file()
+    encoder = load_model(Run.open(source)[0]).classifier.encoder if is_run else load_pretrained(source)[0]
+    contents = {Path(output) / name: content for name, content in encode_checkpoint(encoder, to).items()}
+    for path in contents:
+        if path.exists():
+            raise UsageError(f"{path}: is there already; give another --output, or remove it")
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            path.write_bytes(content)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written ({error.strerror or error}); choose another --output") from error
+    return list(contents)
+
+
+def _with_checkpoint_sizes(config: Config) -> Config:
+    """The configuration with architecture and sizes of its checkpoint, if it names one.
+
+    Raises:
+        ConfigError: it asks for other sizes. CheckpointError: the checkpoint cannot be read.
+    """
+    if config.model.pretrained == "none":
+        return config
+    sizes = vars(inspect_checkpoint(config.model.pretrained)[0].sizes)
+    for name, size in sizes.items():
+        asked = getattr(config.model, name)
+        if name in config.model.model_fields_set and asked != size:
+            raise ConfigError(
+                f"model.{name} = {asked}: the checkpoint {config.model.pretrained} has {size}; leave it out"
+            )
+    return config.model_copy(update={"model": config.model.model_copy(update=sizes)})
 
 
 def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: Run, console: Console) -> SavedModel:

@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save
 from llueve import run as files
 from llueve.config import Config, ModelConfig, Section
 from llueve.errors import CheckpointError, DataError, listed
-from llueve.model.classifier import Classifier
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.patches import PatchEncoder
+from llueve.model.pretrained import Sizes, load_pretrained
 from llueve.panel import feature_names, label_name, static_names
 from llueve.run import Run
 from llueve.windows import Scaler, Split, calendar_facts
@@ -64,7 +66,7 @@ class ModelFile(Section):
 class SavedModel:
     """The classifier and its surroundings."""
 
-    classifier: Classifier
+    classifier: TimerXLForClassification
     model: ModelConfig
     variables: list[tuple[str, str | None]]
     """Name and unit of each feature, in the order that the model expects."""
@@ -85,12 +87,21 @@ class SavedModel:
 
     @classmethod
     def build(cls, panel: xr.Dataset, split: Split, scaler: Scaler, config: Config) -> "SavedModel":
-        """A fresh model for a panel, initialised from `train.seed`."""
+        """A model for a panel, its new parts initialised from `train.seed`.
+
+        Raises:
+            CheckpointError: the checkpoint of `model.pretrained` does not load.
+        """
         names, step_hours = feature_names(panel), float(panel.attrs["step_hours"])
         torch.manual_seed(config.train.seed)
+        encoder = (
+            build_encoder(config.model)
+            if config.model.pretrained == "none"
+            else load_pretrained(config.model.pretrained, config.model.allow_missing, config.model.dropout)[0]
+        )
         return cls(
             classifier=_classifier(
-                config.model, len(names), static_names(panel), step_hours, config.target.class_names
+                encoder, config.model, len(names), static_names(panel), step_hours, config.target.class_names
             ),
             model=config.model,
             variables=[(name, panel[name].attrs.get("units")) for name in names],
@@ -155,11 +166,30 @@ def fingerprint(panel: xr.Dataset) -> str:
     return digest.hexdigest()
 
 
+def build_encoder(model: ModelConfig) -> PatchEncoder:
+    """A fresh encoder of the configured architecture and sizes."""
+    sizes = Sizes(model.architecture, model.patch_length, model.width, model.layers, model.heads, model.feed_forward)
+    return sizes.build(model.dropout, model.positions)
+
+
 def _classifier(
-    model: ModelConfig, variables: int, statics: Sequence[str], step_hours: float, classes: Sequence[str]
-) -> Classifier:
+    encoder: PatchEncoder,
+    model: ModelConfig,
+    variables: int,
+    statics: Sequence[str],
+    step_hours: float,
+    classes: Sequence[str],
+) -> TimerXLForClassification:
     calendar = calendar_facts(np.zeros(1, dtype="datetime64[ns]"), step_hours).shape[1]
-    return Classifier(model, variables, calendar + len(statics), len(classes))
+    return TimerXLForClassification(
+        encoder,
+        len(classes),
+        model.head,
+        num_variables=variables,
+        num_facts=calendar + len(statics),
+        dropout=model.dropout,
+        instance_norm=model.instance_norm,
+    )
 
 
 def save_model(run: Run, saved: SavedModel) -> None:
@@ -193,7 +223,8 @@ def load_model(run: Run) -> SavedModel:
     try:
         known = ModelFile.model_validate(description)
         count = len(known.variables)
-        classifier = _classifier(known.model, count, known.statics, known.step_hours, known.classes)
+        encoder = build_encoder(known.model)
+        classifier = _classifier(encoder, known.model, count, known.statics, known.step_hours, known.classes)
         classifier.load_state_dict(load_file(path))
         mean_C, std_C = (np.array(each, np.float32).reshape(count) for each in (known.scaler.mean, known.scaler.std))
     except (SafetensorError, OSError, RuntimeError, ValidationError, ValueError) as error:

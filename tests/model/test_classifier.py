@@ -4,24 +4,25 @@ import pytest
 import torch
 from torch import nn
 
-from llueve.config import ModelConfig
-from llueve.model.classifier import Classifier
+from llueve.errors import UsageError
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.timer_xl import TimerXL
 
 SIZES = {"patch_length": 4, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "dropout": 0.0}
 
 
 def build(head, variables=3, facts=2, classes=2, **sizes):
     torch.manual_seed(0)
-    return Classifier(ModelConfig(head=head, **{**SIZES, **sizes}), variables, facts, classes).eval()
+    encoder = TimerXL(**{**SIZES, **sizes})
+    return TimerXLForClassification(
+        encoder, classes, head, num_variables=variables, num_facts=facts, dropout=0.0
+    ).eval()
 
 
 def window(batch=5, variables=3, steps=12, seed=1):
     torch.manual_seed(seed)
-    return (
-        torch.randn(batch, variables, steps),
-        torch.ones(batch, variables, steps, dtype=torch.bool),
-        torch.randn(batch, 2),
-    )
+    shape = (batch, steps, variables)
+    return torch.randn(shape), torch.ones(shape, dtype=torch.bool), torch.randn(batch, 2)
 
 
 def test_the_notes_head_has_the_notes_sizes_and_start():
@@ -41,11 +42,9 @@ def test_the_notes_head_pools_the_forecasts_of_all_tokens():
     """Pooling before the linear forecasting head is the same as after it, which is what the note's code did."""
     model = build("mean")
     x, seen, facts = window()
-    from llueve.model.timer_xl import normalise
-
     with torch.no_grad():
-        tokens = model.encoder.encode(normalise(x, seen).x_BCL, seen, model.gap_embedding_D)
-        expected = model.head.classifier(model.encoder.head(tokens).mean(dim=(1, 2)))
+        tokens = model.encoder.encode(x)
+        expected = model.head.classifier(model.encoder.head(tokens).mean(dim=1))
         torch.testing.assert_close(model(x, seen, facts), expected, atol=1e-6, rtol=0)
 
 
@@ -60,7 +59,7 @@ def informed(model):
 
 def test_the_default_head_sees_the_level_that_instance_normalisation_removes():
     x, seen, facts = window()
-    lifted = x + torch.tensor([2.0, 0.0, 0.0])[:, None]
+    lifted = x + torch.tensor([2.0, 0.0, 0.0])
     with torch.no_grad():
         mean, default = build("mean"), informed(build("variables"))
         torch.testing.assert_close(mean(lifted, seen, facts), mean(x, seen, facts), atol=1e-5, rtol=0)
@@ -69,7 +68,7 @@ def test_the_default_head_sees_the_level_that_instance_normalisation_removes():
 
 def test_the_default_head_tells_variables_apart_and_the_notes_head_does_not():
     x, seen, facts = window()
-    swapped = x[:, [1, 0, 2]]
+    swapped = x[..., [1, 0, 2]]
     with torch.no_grad():
         mean, default = build("mean", positions="time"), informed(build("variables", positions="time"))
         torch.testing.assert_close(mean(swapped, seen, facts), mean(x, seen, facts), atol=1e-5, rtol=0)
@@ -82,14 +81,14 @@ def test_what_is_not_observed_has_no_influence(head):
     if head == "variables":
         informed(model)
     x, seen, facts = window()
-    seen[:, 1, 4:8] = False
-    seen[:, 2, -3:] = False
+    seen[:, 4:8, 1] = False
+    seen[:, -3:, 2] = False
     with torch.no_grad():
         torch.testing.assert_close(
             model(x * seen, seen, facts), model(torch.where(seen, x, 0), seen, facts), rtol=0, atol=0
         )
         first = model(x * seen, seen, facts)
-        x[:, 0] += 1  # what is observed does have one
+        x[..., 0] += 1  # what is observed does have one
         assert head == "mean" or (model(x * seen, seen, facts) - first).abs().max() > 1e-4
 
 
@@ -104,7 +103,7 @@ def test_logits_and_gradients_are_finite_whatever_the_window(head, kind):
         x = torch.full_like(x, -7.5)
     else:
         seen[:] = False
-        seen[:, 0, 5] = kind == "one cell observed"
+        seen[:, 5, 0] = kind == "one cell observed"
         x = x * seen
     logits = model(x, seen, facts)
     nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1, 1])).backward()
@@ -115,3 +114,13 @@ def test_logits_and_gradients_are_finite_whatever_the_window(head, kind):
 def test_any_number_of_classes():
     assert build("variables", classes=5)(*window()).shape == (5, 5)
     assert build("mean", classes=5)(*window()).shape == (5, 5)
+
+
+def test_the_default_head_needs_its_number_of_variables():
+    with pytest.raises(UsageError, match="give num_variables"):
+        TimerXLForClassification(TimerXL(**SIZES), 2, "variables")
+
+
+def test_a_plain_module_with_the_notes_head_takes_any_variables():
+    model = TimerXLForClassification(TimerXL(**SIZES), num_classes=3)
+    assert model(torch.randn(2, 13, 7)).shape == (2, 3)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llueve.model.attention import variable_attention
-from llueve.model.timer_xl import TimerXL, normalise
+from llueve.model.timer_xl import TimerXL
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference
@@ -41,10 +41,10 @@ def test_golden_outputs_of_the_original(shared, name):
     golden = np.load(shared(f"golden/{name}.npz"))
     x_BLC = torch.from_numpy(golden["x_BLC"])
     with torch.no_grad():
-        forecast = encoder.forecast(x_BLC, instance_norm=sizes["use_norm"])
+        forecast = encoder.forecast(x_BLC, normalise=sizes["use_norm"])
         x_BCL = x_BLC.transpose(1, 2)
-        given_BCL = normalise(x_BCL, observed_like(x_BCL)).x_BCL if sizes["use_norm"] else x_BCL
-        tokens = encoder.encode(given_BCL).flatten(1, 2)
+        given_BCL = encoder.normalise(x_BCL, observed_like(x_BCL)).x_BCL if sizes["use_norm"] else x_BCL
+        tokens = encoder.tokens(given_BCL).flatten(1, 2)
     assert np.abs(forecast.numpy() - golden["forecast_BLC"]).max() <= 1e-5
     assert np.abs(tokens.numpy() - golden["encoder_out_BTD"]).max() <= 1e-5
 
@@ -68,7 +68,7 @@ def test_equals_the_plain_equations(positions, holes):
         seen_CL[2] = False
         x_CL = x_CL * seen_CL
     with torch.no_grad():
-        found = encoder.encode(x_CL[None], seen_CL[None])[0].numpy()
+        found = encoder.tokens(x_CL[None], seen_CL[None])[0].numpy()
     weights = {name: value.numpy() for name, value in encoder.state_dict().items()}
     absent_CN = ~seen_CL.unflatten(-1, (-1, 4)).any(-1).numpy()
     expected = reference.encode(x_CL.numpy(), weights, 4, 2, 2, positions, absent_CN)
@@ -83,7 +83,7 @@ def test_a_patch_changes_nothing_before_it(step, value, seed):
     changed = x_BCL.clone()
     changed[:, 1, step] = value
     with torch.no_grad():
-        before, after = encoder.encode(x_BCL), encoder.encode(changed)
+        before, after = encoder.tokens(x_BCL), encoder.tokens(changed)
     patch = step // 4
     torch.testing.assert_close(after[:, :, :patch], before[:, :, :patch], rtol=0, atol=0)
 
@@ -92,9 +92,9 @@ def test_time_positions_are_equivariant_to_the_order_of_the_variables():
     x_BCL, order = torch.randn(2, 5, 16), torch.tensor([3, 0, 4, 1, 2])
     with torch.no_grad():
         encoder = small("time")
-        torch.testing.assert_close(encoder.encode(x_BCL[:, order]), encoder.encode(x_BCL)[:, order], atol=2e-6, rtol=0)
+        torch.testing.assert_close(encoder.tokens(x_BCL[:, order]), encoder.tokens(x_BCL)[:, order], atol=2e-6, rtol=0)
         encoder = small("flattened")
-        assert (encoder.encode(x_BCL[:, order]) - encoder.encode(x_BCL)[:, order]).abs().max() > 1e-3
+        assert (encoder.tokens(x_BCL[:, order]) - encoder.tokens(x_BCL)[:, order]).abs().max() > 1e-3
 
 
 @given(seed=st.integers(0, 10**4), variable=st.integers(0, 2), patch=st.integers(0, 3))
@@ -107,7 +107,7 @@ def test_an_absent_patch_has_no_influence_at_all(seed, variable, patch):
     seen[:, variable, patch * 4 : patch * 4 + 4] = False
     other = torch.where(seen, x_BCL, 1e3)
     with torch.no_grad():
-        first, second = encoder.encode(x_BCL, seen), encoder.encode(other, seen)
+        first, second = encoder.tokens(x_BCL, seen), encoder.tokens(other, seen)
     present = seen.unflatten(-1, (-1, 4)).any(-1)
     torch.testing.assert_close(first[present], second[present], rtol=0, atol=0)
 
@@ -115,7 +115,7 @@ def test_an_absent_patch_has_no_influence_at_all(seed, variable, patch):
 def test_nothing_observed_stays_finite_forwards_and_backwards():
     encoder = small().train()
     gap = torch.zeros(16, requires_grad=True)
-    tokens = encoder.encode(torch.zeros(2, 3, 16), torch.zeros(2, 3, 16, dtype=torch.bool), gap)
+    tokens = encoder.tokens(torch.zeros(2, 3, 16), torch.zeros(2, 3, 16, dtype=torch.bool), gap)
     tokens.square().sum().backward()
     assert tokens.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in (gap, *encoder.parameters()))
@@ -126,7 +126,7 @@ def test_a_mask_that_hides_nothing_changes_nothing():
     gap = torch.randn(16)  # a learned gap embedding must not touch a full patch
     with torch.no_grad():
         torch.testing.assert_close(
-            encoder.encode(x_BCL, observed_like(x_BCL), gap), encoder.encode(x_BCL), atol=2e-6, rtol=0
+            encoder.tokens(x_BCL, observed_like(x_BCL), gap), encoder.tokens(x_BCL), atol=2e-6, rtol=0
         )
 
 
@@ -135,7 +135,7 @@ def test_a_mask_that_hides_nothing_changes_nothing():
 def test_every_length_and_count_of_variables(steps, variables):
     with torch.no_grad():
         x_BCL = torch.randn(1, variables, steps)
-        assert small().encode(x_BCL).shape == (1, variables, -(-steps // 4), 16)
+        assert small().tokens(x_BCL).shape == (1, variables, -(-steps // 4), 16)
         assert small().forecast(x_BCL.transpose(1, 2)).shape == (1, steps, variables)
 
 
@@ -146,7 +146,7 @@ def test_padding_on_the_left_counts_as_not_observed():
     padded = torch.nn.functional.pad(x_BCL, (2, 0))
     with torch.no_grad():
         torch.testing.assert_close(
-            encoder.encode(x_BCL, observed_like(x_BCL), gap), encoder.encode(padded, seen, gap), rtol=0, atol=0
+            encoder.tokens(x_BCL, observed_like(x_BCL), gap), encoder.tokens(padded, seen, gap), rtol=0, atol=0
         )
 
 
@@ -158,7 +158,7 @@ def test_padding_on_the_left_counts_as_not_observed():
 def test_normaliser_by_hand(values, seen):
     x = torch.tensor(values, dtype=torch.float64)
     mask = torch.tensor(seen)
-    window = normalise((x * mask)[None, None], mask[None, None])
+    window = small().normalise((x * mask)[None, None], mask[None, None])
     kept = x[mask].numpy()
     mean = kept.mean() if len(kept) else 0.0
     spread = np.sqrt((kept.var() if len(kept) else 0.0) + 1e-5)
@@ -169,7 +169,7 @@ def test_normaliser_by_hand(values, seen):
 
 def test_a_constant_window_is_normalised_to_zero_with_finite_gradients():
     x = torch.full((1, 1, 8), 273.15, requires_grad=True)
-    window = normalise(x, observed_like(x))
+    window = small().normalise(x, observed_like(x))
     window.x_BCL.square().sum().backward()
     assert window.x_BCL.abs().max() == 0
     assert x.grad is not None

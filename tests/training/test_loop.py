@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 
 from llueve.errors import GuardStop
-from llueve.model.classifier import Classifier
+from llueve.model.classifier import TimerXLForClassification
+from llueve.saved import build_encoder
 from llueve.training import loop
 from llueve.windows import build_windows, fit_scaler, split_panel
 
@@ -18,7 +19,7 @@ def prepared(make_panel, make_config, missing="mask", **sections):
     split = split_panel(panel, config)
     windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, missing)
     torch.manual_seed(config.train.seed)
-    model = Classifier(config.model, 3, 2, 2)
+    model = TimerXLForClassification(build_encoder(config.model), 2, "variables", num_variables=3, num_facts=2)
     return model, windows, split, config
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 ABSENT_SCORE = -1e4
 """Added to the score of a key without an observation: exp of it is exactly zero beside any present key, and a row whose
@@ -36,15 +37,34 @@ def variable_attention(
     """
     scale = 1 / math.sqrt(query_BHTE.shape[-1])
     if absent_BT is not None:
-        # One more coordinate carries the mask through the product q·k, instead of a (B, T, T) tensor.
-        penalty_BHT1 = (absent_BT[:, None, :, None] * (ABSENT_SCORE / scale)).to(key_BHTE.dtype)
-        penalty_BHT1 = penalty_BHT1.expand(-1, key_BHTE.shape[1], -1, -1)
-        query_BHTE = torch.cat((query_BHTE, torch.ones_like(penalty_BHT1)), dim=-1)
-        key_BHTE = torch.cat((key_BHTE, penalty_BHT1), dim=-1)
-        value_BHTE = torch.cat((value_BHTE, torch.zeros_like(penalty_BHT1)), dim=-1)
+        query_BHTE, key_BHTE, value_BHTE = _hiding(query_BHTE, key_BHTE, value_BHTE, absent_BT, scale)
     delta_H = (bias_H2[:, 1] - bias_H2[:, 0]) * scale
     out_BHTE = cast(Tensor, _Fused.apply(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale))  # type: ignore[no-untyped-call]
     return out_BHTE if absent_BT is None else out_BHTE[..., :-1]
+
+
+def causal_attention(
+    query_BHNE: Tensor, key_BHNE: Tensor, value_BHNE: Tensor, absent_BN: Tensor | None = None
+) -> Tensor:
+    """softmax(q·k / √E)·v, (B, H, N, E), over patches not later than the query's; no present patch sees an absent one."""
+    scale = 1 / math.sqrt(query_BHNE.shape[-1])
+    if absent_BN is not None:
+        query_BHNE, key_BHNE, value_BHNE = _hiding(query_BHNE, key_BHNE, value_BHNE, absent_BN, scale)
+    out_BHNE = F.scaled_dot_product_attention(query_BHNE, key_BHNE, value_BHNE, is_causal=True, scale=scale)
+    return out_BHNE if absent_BN is None else out_BHNE[..., :-1]
+
+
+def _hiding(
+    query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, absent_BT: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One more coordinate, which carries the mask through the product q·k instead of a (B, T, T) tensor."""
+    penalty_BHT1 = (absent_BT[:, None, :, None] * (ABSENT_SCORE / scale)).to(key_BHTE.dtype)
+    penalty_BHT1 = penalty_BHT1.expand(-1, key_BHTE.shape[1], -1, -1)
+    return (
+        torch.cat((query_BHTE, torch.ones_like(penalty_BHT1)), dim=-1),
+        torch.cat((key_BHTE, penalty_BHT1), dim=-1),
+        torch.cat((value_BHTE, torch.zeros_like(penalty_BHT1)), dim=-1),
+    )
 
 
 def _mask_HTT(delta_H: Tensor, variables: int, tokens: int) -> Tensor:

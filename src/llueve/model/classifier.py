@@ -4,14 +4,14 @@ Shapes: B batch, L steps, C variables, N patches, D width, F facts known at issu
 V level values of one variable, J knots of their encoding, W width of one variable in the head, K classes.
 """
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llueve.config import ModelConfig
-from llueve.model.timer_xl import Normalised, TimerXL, normalise, to_patches
+from llueve.errors import UsageError
+from llueve.model.patches import Normalised, PatchEncoder, to_patches
 from llueve.panel import FloatArray
 
 NOTE_HIDDEN = 128
@@ -107,27 +107,45 @@ class VariablesHead(nn.Module):
         return torch.cat((through_BCVJ.flatten(2), level_BCV[..., LEVELS:]), dim=-1)
 
 
-class Classifier(nn.Module):
-    """Timer-XL with a classification head, for a fixed list of variables."""
+class TimerXLForClassification(nn.Module):
+    """An encoder with a classification head.
 
-    def __init__(self, config: ModelConfig, variables: int, facts: int, classes: int) -> None:
+    Args:
+        encoder: Timer-XL or Timer, fresh or from `llueve.load_pretrained`.
+        num_classes: K.
+        head: `mean` is the troubleshooting note's head, for any variables; `variables` keeps variables and levels apart,
+            for a fixed list of variables.
+        num_variables: C, needed by `variables`.
+        num_facts: F, numbers that `variables` is given besides the window, such as the calendar.
+        dropout: of the `variables` head.
+        instance_norm: normalise each variable of each window for the encoder, as published checkpoints expect.
+
+    Raises:
+        UsageError: `variables` without a number of variables.
+    """
+
+    def __init__(
+        self,
+        encoder: PatchEncoder,
+        num_classes: int,
+        head: Literal["variables", "mean"] = "mean",
+        *,
+        num_variables: int | None = None,
+        num_facts: int = 0,
+        dropout: float = 0.1,
+        instance_norm: bool = True,
+    ) -> None:
         super().__init__()
-        self.encoder = TimerXL(
-            patch_length=config.patch_length,
-            width=config.width,
-            layers=config.layers,
-            heads=config.heads,
-            feed_forward=config.feed_forward,
-            dropout=config.dropout,
-            positions=config.positions,
-        )
-        self.instance_norm = config.instance_norm
+        if head == "variables" and num_variables is None:
+            raise UsageError('head="variables" keeps one embedding per variable: give num_variables')
+        self.encoder = encoder
+        self.instance_norm = instance_norm
         # Zero at first: an encoder that never saw a gap then starts from exactly what it knows.
-        self.gap_embedding_D = nn.Parameter(torch.zeros(config.width))
+        self.gap_embedding_D = nn.Parameter(torch.zeros(encoder.width))
         self.head: MeanHead | VariablesHead = (
-            MeanHead(config.patch_length, classes)
-            if config.head == "mean"
-            else VariablesHead(config.width, variables, facts, classes, config.dropout)
+            MeanHead(encoder.patch_length, num_classes)
+            if head == "mean" or num_variables is None
+            else VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout)
         )
 
     def set_knots(self, knots_CJ: FloatArray) -> None:
@@ -135,15 +153,27 @@ class Classifier(nn.Module):
         if isinstance(self.head, VariablesHead):
             self.head.knots_CJ.copy_(torch.from_numpy(knots_CJ))
 
-    def forward(self, x_BCL: Tensor, observed_BCL: Tensor, facts_BF: Tensor) -> Tensor:
-        """Logits (B, K) from values in training-set units (zero where not observed), their mask, and the facts."""
-        window = normalise(x_BCL, observed_BCL)
-        token_BCND = self.encoder.encode(
+    def forward(self, x_BLC: Tensor, observed_BLC: Tensor | None = None, facts_BF: Tensor | None = None) -> Tensor:
+        """Logits (B, K).
+
+        Args:
+            x_BLC: values, for the `variables` head in training-set units; zero where not observed.
+            observed_BLC: True where observed; None means everything.
+            facts_BF: facts known at issue time; None means none.
+        """
+        x_BCL = x_BLC.transpose(1, 2)
+        observed_BCL = (
+            torch.ones_like(x_BCL, dtype=torch.bool) if observed_BLC is None else observed_BLC.transpose(1, 2)
+        )
+        window = self.encoder.normalise(x_BCL, observed_BCL)
+        token_BCND = self.encoder.tokens(
             window.x_BCL if self.instance_norm else x_BCL, observed_BCL, self.gap_embedding_D
         )
         present_BCN = to_patches(observed_BCL, self.encoder.patch_length).any(-1)
         if isinstance(self.head, MeanHead):
-            return cast(Tensor, self.head(token_BCND, present_BCN, self.encoder.head))
+            return cast(Tensor, self.head(token_BCND, present_BCN, self.encoder.forecasting))
+        if facts_BF is None:
+            facts_BF = x_BLC.new_zeros((len(x_BLC), 0))
         level_BCV = _levels(x_BCL, observed_BCL, window, self.encoder.patch_length)
         return cast(Tensor, self.head(token_BCND, present_BCN, level_BCV, facts_BF))
 

@@ -7,7 +7,6 @@ Module names are those of the public checkpoints, so their tensors load by name.
 "Timer-XL: Long-Context Transformers for Unified Time Series Forecasting", arXiv:2410.04803.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -16,44 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llueve.model.attention import variable_attention
+from llueve.model.patches import PatchEncoder
 
 ROTARY_BASE = 10_000.0
 NORMALISER_EPSILON = 1e-5
 
 Positions = Literal["flattened", "time"]
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """Windows after instance normalisation, with what was taken out of them."""
-
-    x_BCL: Tensor
-    """Zero mean and unit spread per window and variable; exactly zero where not observed."""
-    mean_BC: Tensor
-    spread_BC: Tensor
-    """Population standard deviation with ε under the root, so never zero."""
-
-
-def normalise(x_BCL: Tensor, observed_BCL: Tensor) -> Normalised:
-    """Take each variable's own mean and spread out of each window, over the observed cells alone.
-
-    mean = Σ m·x / Σ m, spread = √(Σ m·(x − mean)² / Σ m + ε). A variable without an observation has mean 0 and
-    spread √ε. With everything observed this is the public code's normaliser (population variance, ε = 1e-5).
-    """
-    weight_BCL = observed_BCL.to(x_BCL.dtype)
-    count_BC1 = weight_BCL.sum(-1, keepdim=True).clamp(min=1)
-    mean_BC1 = (x_BCL * weight_BCL).sum(-1, keepdim=True) / count_BC1
-    centred_BCL = (x_BCL - mean_BC1) * weight_BCL
-    variance_BC1 = centred_BCL.square().sum(-1, keepdim=True) / count_BC1
-    spread_BC1 = torch.sqrt(variance_BC1 + NORMALISER_EPSILON)
-    return Normalised(centred_BCL / spread_BC1, mean_BC1.squeeze(-1), spread_BC1.squeeze(-1))
-
-
-def to_patches(x_BCL: Tensor, patch_length: int) -> Tensor:
-    """Cut the steps into patches (B, C, N, P); a length that is no multiple of P is padded on the left with zeros."""
-    missing = -x_BCL.shape[-1] % patch_length
-    padded_BCL = F.pad(x_BCL, (missing, 0)) if missing else x_BCL
-    return cast(Tensor, padded_BCL.unflatten(-1, (-1, patch_length)))
 
 
 @lru_cache(maxsize=16)
@@ -161,7 +128,7 @@ class Blocks(nn.Module):
         return out
 
 
-class TimerXL(nn.Module):
+class TimerXL(PatchEncoder):
     """Timer-XL: patches of every variable as tokens, causal in time across all variables.
 
     Args:
@@ -182,51 +149,31 @@ class TimerXL(nn.Module):
         dropout: float = 0.1,
         positions: Positions = "flattened",
     ) -> None:
-        super().__init__()
-        self.patch_length = patch_length
-        self.width = width
+        super().__init__(patch_length, width)
         self.heads = heads
         self.positions: Positions = positions
         self.embedding = nn.Linear(patch_length, width)
         self.blocks = Blocks(layers, width, heads, feed_forward, dropout)
         self.head = nn.Linear(width, patch_length)
 
-    def encode(
-        self, x_BCL: Tensor, observed_BCL: Tensor | None = None, gap_embedding_D: Tensor | None = None
-    ) -> Tensor:
-        """Tokens after the final norm, (B, C, N, D).
+    @property
+    def forecasting(self) -> nn.Linear:
+        """The pre-training head: a token to the patch that follows it."""
+        return self.head
 
-        Args:
-            x_BCL: values; where not observed they must be zero.
-            observed_BCL: True where observed; None means everything. A patch without an observation is
-                seen by no token that has one, and no row is ever left with nothing to attend to.
-            gap_embedding_D: added to a token in proportion to the share of its patch that was not observed.
-        """
-        patches_BCNP = to_patches(x_BCL, self.patch_length)
-        token_BCND = self.embedding(patches_BCNP)
+    def embed(self, patch_BCNP: Tensor) -> Tensor:
+        """Tokens (B, C, N, D) before the first layer."""
+        return cast(Tensor, self.embedding(patch_BCNP))
+
+    def layers(self, token_BCND: Tensor, absent_BCN: Tensor | None) -> Tensor:
+        """Tokens after the final norm; all variables are one sequence."""
         _, variables, patches, _ = token_BCND.shape
-        if observed_BCL is None and patches * self.patch_length != x_BCL.shape[-1]:
-            observed_BCL = torch.ones_like(x_BCL, dtype=torch.bool)
-        absent_BT = None
-        if observed_BCL is not None:
-            observed_BCNP = to_patches(observed_BCL, self.patch_length)
-            absent_BT = ~observed_BCNP.any(-1).flatten(1)
-            absent_BT = absent_BT if bool(absent_BT.any()) else None
-            if gap_embedding_D is not None:
-                gap_BCN1 = 1 - observed_BCNP.to(x_BCL.dtype).mean(-1, keepdim=True)
-                token_BCND = token_BCND + gap_BCN1 * gap_embedding_D
-        turn_T1R = rotary_table(variables, patches, self.width // self.heads, self.positions, x_BCL.device)
-        turn_T1R = turn_T1R.to(torch.complex128 if x_BCL.dtype == torch.float64 else torch.complex64)
+        turn_T1R = rotary_table(variables, patches, self.width // self.heads, self.positions, token_BCND.device)
+        turn_T1R = turn_T1R.to(torch.complex128 if token_BCND.dtype == torch.float64 else torch.complex64)
+        absent_BT = None if absent_BCN is None else absent_BCN.flatten(1)
         out_BTD: Tensor = self.blocks(token_BCND.flatten(1, 2), turn_T1R, variables, absent_BT)
         return cast(Tensor, out_BTD.unflatten(1, (variables, patches)))
 
-    def forecast(self, x_BLC: Tensor, instance_norm: bool = True) -> Tensor:
-        """The pre-training task: each patch's token predicts the next patch, in the units of the input, (B, L, C)."""
-        x_BCL = x_BLC.transpose(1, 2)
-        steps = x_BCL.shape[-1]
-        if not instance_norm:
-            plain_BCL: Tensor = self.head(self.encode(x_BCL)).flatten(2)[..., -steps:]
-            return plain_BCL.transpose(1, 2)
-        window = normalise(x_BCL, torch.ones_like(x_BCL, dtype=torch.bool))
-        forecast_BCL: Tensor = self.head(self.encode(window.x_BCL)).flatten(2)[..., -steps:]
-        return (forecast_BCL * window.spread_BC[..., None] + window.mean_BC[..., None]).transpose(1, 2)
+    def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:
+        """√(population variance + 1e-5), as the public code has it."""
+        return torch.sqrt(variance_BC1 + NORMALISER_EPSILON)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from llueve.config import TrainConfig
 from llueve.errors import GuardStop
-from llueve.model.classifier import Classifier
+from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import FloatArray
 from llueve.stability.guard import Guard
 from llueve.training.progress import TrainingProgress
@@ -63,7 +63,7 @@ class Trained:
 
 
 def train_model(
-    model: Classifier,
+    model: TimerXLForClassification,
     windows: Windows,
     training: Part,
     validation: Part,
@@ -128,7 +128,7 @@ def train_model(
 
 
 def _one_epoch(
-    model: Classifier,
+    model: TimerXLForClassification,
     windows: Windows,
     training: Part,
     config: TrainConfig,
@@ -160,7 +160,7 @@ def _one_epoch(
     return total / applied if applied else None, rate
 
 
-def predict_logits(model: Classifier, windows: Windows, part: Part) -> FloatArray:
+def predict_logits(model: TimerXLForClassification, windows: Windows, part: Part) -> FloatArray:
     """Logits (n, K) of every window of `part`, in evaluation mode."""
     model.eval()
     with torch.inference_mode():
@@ -185,12 +185,12 @@ def batches(part: Part, size: int, order: np.ndarray[Any, np.dtype[np.int64]] | 
 
 
 def as_tensors(windows: Windows, batch: Part) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, observed-mask and facts of a batch."""
-    values, observed, facts = (torch.from_numpy(np.ascontiguousarray(array)) for array in windows.batch(batch))
-    return values, observed, facts
+    """Values (B, L, C), observed-mask (B, L, C) and facts (B, F) of a batch."""
+    values_BCL, observed_BCL, facts_BF = (torch.from_numpy(np.ascontiguousarray(each)) for each in windows.batch(batch))
+    return values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2), facts_BF
 
 
-def _optimiser(model: Classifier, config: TrainConfig) -> torch.optim.AdamW:
+def _optimiser(model: TimerXLForClassification, config: TrainConfig) -> torch.optim.AdamW:
     encoder = list(model.encoder.parameters())
     known = {id(parameter) for parameter in encoder}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in known]

@@ -1,0 +1,160 @@
+"""The Timer encoder of the published `timer-base-84m`: one variable at a time, gated feed-forward, rotation of whole heads.
+
+Shapes: B batch, L steps, C variables, N patches, P patch length, D width, H heads, E = D/H head width.
+
+Module names are those of the public checkpoint, so its tensors load by name. Variables do not see each other here: each
+is a sequence of its own, and the classification head is where they meet. Source of the equations: Liu et al., "Timer:
+Generative Pre-trained Transformers Are Large Time Series Models", arXiv:2402.02368, and the checkpoint's own layout.
+"""
+
+from functools import lru_cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llueve.model.attention import causal_attention
+from llueve.model.patches import PatchEncoder
+
+ROTARY_BASE = 10_000.0
+
+
+@lru_cache(maxsize=16)
+def rotary_waves(patches: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (N, 1, E): coordinates i and i + E/2 turn together, by position · θ^(−2i/E), θ = 10000."""
+    frequency_R = ROTARY_BASE ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float64) / head_width)
+    angle_NE = (torch.arange(patches, device=device)[:, None] * frequency_R).repeat(1, 2)
+    return angle_NE.cos()[:, None], angle_NE.sin()[:, None]
+
+
+def rotate_halves(x_BNHE: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of the whole head width, its first half paired with its second."""
+    cosine, sine = (wave.to(x_BNHE.dtype) for wave in waves)
+    first, second = x_BNHE.chunk(2, dim=-1)
+    return x_BNHE * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+class PatchEmbedding(nn.Module):
+    """A linear map of each patch, without bias."""
+
+    def __init__(self, patch_length: int, width: int) -> None:
+        super().__init__()
+        self.emb = nn.Linear(patch_length, width, bias=False)
+
+
+class SelfAttention(nn.Module):
+    """softmax(q·k / √E)·v over earlier patches of the same variable; no bias on the way out."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.o_proj = nn.Linear(width, width, bias=False)
+        self.heads = heads
+
+    def forward(self, x_BND: Tensor, waves: tuple[Tensor, Tensor], absent_BN: Tensor | None) -> Tensor:
+        """Attend; `absent_BN` is True where a patch holds no observation."""
+        query, key, value = (
+            project(x_BND).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed_BHNE = causal_attention(
+            rotate_halves(query, waves).transpose(1, 2),
+            rotate_halves(key, waves).transpose(1, 2),
+            value.transpose(1, 2),
+            absent_BN,
+        )
+        return cast(Tensor, self.o_proj(mixed_BHNE.transpose(1, 2).flatten(2)))
+
+
+class FeedForward(nn.Module):
+    """down(SiLU(gate(x)) · up(x))."""
+
+    def __init__(self, width: int, feed_forward: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, feed_forward, bias=False)
+        self.up_proj = nn.Linear(width, feed_forward, bias=False)
+        self.down_proj = nn.Linear(feed_forward, width, bias=False)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Each token on its own."""
+        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x_BND)) * self.up_proj(x_BND)))
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm transformer layer."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(width, heads)
+        self.ffn_layer = FeedForward(width, feed_forward)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BND: Tensor, waves: tuple[Tensor, Tensor], absent_BN: Tensor | None) -> Tensor:
+        """One layer over all patches."""
+        x_BND = self.norm1(x_BND + self.dropout(self.self_attn(x_BND, waves, absent_BN)))
+        return cast(Tensor, self.norm2(x_BND + self.dropout(self.ffn_layer(x_BND))))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm, under their public names."""
+
+    def __init__(
+        self, patch_length: int, width: int, layers: int, heads: int, feed_forward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.embed_layer = PatchEmbedding(patch_length, width)
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, feed_forward, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+
+class Timer(PatchEncoder):
+    """The univariate Timer.
+
+    Args:
+        patch_length: P, steps in one token.
+        width, layers, heads, feed_forward: sizes; width / heads must be even.
+        dropout: of attention output and feed-forward, in training.
+    """
+
+    def __init__(
+        self,
+        patch_length: int = 96,
+        width: int = 1024,
+        layers: int = 8,
+        heads: int = 8,
+        feed_forward: int = 2048,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(patch_length, width)
+        self.heads = heads
+        self.model = Decoder(patch_length, width, layers, heads, feed_forward, dropout)
+        self.lm_heads = nn.ModuleList([nn.Linear(width, patch_length, bias=False)])
+
+    @property
+    def forecasting(self) -> nn.Linear:
+        """The pre-training head: a token to the patch that follows it."""
+        return cast(nn.Linear, self.lm_heads[0])
+
+    def embed(self, patch_BCNP: Tensor) -> Tensor:
+        """Tokens (B, C, N, D) before the first layer."""
+        return cast(Tensor, self.model.embed_layer.emb(patch_BCNP))
+
+    def layers(self, token_BCND: Tensor, absent_BCN: Tensor | None) -> Tensor:
+        """Tokens after the final norm; every variable is a sequence of its own."""
+        batch, _, patches, width = token_BCND.shape
+        waves = rotary_waves(patches, width // self.heads, token_BCND.device)
+        x_BND = token_BCND.flatten(0, 1)
+        absent_BN = None if absent_BCN is None else absent_BCN.flatten(0, 1)
+        for layer in self.model.layers:
+            x_BND = layer(x_BND, waves, absent_BN)
+        return cast(Tensor, self.model.norm(x_BND).unflatten(0, (batch, -1)))
+
+    def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:
+        """The unbiased standard deviation, without ε as published; only a spread that is nil (a constant window, which
+        gave NaN there) is lifted to 1e-5, so that it is normalised to zero."""
+        unbiased = variance_BC1 * count_BC1 / (count_BC1 - 1).clamp(min=1)
+        return torch.sqrt(unbiased.clamp(min=1e-10))
