@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llueve.model.attention import variable_attention
+from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
 
 sys.path.insert(0, str(Path(__file__).parent))
-import reference
+import plain
 
 GOLDEN = ("openltm_univariate", "openltm_multivariate", "openltm_multivariate_nonorm")
 
@@ -57,22 +58,33 @@ def test_public_sizes_have_the_public_count_of_tensors_and_parameters():
     assert sum(tensor.numel() for tensor in state.values()) == 67_398_880
 
 
-@pytest.mark.parametrize("positions", ["flattened", "time"])
+@pytest.mark.parametrize("kind", ["timer_xl", "timer_xl in time", "timer"])
 @pytest.mark.parametrize("holes", [False, True])
-def test_equals_the_plain_equations(positions, holes):
-    encoder = small(positions, dtype=torch.float64)
-    x_CL = torch.randn(3, 12, dtype=torch.float64)
-    seen_CL = torch.ones(3, 12, dtype=torch.bool)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_values_and_gradients_equal_those_of_the_plain_equations(kind, holes, dtype, bound):
+    """The loss weighs present tokens alone: what an absent one holds is never used."""
+    if kind == "timer":
+        torch.manual_seed(0)
+        encoder = Timer(4, width=16, layers=2, heads=2, feed_forward=24).to(dtype).eval()
+        equations = plain.PlainTimer(encoder)
+    else:
+        positions = "time" if "time" in kind.split() else "flattened"
+        encoder = small(positions, dtype=dtype)
+        equations = plain.PlainTimerXL(encoder, positions).eval()
+    x_BCL, seen = torch.randn(2, 3, 12, dtype=dtype), torch.ones(2, 3, 12, dtype=torch.bool)
     if holes:
-        seen_CL[1, 4:8] = False
-        seen_CL[2] = False
-        x_CL = x_CL * seen_CL
-    with torch.no_grad():
-        found = encoder.tokens(x_CL[None], seen_CL[None])[0].numpy()
-    weights = {name: value.numpy() for name, value in encoder.state_dict().items()}
-    absent_CN = ~seen_CL.unflatten(-1, (-1, 4)).any(-1).numpy()
-    expected = reference.encode(x_CL.numpy(), weights, 4, 2, 2, positions, absent_CN)
-    np.testing.assert_allclose(found[~absent_CN], expected[~absent_CN], atol=1e-9)
+        seen[0, 1, 4:8] = False
+        seen[1, 2] = False
+        x_BCL = x_BCL * seen
+    present = seen.unflatten(-1, (-1, 4)).any(-1)
+    found, expected = encoder.tokens(x_BCL, seen), equations(x_BCL, ~present)
+    torch.testing.assert_close(found[present], expected[present], rtol=0, atol=bound)
+    weigh = torch.randn_like(found[present])
+    parameters = [p for name, p in encoder.named_parameters() if not name.startswith(("head", "lm_heads"))]
+    for a, b in zip(
+        *(torch.autograd.grad((tokens[present] * weigh).sum(), parameters) for tokens in (found, expected)), strict=True
+    ):
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max() + bound
 
 
 @given(step=st.integers(0, 19), value=st.floats(-1e3, 1e3), seed=st.integers(0, 100))
