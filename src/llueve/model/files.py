@@ -83,7 +83,7 @@ def _torch_content(file: Path, size: int) -> Any:
             f"{file}: holds more than tensors: it would have to run code to be read, so it is not opened. Save the "
             f"state_dict alone, or as safetensors. ({_short(error)})"
         ) from error
-    except Exception as error:  # noqa: BLE001 - flipped bytes make torch's reader fail in any way it can
+    except Exception as error:  # flipped bytes make torch's reader fail in any way
         raise CheckpointError(f"{file}: is a damaged torch checkpoint ({_short(error)}); download it again") from error
 
 
