@@ -3,6 +3,7 @@
 Shapes: B batch, L steps, C variables, N patches, P patch length, T = C·N tokens (variable-major), D width.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,7 +30,7 @@ def to_patches(x_BCL: Tensor, patch_length: int) -> Tensor:
     return cast(Tensor, padded_BCL.unflatten(-1, (-1, patch_length)))
 
 
-class PatchEncoder(nn.Module):
+class PatchEncoder(nn.Module, ABC):
     """Base of both encoders. It has no tensors of its own, so that theirs keep their public names."""
 
     def __init__(self, patch_length: int, width: int) -> None:
@@ -38,21 +39,21 @@ class PatchEncoder(nn.Module):
         self.width = width
 
     @property
+    @abstractmethod
     def forecasting(self) -> nn.Linear:
         """The pre-training head: a token to the patch that follows it."""
-        raise AssertionError("every encoder has one")
 
+    @abstractmethod
     def embed(self, patch_BCNP: Tensor) -> Tensor:
         """Tokens (B, C, N, D) before the first layer."""
-        raise AssertionError("every encoder has one")
 
+    @abstractmethod
     def layers(self, token_BCND: Tensor, absent_BCN: Tensor | None) -> Tensor:
         """Tokens (B, C, N, D) after the final norm; `absent_BCN` is True where a patch holds no observation."""
-        raise AssertionError("every encoder has them")
 
+    @abstractmethod
     def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:
         """What each window is divided by, from its population variance and its number of observations; never zero."""
-        raise AssertionError("every encoder has one")
 
     def normalise(self, x_BCL: Tensor, observed_BCL: Tensor) -> Normalised:
         """Take each variable's own mean and spread out of each window, over the observed cells alone.
