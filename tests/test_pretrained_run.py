@@ -77,6 +77,17 @@ def test_a_run_starts_from_the_checkpoint_and_does_not_need_it_afterwards(projec
     assert pipeline.evaluate(project / "run")["n"] == 60
 
 
+def test_a_run_forecasts_as_it_was_verified(project):
+    """Also with another rotary index than the checkpoint's own."""
+    trained(project, 'model.positions="time"', "train.head_learning_rate=0.05", "train.epochs=3")
+    verified = pd.read_csv(project / "run" / "predictions.csv")
+    again = pipeline.predict(project / "run", project / "table.csv", every_window=True)
+    again["time"] = again["time"].astype(str)
+    both = verified.merge(again, on=["site", "time"], suffixes=("", "_again"))
+    assert len(both) == len(verified) and both["probability"].std() > 0.01  # it has an opinion
+    np.testing.assert_allclose(both["probability"], both["probability_again"], atol=1e-6)
+
+
 def test_other_sizes_than_the_checkpoints_are_refused(project):
     with pytest.raises(ConfigError, match=r"model\.width = 16: the checkpoint .* has 8; leave it out"):
         trained(project, "model.width=16", "model.heads=2")

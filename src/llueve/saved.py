@@ -94,16 +94,17 @@ class SavedModel:
         """
         names, step_hours = feature_names(panel), float(panel.attrs["step_hours"])
         torch.manual_seed(config.train.seed)
+        model = config.model
         encoder = (
-            build_encoder(config.model)
-            if config.model.pretrained == "none"
-            else load_pretrained(config.model.pretrained, config.model.allow_missing, config.model.dropout)[0]
+            build_encoder(model)
+            if model.pretrained == "none"
+            else load_pretrained(model.pretrained, model.allow_missing, model.dropout, model.positions)[0]
         )
         return cls(
             classifier=_classifier(
-                encoder, config.model, len(names), static_names(panel), step_hours, config.target.class_names
+                encoder, model, len(names), static_names(panel), step_hours, config.target.class_names
             ),
-            model=config.model,
+            model=model,
             variables=[(name, panel[name].attrs.get("units")) for name in names],
             statics=static_names(panel),
             scaler=scaler,

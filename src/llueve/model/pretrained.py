@@ -152,7 +152,7 @@ class TimerJson(BaseModel):
 
 
 def load_pretrained(
-    path: str | Path, allow_missing: Sequence[str] = (), dropout: float = 0.1
+    path: str | Path, allow_missing: Sequence[str] = (), dropout: float = 0.1, positions: Positions = "flattened"
 ) -> tuple[PatchEncoder, LoadReport]:
     """An encoder with the weights of a published checkpoint, in float32, and the report of how each tensor fared.
 
@@ -162,6 +162,7 @@ def load_pretrained(
         allow_missing: names that may be absent from the file (they are then freshly initialised) or left over in it;
             `*` matches any text.
         dropout: of the encoder, in training.
+        positions: rotary index of Timer-XL; the public checkpoint was trained with `flattened`.
 
     Raises:
         CheckpointError: the file is damaged, hostile or of another kind, or a tensor does not match and is not allowed
@@ -174,7 +175,7 @@ def load_pretrained(
             f"{file}: does not fit {report.sizes.architecture}: {'; '.join(problems)}. If that is as it should be, name "
             "the tensors in model.allow_missing"
         )
-    encoder = report.sizes.build(dropout)
+    encoder = report.sizes.build(dropout, positions)
     state = encoder.state_dict()
     state.update({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
     encoder.load_state_dict(state)
