@@ -97,3 +97,13 @@ def test_a_checkpoint_that_is_not_there_is_named(project):
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: there is no such file"):
         trained(project, "model.pretrained=nowhere.pth")
     assert not (project / "run").exists()
+
+
+def test_a_checkpoint_that_does_not_load_costs_no_earlier_run(project):
+    trained(project)
+    before = {path.name: path.read_bytes() for path in (project / "run").iterdir()}
+    (weights,) = (path for path in (project / "checkpoint").iterdir() if path.suffix != ".json")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        trained(project)
+    assert {path.name: path.read_bytes() for path in (project / "run").iterdir()} == before

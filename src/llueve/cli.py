@@ -145,7 +145,7 @@ def checkpoint_inspect(file: Checkpoint, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
     else:
-        Console().print(report.render(), highlight=False)
+        Console(emoji=False).print(report.render(), highlight=False)
     if report.problems(()):
         raise typer.Exit(1)
 
@@ -162,7 +162,7 @@ def checkpoint_convert(
     from llueve import pipeline
 
     for path in pipeline.convert(file, to, output):  # type: ignore[arg-type]
-        Console().print(f"wrote {path}", highlight=False)
+        Console(emoji=False).print(f"wrote {path}", highlight=False, markup=False)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from llueve.config import Config
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
 from llueve.model.classifier import KNOTS
 from llueve.model.pretrained import Format, encode_checkpoint, inspect_checkpoint, load_pretrained
+from llueve.model.timer_xl import TimerXL
 from llueve.panel import feature_cube, feature_names, observed_rows, static_table
 from llueve.rain import class_labels
 from llueve.reading import read_panel
@@ -139,6 +140,10 @@ def convert(source: str | Path, to: Format, output: str | Path) -> list[Path]:
     """
     is_run = (Path(source) / files.MODEL).is_file()
     encoder = load_model(Run.open(source)[0]).classifier.encoder if is_run else load_pretrained(source)[0]
+    if isinstance(encoder, TimerXL) and encoder.positions != "flattened":
+        logger.warning(
+            "the encoder was trained with positions = %r, which no published format holds", encoder.positions
+        )
     contents = {Path(output) / name: content for name, content in encode_checkpoint(encoder, to).items()}
     for path in contents:
         if path.exists():
@@ -160,7 +165,9 @@ def _with_checkpoint_sizes(config: Config) -> Config:
     """
     if config.model.pretrained == "none":
         return config
-    sizes = vars(inspect_checkpoint(config.model.pretrained)[0].sizes)
+    report, _ = inspect_checkpoint(config.model.pretrained)
+    report.require_loadable(config.model.allow_missing)
+    sizes = vars(report.sizes)
     for name, size in sizes.items():
         asked = getattr(config.model, name)
         if name in config.model.model_fields_set and asked != size:

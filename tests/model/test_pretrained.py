@@ -123,10 +123,11 @@ def test_a_missing_tensor_is_refused_by_name_unless_allowed(checkpoint):
 
 def test_a_file_without_its_frozen_first_layer_loads_when_allowed(checkpoint):
     """OpenLTM drops frozen tensors on saving."""
-    change(checkpoint, lambda state: [state.pop(n) for n in list(state) if n.startswith("blocks.attn_layers.1.")])
-    assert inspect_checkpoint(checkpoint)[0].sizes.layers == 1  # what is not there cannot be told from fewer layers
-    change(checkpoint, lambda state: state.pop("embedding.bias"))
-    assert load_pretrained(checkpoint, allow_missing=["embedding.bias"])[1].new == ("embedding.bias",)
+    change(checkpoint, lambda state: [state.pop(n) for n in list(state) if n.startswith("blocks.attn_layers.0.")])
+    with pytest.raises(CheckpointError, match=r"not in the file: blocks\.attn_layers\.0\."):
+        load_pretrained(checkpoint)
+    _, report = load_pretrained(checkpoint, allow_missing=["blocks.attn_layers.0.*"])
+    assert report.sizes.layers == 2 and len(report.new) == 17
 
 
 def test_a_tensor_too_many_is_refused_by_name_unless_allowed(checkpoint):
@@ -141,7 +142,8 @@ def test_a_tensor_too_many_is_refused_by_name_unless_allowed(checkpoint):
     [
         (torch.zeros(3), r"expected the shape \[16\], found \[3\]"),
         (torch.full((16,), torch.nan), r"16 of 16 numbers are not finite, the first at \[0\]"),
-        (torch.zeros(16, dtype=torch.int64), "expected floating-point numbers, found int64"),
+        (torch.zeros(16, dtype=torch.int64), "expected floating-point numbers of 16, 32 or 64 bits, found int64"),
+        (torch.full((16,), 1e300, dtype=torch.float64), "16 of 16 numbers are not finite"),  # as float32
     ],
 )
 def test_a_wrong_tensor_is_refused_by_name_whatever_is_allowed(checkpoint, tensor, why):
@@ -215,6 +217,42 @@ def test_broken_files_are_named_with_the_reason(tmp_path, content, why):
         load_pretrained(path)
 
 
+@pytest.mark.parametrize("name", ["torch Tensor", "builtins bytearray", "torch._utils _rebuild_meta_tensor_no_storage"])
+def test_names_beyond_plain_tensors_are_refused_before_anything_is_built(tmp_path, name):
+    """torch's restricted reader would make memory of any size, or content that is not in the file."""
+    path = tmp_path / "checkpoint.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "archive/data.pkl", b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\nJ\x00\x00\x00\x40\x85R."
+        )
+        archive.writestr("archive/version", "3")
+    with pytest.raises(CheckpointError, match=f"holds more than tensors.*asks for {name}"):
+        load_pretrained(path)
+
+
+def test_layers_and_widths_beyond_reason_are_refused_at_once(checkpoint):
+    original = torch.load(checkpoint, weights_only=True)
+    change(checkpoint, lambda state: state.update({"blocks.attn_layers.9999.junk": torch.zeros(0)}))
+    with pytest.raises(CheckpointError, match="speaks of layer 9999"):
+        inspect_checkpoint(checkpoint)
+    torch.save({**original, "embedding.weight": torch.zeros(2**20, 4)}, checkpoint)
+    with pytest.raises(CheckpointError, match="do not belong to one encoder"):
+        load_pretrained(checkpoint, allow_missing=["*"])
+
+
+def test_tensors_beside_the_weights_are_accounted_for(checkpoint):
+    change(checkpoint, lambda state: None)
+    torch.save({"state_dict": torch.load(checkpoint, weights_only=True), "average": torch.zeros(3)}, checkpoint)
+    with pytest.raises(CheckpointError, match=r"average \(Tensor beside state_dict\)"):
+        load_pretrained(checkpoint)
+
+
+def test_a_loaded_encoder_gives_the_same_twice(checkpoint):
+    encoder, _ = load_pretrained(checkpoint)
+    x_BLC = torch.randn(2, 8, 3)
+    assert torch.equal(encoder.forecast(x_BLC), encoder.forecast(x_BLC))
+
+
 def test_a_compressed_zip_is_not_unfolded(tmp_path):
     path = tmp_path / "checkpoint.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -259,7 +297,18 @@ def test_a_timer_without_its_configuration_says_what_to_bring(timer_folder):
         load_pretrained(timer_folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"num_attention_heads": "4"}', '{"num_attention_heads": 0}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"num_attention_heads": "4"}',
+        "[" * 100_000,
+        '{"num_attention_heads": 4, "rope_theta": 500000}',
+        '{"num_attention_heads": 0}',
+    ],
+)
 def test_a_damaged_configuration_is_refused(timer_folder, content):
     (timer_folder / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json: is not the configuration of a Timer"):

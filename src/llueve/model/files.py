@@ -5,6 +5,8 @@ containers and refuses everything else; and only after the zip has been found to
 """
 
 import json
+import pickletools
+import re
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError  # the name of torch's refusal; nothing is unpickled here
@@ -21,6 +23,12 @@ Container = Literal["torch", "safetensors"]
 
 LARGEST_HEADER = 100 * 1024 * 1024
 """The limit of the safetensors format."""
+PLAIN_NAMES = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict")
+STORAGE = re.compile(r"torch [A-Za-z0-9]+Storage")
+MORE_THAN_TENSORS = (
+    "holds more than tensors: it would have to run code to be read, so it is not opened. Save the state_dict alone, or as "
+    "safetensors."
+)
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the tensors beside other things."""
 
@@ -72,41 +80,67 @@ def _torch_content(file: Path, size: int) -> Any:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{file}: is a damaged torch checkpoint ({_short(error)}); download it again") from error
     # torch stores its records as they are: compression would let a small file unfold into a huge one.
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
+    sizes = sum(entry.file_size for entry in entries)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sizes > size:
         raise CheckpointError(f"{file}: has compressed records, which torch never writes; it is not opened")
-    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+    records = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(records) != 1:
         raise CheckpointError(f"{file}: is a zip, but not one that torch wrote (no data.pkl in it)")
     try:
+        with zipfile.ZipFile(file) as archive:
+            _refuse_code(file, archive.read(records[0]))
         return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except UnpicklingError as error:
-        raise CheckpointError(
-            f"{file}: holds more than tensors: it would have to run code to be read, so it is not opened. Save the "
-            f"state_dict alone, or as safetensors. ({_short(error)})"
-        ) from error
+        raise CheckpointError(f"{file}: {MORE_THAN_TENSORS} ({_short(error)})") from error
     except Exception as error:  # flipped bytes make torch's reader fail in any way
         raise CheckpointError(f"{file}: is a damaged torch checkpoint ({_short(error)}); download it again") from error
 
 
+def _refuse_code(file: Path, content: bytes) -> None:
+    """Look through a pickle without running it, and refuse every name but those that plain tensors need.
+
+    torch's restricted reader also makes uninitialised tensors and buffers of any size, when asked by name.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        named = operation.name in ("GLOBAL", "INST")
+        if named and (argument in PLAIN_NAMES or STORAGE.fullmatch(str(argument))):
+            continue
+        if named or operation.name in ("STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+            raise CheckpointError(f"{file}: {MORE_THAN_TENSORS} (it asks for {argument or operation.name})")
+
+
 def _named(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a loaded dictionary, looking inside one wrapper."""
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, str] = {}
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
+            # Epochs and optimisers beside the weights are usual; a tensor there may be one of them by mistake.
+            beside = [str(name) for name, value in content.items() if isinstance(value, Tensor)]
+            others = dict.fromkeys(beside, f"Tensor beside {key}")
             content = content[key]
             break
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{file}: holds a {type(content).__name__}; expected a dictionary of tensors (a state_dict)"
         )
-    tensors, others = {}, {}
-    for name, value in content.items():
+    room = file.stat().st_size
+    for key, value in content.items():
+        name = str(key)
+        if not name.isprintable() or name in tensors:
+            raise CheckpointError(f"{file}: {name!r} is no name of a tensor, or is there twice")
         if not isinstance(value, Tensor):
-            others[str(name)] = type(value).__name__
-        elif value.layout != torch.strided or value.is_quantized or value.is_nested:
-            raise CheckpointError(f"{file}: {name} is a sparse, nested or quantised tensor; expected plain ones")
-        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            others[name] = f"{type(value).__name__}, no tensor"
+        elif value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
+            raise CheckpointError(
+                f"{file}: {name} is a sparse, nested, quantised or empty-shelled tensor; expected plain ones"
+            )
+        elif (room := room - value.numel() * value.element_size()) < 0:
             raise CheckpointError(f"{file}: {name} claims {value.numel():,} numbers that the file does not hold")
         else:
-            tensors[str(name)] = value
+            tensors[name] = value
     return tensors, others
 
 

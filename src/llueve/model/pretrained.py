@@ -13,6 +13,7 @@ Timer is in no tensor, so its `config.json` is needed.
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -37,12 +38,18 @@ from llueve.model.timer_xl import Positions, TimerXL
 Format = Literal["openltm", "huggingface", "safetensors"]
 Architecture = Literal["timer_xl", "timer"]
 
+VARIABLE_BIAS = "attention.inner_attention.attn_bias.emb.weight"
 RENAMED_PREFIXES = (
     ("module.", ""),  # DataParallel
     ("_orig_mod.", ""),  # torch.compile
     ("encoder.attn_layers.", "blocks.attn_layers."),
     ("encoder.norm.", "blocks.norm."),
 )
+MOST_LAYERS = 256
+MOST_MISSING = 16
+"""A partial file holds at least one in so many of its encoder's numbers."""
+LARGEST_CONFIG = 1024 * 1024
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WEIGHT_FILES = ("model.safetensors", "checkpoint.pth")
 LARGEST_SANE = 1e4
 """Trained transformer weights are of the order of one; beyond this a forward pass is close to overflow."""
@@ -109,6 +116,18 @@ class LoadReport:
             found.append(f"in the file, but of no use: {listed([f'{name} ({self.ignored[name]})' for name in left])}")
         return found
 
+    def require_loadable(self, allow_missing: Sequence[str]) -> None:
+        """Raise unless the checkpoint may load.
+
+        Raises:
+            CheckpointError: it may not; each problem is named.
+        """
+        if problems := self.problems(allow_missing):
+            raise CheckpointError(
+                f"{self.path}: does not fit {self.sizes.architecture}: {'; '.join(problems)}. If that is as it should be, "
+                "name the tensors in model.allow_missing"
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON holds it."""
         return {**vars(self), "sizes": vars(self.sizes), "loads": not self.problems(())}
@@ -145,6 +164,8 @@ class TimerJson(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     num_attention_heads: int = Field(ge=1, le=4096)
+    rope_theta: Literal[10000] = 10000
+    hidden_act: Literal["silu"] = "silu"
     hidden_size: int | None = None
     intermediate_size: int | None = None
     num_hidden_layers: int | None = None
@@ -154,7 +175,9 @@ class TimerJson(BaseModel):
 def load_pretrained(
     path: str | Path, allow_missing: Sequence[str] = (), dropout: float = 0.1, positions: Positions = "flattened"
 ) -> tuple[PatchEncoder, LoadReport]:
-    """An encoder with the weights of a published checkpoint, in float32, and the report of how each tensor fared.
+    """An encoder with the weights of a published checkpoint, and the report of how each tensor fared.
+
+    It is in float32 and in evaluation mode.
 
     Args:
         path: an OpenLTM `.pth`, a safetensors file, a folder that holds one of them, or the name of a Hugging Face
@@ -168,18 +191,13 @@ def load_pretrained(
         CheckpointError: the file is damaged, hostile or of another kind, or a tensor does not match and is not allowed
             to; the message names the file, the tensors and the reason.
     """
-    file = resolve(path)
-    report, tensors = inspect_checkpoint(file)
-    if problems := report.problems(allow_missing):
-        raise CheckpointError(
-            f"{file}: does not fit {report.sizes.architecture}: {'; '.join(problems)}. If that is as it should be, name "
-            "the tensors in model.allow_missing"
-        )
+    report, tensors = inspect_checkpoint(path)
+    report.require_loadable(allow_missing)
     encoder = report.sizes.build(dropout, positions)
     state = encoder.state_dict()
     state.update({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
     encoder.load_state_dict(state)
-    return encoder, report
+    return encoder.eval(), report
 
 
 def inspect_checkpoint(path: str | Path) -> tuple[LoadReport, dict[str, Tensor]]:
@@ -191,12 +209,18 @@ def inspect_checkpoint(path: str | Path) -> tuple[LoadReport, dict[str, Tensor]]
     file = resolve(path)
     container, found, others = read_tensors(file)
     renamed = {name: _plain_name(name) for name in found}
-    if twice := sorted({new for new in renamed.values() if list(renamed.values()).count(new) > 1}):
+    if twice := sorted(new for new, count in Counter(renamed.values()).items() if count > 1):
         raise CheckpointError(f"{file}: {listed(twice)}: several tensors come to the same name without their prefixes")
     named = {renamed[name]: tensor for name, tensor in found.items()}
     sizes = _sizes(file, named)
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in sizes.build().state_dict().items()}
+    claimed, held = sum(shape.numel() for shape in expected.values()), sum(tensor.numel() for tensor in named.values())
+    if claimed > MOST_MISSING * held + 1_000_000:
+        raise CheckpointError(
+            f"{file}: its tensors speak of an encoder of {claimed:,} parameters, but hold {held:,} numbers; they do not "
+            "belong to one encoder"
+        )
     original = {new: old for old, new in renamed.items()}
     rejected, good = {}, {}
     for name, tensor in named.items():
@@ -206,11 +230,11 @@ def inspect_checkpoint(path: str | Path) -> tuple[LoadReport, dict[str, Tensor]]
             else:
                 good[name] = tensor
     ignored = {original[name]: "no such tensor in the encoder" for name in named if name not in expected}
-    ignored |= {name: f"a {kind}, no tensor" for name, kind in others.items()}
+    ignored |= others
     known = {original[name] for name in good}
     report = LoadReport(
         path=str(file),
-        format="openltm" if container == "torch" else "huggingface" if sizes.architecture == "timer" else "safetensors",
+        format="huggingface" if sizes.architecture == "timer" else "openltm" if container == "torch" else "safetensors",
         sizes=sizes,
         parameters=sum(tensor.numel() for tensor in good.values()),
         dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.values()})),
@@ -231,14 +255,18 @@ def resolve(path: str | Path) -> Path:
         CheckpointError: there is none.
     """
     file = Path(path)
-    if file.is_file():
-        return file
-    if file.is_dir():
+    try:
+        if file.is_file():
+            return file
+        is_folder, beside = file.is_dir(), file.parent != Path() and file.parent.is_dir()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be looked at ({error.strerror or error})") from error
+    if is_folder:
         for name in WEIGHT_FILES:
             if (file / name).is_file():
                 return file / name
         raise CheckpointError(f"{file}: the folder holds neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[1]}")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and file.suffix not in (".pth", ".safetensors"):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not beside and file.suffix not in (".pth", ".safetensors"):
         return _from_hub(str(path))
     raise CheckpointError(
         f"{path}: there is no such file; expected a checkpoint (.pth or .safetensors), or a folder with one"
@@ -333,41 +361,46 @@ def _sizes(file: Path, named: dict[str, Tensor]) -> Sizes:
     """
     if any(name.startswith(("model.layers.", "model.embed_layer.")) for name in named):
         return _timer_sizes(file, named)
-    layers = _layers(named, r"blocks\.attn_layers\.(\d+)\.")
+    layers = _layers(file, named, r"blocks\.attn_layers\.(\d+)\.")
     if layers == 0:
         raise CheckpointError(
             f"{file}: holds neither Timer-XL (blocks.attn_layers.…) nor Timer (model.layers.…); its tensors are "
             f"{listed(sorted(named)) or 'none'}"
         )
-    first = "blocks.attn_layers.0."
-    width = _size(file, named, 0, "embedding.weight", "embedding.bias", "blocks.norm.weight", first + "norm1.weight")
+    # OpenLTM saves unfrozen tensors alone, so any layer may be the first that is there.
+    bias, inner = (
+        [f"blocks.attn_layers.{n}.{part}" for n in range(layers)] for part in (VARIABLE_BIAS, "conv1.weight")
+    )
+    width = _size(file, named, 0, "embedding.weight", "embedding.bias", "blocks.norm.weight")
     return Sizes(
         architecture="timer_xl",
         patch_length=_size(file, named, 1, "embedding.weight", "head.bias"),
         width=width,
         layers=layers,
-        heads=_size(file, named, 1, first + "attention.inner_attention.attn_bias.emb.weight"),
-        feed_forward=_size(file, named, 0, first + "conv1.weight", first + "conv1.bias"),
+        heads=_size(file, named, 1, *bias),
+        feed_forward=_size(file, named, 0, *inner),
     )
 
 
 def _timer_sizes(file: Path, named: dict[str, Tensor]) -> Sizes:
     beside = file.parent / "config.json"
     try:
+        if beside.exists() and (not beside.is_file() or beside.stat().st_size > LARGEST_CONFIG):
+            raise ValueError("no regular file of a sane size")
         config = TimerJson.model_validate(json.loads(beside.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{file}: a Hugging Face Timer needs its config.json beside it (the number of heads is in no tensor); bring "
             f"it to {beside}"
         ) from error
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise CheckpointError(f"{beside}: is not the configuration of a Timer ({_one_line(error)})") from error
     first = "model.layers.0."
     sizes = Sizes(
         architecture="timer",
         patch_length=_size(file, named, 1, "model.embed_layer.emb.weight"),
         width=_size(file, named, 0, "model.embed_layer.emb.weight", "model.norm.weight"),
-        layers=_layers(named, r"model\.layers\.(\d+)\."),
+        layers=_layers(file, named, r"model\.layers\.(\d+)\."),
         heads=config.num_attention_heads,
         feed_forward=_size(file, named, 0, first + "ffn_layer.gate_proj.weight", first + "ffn_layer.up_proj.weight"),
     )
@@ -381,8 +414,10 @@ def _timer_sizes(file: Path, named: dict[str, Tensor]) -> Sizes:
     return sizes
 
 
-def _layers(named: dict[str, Tensor], pattern: str) -> int:
+def _layers(file: Path, named: dict[str, Tensor], pattern: str) -> int:
     numbers = [int(match[1]) for name in named if (match := re.match(pattern, name)) and len(match[1]) < 5]
+    if max(numbers, default=0) >= MOST_LAYERS:
+        raise CheckpointError(f"{file}: speaks of layer {max(numbers)}; expected at most {MOST_LAYERS} layers")
     return max(numbers, default=-1) + 1
 
 
@@ -399,18 +434,18 @@ def _size(file: Path, named: dict[str, Tensor], dimension: int, *candidates: str
             if at < 0 or shape[at] < 1 or shape[at] > 2**20:
                 raise CheckpointError(f"{file}: {name} has the shape {list(shape)}, from which no size can be read")
             return int(shape[at])
-    raise CheckpointError(f"{file}: has none of {', '.join(candidates)}, so the sizes of the encoder cannot be told")
+    raise CheckpointError(f"{file}: has none of {listed(candidates, 3)}, so the sizes of the encoder cannot be told")
 
 
 def _wrong(tensor: Tensor, expected: torch.Size) -> str:
     """Why a tensor cannot be used; empty if it can."""
     if tensor.shape != expected:
         return f"expected the shape {list(expected)}, found {list(tensor.shape)}"
-    if not tensor.is_floating_point():
-        return f"expected floating-point numbers, found {str(tensor.dtype).removeprefix('torch.')}"
-    bad = int((~tensor.isfinite()).sum())
-    if bad:
-        where = (~tensor.isfinite()).nonzero()[0].tolist()
+    if tensor.dtype not in DTYPES:
+        return f"expected floating-point numbers of 16, 32 or 64 bits, found {str(tensor.dtype).removeprefix('torch.')}"
+    infinite = ~tensor.to(torch.float32).isfinite()  # as the encoder will hold it
+    if bad := int(infinite.sum()):
+        where = infinite.nonzero()[0].tolist()
         return f"{bad} of {tensor.numel()} numbers are not finite, the first at {where}"
     return ""
 
