@@ -4,12 +4,11 @@
 
 Both forms run in turn in one process, so that a machine whose speed drifts slows both; the median of the pairs' ratios
 is quoted. The floating-point operations counted are those of the plain form's products, so work that the fast form
-avoids counts as speed. Peak memory is of one process per form. The growth table times the fast form alone.
+avoids counts as speed. Peak memory is of one process per form (Linux). The growth table times the fast form alone.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -112,7 +111,9 @@ def memory_of(name: str, form: str, steps: int) -> int:
     encoder, equations, x_BCL = build(CASES[name])
     for _ in range(steps):
         training_step(equations if form == "plain" else encoder.tokens, encoder, x_BCL)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not getrusage: a child's figure there begins with the size of the process that started it.
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 1024
 
 
 def growth() -> list[dict[str, Any]]:
