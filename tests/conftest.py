@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import settings
 
 from llueve.config import Config, parse_config
+
+# A busy machine is no fault of the code; what is set for CI (the same examples each time) stays.
+settings.register_profile("llueve", parent=settings.default, deadline=None)
+settings.load_profile("llueve")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
