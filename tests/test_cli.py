@@ -335,6 +335,16 @@ def test_a_category_of_the_test_period_alone_changes_no_training_input(project: 
     assert "unknown_category" in {finding["code"] for finding in project.json("audit.json")["findings"]}
 
 
+def test_a_static_column_between_the_features_is_no_change_of_the_table(project: Project) -> None:
+    frame = weather()
+    frame.insert(2, "soil", frame["site"].map({"Lima": "sand", "Puno": "clay"}))
+    project.write(frame)
+    project.train_with('data.categories={soil="static"}', "train.epochs=1").fine()
+    before = project.json("verification.json")
+    llueve("evaluate", project.run).fine()
+    assert project.json("verification.json") == before
+
+
 def test_predict_takes_the_columns_in_any_order_and_ignores_the_label(done: Project, tmp_path: Path) -> None:
     outcomes = []
     for number, frame in enumerate(

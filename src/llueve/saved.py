@@ -157,13 +157,13 @@ def _in_units(units: str | None) -> str:
 
 
 def fingerprint(panel: xr.Dataset) -> str:
-    """SHA-256 of sites, times and every cell of a panel."""
+    """SHA-256 of sites, times and every cell of a panel, whatever the order of its variables."""
     digest = hashlib.sha256()
     digest.update("\n".join(panel["site"].values.tolist()).encode())
     digest.update(panel["time"].values.astype("datetime64[ns]").astype(np.int64).tobytes())
-    for name, array in panel.data_vars.items():
-        digest.update(str(name).encode())
-        digest.update(array.values.tobytes())
+    for name in sorted(map(str, panel.data_vars)):
+        digest.update(name.encode())
+        digest.update(panel[name].values.tobytes())
     return digest.hexdigest()
 
 
