@@ -11,7 +11,8 @@ from rich.console import Console
 from llueve import pipeline
 from llueve.config import load_config
 from llueve.errors import CheckpointError, ConfigError
-from llueve.model.pretrained import Sizes, encode_checkpoint, load_pretrained
+from llueve.model.pretrained import Sizes, load_pretrained
+from llueve.model.writing import encode_checkpoint
 
 CONFIG = """
 [data]

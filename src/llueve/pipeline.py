@@ -21,8 +21,9 @@ from llueve.audit import audit_panel
 from llueve.config import Config
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
 from llueve.model.classifier import KNOTS
-from llueve.model.pretrained import Format, encode_checkpoint, inspect_checkpoint, load_pretrained
+from llueve.model.pretrained import Format, inspect_checkpoint, load_pretrained
 from llueve.model.timer_xl import TimerXL
+from llueve.model.writing import encode_checkpoint
 from llueve.panel import feature_cube, feature_names, observed_rows, static_table
 from llueve.rain import class_labels
 from llueve.reading import read_panel

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 
 import llueve
 from llueve.errors import CheckpointError, UsageError
-from llueve.model.pretrained import Sizes, encode_checkpoint, inspect_checkpoint, load_pretrained
+from llueve.model.pretrained import Sizes, inspect_checkpoint, load_pretrained
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
+from llueve.model.writing import encode_checkpoint
 
 OPENLTM = ("openltm_univariate", "openltm_multivariate", "openltm_multivariate_nonorm")
 SIZES = {"patch_length": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward": 8}

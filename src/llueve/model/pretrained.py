@@ -1,4 +1,4 @@
-"""Published checkpoints in and out: read without running anything, matched by name, reported tensor by tensor.
+"""Published checkpoints: read without running anything, matched by name, reported tensor by tensor.
 
 | format | container | architecture | names |
 | --- | --- | --- | --- |
@@ -10,7 +10,6 @@ An OpenLTM file carries no configuration: every size is read from its tensors. T
 Timer is in no tensor, so its `config.json` is needed.
 """
 
-import io
 import json
 import re
 from collections import Counter
@@ -26,10 +25,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from llueve.errors import CheckpointError, UsageError, listed
+from llueve.errors import CheckpointError, listed
 from llueve.model.files import read_tensors
 from llueve.model.patches import PatchEncoder
 from llueve.model.timer import Timer
@@ -286,60 +284,6 @@ def _from_hub(repository: str) -> Path:
             f"{repository}: could not be fetched from the Hugging Face hub ({_one_line(error)}). Bring config.json and "
             "model.safetensors of that repository in one folder, and give the folder as model.pretrained"
         ) from error
-
-
-def encode_checkpoint(encoder: PatchEncoder, to: Format) -> dict[str, bytes]:
-    """The encoder in a published format: file name → content.
-
-    Raises:
-        UsageError: the architecture has no such format.
-    """
-    timer = isinstance(encoder, Timer)
-    state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
-    if to == "huggingface" and not timer:
-        raise UsageError(
-            "Timer-XL has no Hugging Face form: that Timer has gated feed-forwards, no bias for variables and other "
-            "rotations, so its weights cannot be computed from these; use openltm or safetensors"
-        )
-    if to == "openltm" and timer:
-        raise UsageError(
-            "the Hugging Face Timer has no OpenLTM form: Timer-XL has plain feed-forwards, a bias for variables and other "
-            "rotations, so its weights cannot be computed from these; use huggingface or safetensors"
-        )
-    if to == "openltm":
-        return {"checkpoint.pth": _torch_bytes(state)}
-    content = {"model.safetensors": to_safetensors(state, metadata={"format": "pt"})}
-    if isinstance(encoder, Timer):
-        content["config.json"] = _timer_json(encoder)
-    return content
-
-
-def _torch_bytes(state: dict[str, Tensor]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def _timer_json(encoder: Timer) -> bytes:
-    """The configuration that the published Timer has beside its weights."""
-    first: Any = encoder.model.layers[0]
-    return json.dumps(
-        {
-            "model_type": "timer",
-            "architectures": ["TimerForPrediction"],
-            "hidden_size": encoder.width,
-            "intermediate_size": first.ffn_layer.gate_proj.out_features,
-            "num_hidden_layers": len(encoder.model.layers),
-            "num_attention_heads": encoder.heads,
-            "input_token_len": encoder.patch_length,
-            "output_token_lens": [encoder.patch_length],
-            "hidden_act": "silu",
-            "rope_theta": 10000,
-            "max_position_embeddings": 10000,
-            "attention_dropout": 0.0,
-        },
-        indent=2,
-    ).encode()
 
 
 def _plain_name(name: str) -> str:
