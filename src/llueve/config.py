@@ -221,6 +221,15 @@ class TrainConfig(Section):
     """Largest total gradient norm of one step."""
     patience: int = Field(3, ge=1)
     """Epochs without a better validation log-loss before training ends."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of training steps: `auto` takes bfloat16 products where the machine has them, the encoder is wide enough, and a
+    first batch comes out alike. Every number that is reported is computed in float32."""
+    class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Weight of each class in the loss, in the order of the classes; without it all count alike."""
+    focal_gamma: float = Field(0.0, ge=0, le=10)
+    """Above zero, the focal loss: samples that are already told apart count less, by (1 − p)^gamma."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
     seed: int = Field(0, ge=0, lt=2**63)
 
 
@@ -253,6 +262,13 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     verify: VerifyConfig = VerifyConfig()
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        weights, names = self.train.class_weights, self.target.class_names
+        if weights is not None and len(weights) != len(names):
+            raise ValueError(f"train.class_weights has {len(weights)} numbers for {len(names)} classes {list(names)}")
+        return self
 
     def to_toml(self) -> str:
         """The configuration as TOML, with every default written out."""
@@ -339,7 +355,8 @@ def _explain(problem: Any) -> str:
         what = "section is missing" if len(location) == 1 else "is missing"
         return f"{key}: {what}; add it (examples/ has complete files)"
     if problem["type"] == "value_error":
-        return f"{key}: {problem['ctx']['error']}"
+        error = problem["ctx"]["error"]
+        return f"{key}: {error}" if key else str(error)
     expected = problem["msg"][0].lower() + problem["msg"][1:]
     message = f"{key} = {problem['input']!r}: {expected}"
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):

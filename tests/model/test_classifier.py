@@ -2,18 +2,21 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from llueve.errors import UsageError
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
 
 SIZES = {"patch_length": 4, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "dropout": 0.0}
 
 
-def build(head, variables=3, facts=2, classes=2, **sizes):
+def build(head, variables=3, facts=2, classes=2, Encoder=TimerXL, **sizes):
     torch.manual_seed(0)
-    encoder = TimerXL(**{**SIZES, **sizes})
+    encoder = Encoder(**{**SIZES, **sizes})
     return TimerXLForClassification(
         encoder, classes, head, num_variables=variables, num_facts=facts, dropout=0.0
     ).eval()
@@ -98,7 +101,7 @@ def test_logits_and_gradients_are_finite_whatever_the_window(head, kind):
     model = build(head).train()
     x, seen, facts = window()
     if kind == "huge":
-        x = x * 1e15
+        x = x * 1e30
     elif kind == "constant":
         x = torch.full_like(x, -7.5)
     else:
@@ -109,6 +112,32 @@ def test_logits_and_gradients_are_finite_whatever_the_window(head, kind):
     nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1, 1])).backward()
     assert logits.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("head", ["mean", "variables"])
+@given(
+    size=st.sampled_from([1e-30, 1e-10, 1.0, 1e6, 1e15, 1e20, 1e30]),
+    offset=st.sampled_from([0.0, 1.0, -1e8, 1e30]),
+    steps=st.integers(1, 13),
+    share=st.floats(0, 1),
+    instance_norm=st.booleans(),
+    univariate=st.booleans(),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=60)
+def test_no_finite_window_makes_a_nan(head, size, offset, steps, share, instance_norm, univariate, seed):
+    """Logits and the gradients of weights and inputs, for windows of any size, offset, length and holes."""
+    model = build(head, Encoder=Timer if univariate else TimerXL).train()
+    model.instance_norm = instance_norm
+    x, _, facts = window(steps=steps, seed=seed)
+    seen = torch.rand(x.shape) < share
+    x = torch.where(seen, x * size + offset, 0).requires_grad_()
+    logits = model(x, seen, facts)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1, 1])).backward()
+    assert logits.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in (x, *model.parameters()))
+    with torch.no_grad():
+        assert model.encoder.forecast(x).isfinite().all()
 
 
 def test_any_number_of_classes():

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llueve.model.attention import variable_attention
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
 
@@ -186,30 +185,3 @@ def test_a_constant_window_is_normalised_to_zero_with_finite_gradients():
     assert window.x_BCL.abs().max() == 0
     assert x.grad is not None
     assert x.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("absent", [False, True])
-def test_gradients_of_the_fused_attention_equal_those_of_the_plain_form(absent):
-    torch.manual_seed(3)
-    variables, patches, shape = 3, 4, (2, 2, 12, 8)
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    bias_H2 = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
-    absent_BT = torch.zeros(2, 12, dtype=torch.bool)
-    absent_BT[0, [1, 2, 7]] = absent
-    variable, patch = torch.arange(12) // patches, torch.arange(12) % patches
-    same = (variable[:, None] == variable).long()
-
-    def plain(q, k, v, bias):
-        score = (q @ k.transpose(-1, -2) + bias[:, same]) / 8**0.5
-        hidden = (patch[:, None] < patch)[None, None] | absent_BT[:, None, None, :]
-        return score.masked_fill(hidden, -1e4).softmax(-1) @ v
-
-    def fused(q, k, v, bias):
-        return variable_attention(q, k, v, bias, variables, absent_BT if absent else None)
-
-    weigh = torch.randn(shape, dtype=torch.float64) * ~absent_BT[:, None, :, None]
-    found, expected = (
-        torch.autograd.grad((form(*inputs, bias_H2) * weigh).sum(), [*inputs, bias_H2]) for form in (fused, plain)
-    )
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

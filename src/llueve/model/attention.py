@@ -1,11 +1,16 @@
-"""Attention with one learned bias for tokens of the same variable, fused, with that bias's gradient at 1/C of the work.
+"""Attention with one learned bias for tokens of the same variable, fused, blocks of the future skipped.
 
-Shapes: B batch, H heads, T = C·N tokens (variable-major), C variables, N patches, E head width.
+Shapes: B batch, H heads, T = N·C tokens (time-major: all variables of the first patch first), N patches, C variables,
+E head width, R rows and K keys of one chunk.
+
+Tokens in time-major order see a prefix of the keys, so the rows are taken in chunks of whole patches and each chunk is
+given no key later than its own last: about half of the work of the full matrix. Only the corner of a chunk of several
+patches needs a mask.
 
 The fused kernel takes a mask but gives it no gradient. The bias has only one degree of freedom, because softmax does
 not see a constant added to a row: δ_h = bias_h(same) − bias_h(other). With P the weights and dS the gradient of the
-scores, ∂loss/∂δ_h = Σ dS over pairs of one variable: the C diagonal blocks of N × N, which are recomputed here from the
-row sums that the kernel keeps. Rows of dS sum to zero, so the gradient of bias(other) is its negative.
+scores, ∂loss/∂δ_h = Σ dS over pairs of one variable: C blocks of N × N, which are recomputed here from the row sums
+that the kernel keeps. Rows of dS sum to zero, so the gradient of bias(other) is its negative.
 """
 
 import math
@@ -15,9 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llueve.model.precision import small_products
+
 ABSENT_SCORE = -1e4
 """Added to the score of a key without an observation: exp of it is exactly zero beside any present key, and a row whose
 keys are all absent stays finite (uniform), where −∞ would make it NaN."""
+
+CHUNK_ROWS = 64
+"""Rows from which on the kernel works at full speed; chunks have at least so many, in whole patches."""
 
 
 def variable_attention(
@@ -31,27 +41,54 @@ def variable_attention(
     """softmax((q·k + bias) / √E)·v, (B, H, T, E), where a query sees no patch later than its own, of any variable.
 
     Args:
+        query_BHTE, key_BHTE, value_BHTE: of time-major tokens.
         bias_H2: per head, the bias towards tokens of other variables and of the same one.
         variables: C; T is a multiple of it.
         absent_BT: True where a token holds no observation; no present token sees it.
     """
     scale = 1 / math.sqrt(query_BHTE.shape[-1])
-    if absent_BT is not None:
-        query_BHTE, key_BHTE, value_BHTE = _hiding(query_BHTE, key_BHTE, value_BHTE, absent_BT, scale)
     delta_H = (bias_H2[:, 1] - bias_H2[:, 0]) * scale
-    out_BHTE = cast(Tensor, _Fused.apply(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale))  # type: ignore[no-untyped-call]
-    return out_BHTE if absent_BT is None else out_BHTE[..., :-1]
+    return _attention(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale, absent_BT)
 
 
 def causal_attention(
     query_BHNE: Tensor, key_BHNE: Tensor, value_BHNE: Tensor, absent_BN: Tensor | None = None
 ) -> Tensor:
     """softmax(q·k / √E)·v, (B, H, N, E), over patches not later than the query's; no present patch sees an absent one."""
-    scale = 1 / math.sqrt(query_BHNE.shape[-1])
-    if absent_BN is not None:
-        query_BHNE, key_BHNE, value_BHNE = _hiding(query_BHNE, key_BHNE, value_BHNE, absent_BN, scale)
-    out_BHNE = F.scaled_dot_product_attention(query_BHNE, key_BHNE, value_BHNE, is_causal=True, scale=scale)
-    return out_BHNE if absent_BN is None else out_BHNE[..., :-1]
+    heads, width = query_BHNE.shape[1], query_BHNE.shape[3]
+    return _attention(query_BHNE, key_BHNE, value_BHNE, query_BHNE.new_zeros(heads), 1, 1 / math.sqrt(width), absent_BN)
+
+
+def _attention(
+    query_BHTE: Tensor,
+    key_BHTE: Tensor,
+    value_BHTE: Tensor,
+    delta_H: Tensor,
+    variables: int,
+    scale: float,
+    absent_BT: Tensor | None,
+) -> Tensor:
+    value_BHTE = value_BHTE.to(query_BHTE.dtype)  # rotation has made queries and keys float32 at least
+    if absent_BT is not None:
+        query_BHTE, key_BHTE, value_BHTE = _hiding(query_BHTE, key_BHTE, value_BHTE, absent_BT, scale)
+    delta_H = delta_H.to(query_BHTE.dtype)
+    if query_BHTE.device.type == "cpu":
+        out_BHTE = cast(Tensor, _Fused.apply(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale))  # type: ignore[no-untyped-call]
+    else:
+        out_BHTE = masked_attention(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale)
+    return out_BHTE if absent_BT is None else out_BHTE[..., :-1]
+
+
+def masked_attention(
+    query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, delta_H: Tensor, variables: int, scale: float
+) -> Tensor:
+    """The same in one call, for accelerators: their kernels give a mask its gradient."""
+    tokens = query_BHTE.shape[2]
+    token = torch.arange(tokens, device=query_BHTE.device)
+    same_TT = token[:, None] % variables == token % variables
+    later_TT = token[:, None] // variables < token // variables
+    mask_HTT = (delta_H[:, None, None] * same_TT).masked_fill(later_TT, -torch.inf).to(query_BHTE.dtype)
+    return F.scaled_dot_product_attention(query_BHTE, key_BHTE, value_BHTE, attn_mask=mask_HTT[None], scale=scale)
 
 
 def _hiding(
@@ -67,45 +104,101 @@ def _hiding(
     )
 
 
-def _mask_HTT(delta_H: Tensor, variables: int, tokens: int) -> Tensor:
+def _chunks(tokens: int, variables: int) -> list[tuple[int, int]]:
+    """First and last row (exclusive) of each chunk; the keys of a chunk are all up to its last row."""
+    rows = variables * -(-CHUNK_ROWS // variables)
+    return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
+
+
+def _mask_1HRK(delta_H: Tensor, variables: int, start: int, end: int) -> Tensor:
     """δ on pairs of one variable, 0 on other pairs, −∞ where the key's patch is later than the query's."""
-    token = torch.arange(tokens, device=delta_H.device)
-    patches = tokens // variables
-    variable, patch = token // patches, token % patches
-    mask_HTT = delta_H[:, None, None] * (variable[:, None] == variable)
-    return mask_HTT.masked_fill(patch[:, None] < patch, -torch.inf)
+    rows, heads = end - start, len(delta_H)
+    mask_1HRK = delta_H.new_zeros(1, heads, rows, end)
+    patches = rows // variables
+    if patches > 1:
+        later_PP = torch.full((patches, patches), -torch.inf, dtype=delta_H.dtype).triu(1)
+        mask_1HRK[..., start:].unflatten(2, (patches, variables)).unflatten(4, (patches, variables)).copy_(
+            later_PP[:, None, :, None]
+        )
+    same = mask_1HRK.unflatten(2, (patches, variables)).unflatten(4, (-1, variables)).diagonal(dim1=3, dim2=5)
+    same.add_(delta_H[:, None, None, None])
+    return mask_1HRK
 
 
 class _Fused(torch.autograd.Function):
-    """The processor's fused attention kernel, with the gradient of δ added."""
+    """The processor's fused attention kernel in chunks, with the gradient of δ added."""
 
     @staticmethod
+    @small_products()
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, delta_H: Tensor, variables: int, scale: float
     ) -> Tensor:
-        mask = _mask_HTT(delta_H, variables, query.shape[2]).to(query.dtype)[None]
-        out, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=mask, scale=scale
-        )
-        ctx.save_for_backward(query, key, value, delta_H, mask, out, logsumexp)
+        batch, heads, tokens, width = query.shape
+        # In memory (B, T, H, E): the product that follows joins the heads without a copy.
+        out = query.new_empty(batch, tokens, heads, width).transpose(1, 2)
+        logsumexp = query.new_empty(batch, heads, tokens)
+        for start, end in _chunks(tokens, variables):
+            mask = _mask_1HRK(delta_H, variables, start, end)
+            out[:, :, start:end], logsumexp[:, :, start:end] = (
+                torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                    query[:, :, start:end], key[:, :, :end], value[:, :, :end], 0.0, False, attn_mask=mask, scale=scale
+                )
+            )
+        ctx.save_for_backward(query, key, value, delta_H, out, logsumexp)
         ctx.variables, ctx.scale = variables, scale
-        return out  # type: ignore[no-any-return]
+        return out
 
     @staticmethod
+    @small_products()
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, delta_H, mask, out, logsumexp = ctx.saved_tensors
-        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_out, query, key, value, out, logsumexp, 0.0, False, attn_mask=mask, scale=ctx.scale
-        )
+        query, key, value, delta_H, out, logsumexp = ctx.saved_tensors
+        grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for start, end in _chunks(query.shape[2], ctx.variables):
+            rows = slice(start, end)
+            chunk = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                grad_out[:, :, rows],
+                query[:, :, rows],
+                key[:, :, :end],
+                value[:, :, :end],
+                out[:, :, rows],
+                logsumexp[:, :, rows],
+                0.0,
+                False,
+                attn_mask=_mask_1HRK(delta_H, ctx.variables, start, end),
+                scale=ctx.scale,
+            )
+            grad_query[:, :, rows] = chunk[0]
+            grad_key[:, :, :end] += chunk[1]
+            grad_value[:, :, :end] += chunk[2]
+        grad_delta_H = None
+        if ctx.needs_input_grad[3]:
+            grad_delta_H = _bias_gradient(
+                query, key, value, delta_H, out, logsumexp, grad_out, ctx.variables, ctx.scale
+            )
+        return grad_query, grad_key, grad_value, grad_delta_H, None, None
 
-        def blocks(x_BHTE: Tensor) -> Tensor:
-            return cast(Tensor, x_BHTE.unflatten(2, (ctx.variables, -1)))
 
-        patches = query.shape[2] // ctx.variables
-        score = blocks(query) @ blocks(key).transpose(-1, -2) * ctx.scale + delta_H[:, None, None, None]
-        later = torch.ones(patches, patches, dtype=torch.bool, device=query.device).triu(1)
-        weight = (score - logsumexp.unflatten(2, (ctx.variables, -1))[..., None]).masked_fill(later, -torch.inf).exp()
-        share = (grad_out * out).sum(-1).unflatten(2, (ctx.variables, -1))[..., None]
-        grad_score = weight * (blocks(grad_out) @ blocks(value).transpose(-1, -2) - share)
-        gradients: tuple[Tensor | None, ...] = (*grads, grad_score.sum((0, 2, 3, 4)), None, None)
-        return gradients
+def _bias_gradient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    delta_H: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    grad_out: Tensor,
+    variables: int,
+    scale: float,
+) -> Tensor:
+    """∂loss/∂δ, (H,): the scores' gradient summed over pairs of one variable, from their C blocks of N × N alone."""
+
+    def by_variable(x: Tensor) -> Tensor:  # (B, H, T, …) to (B, H, C, N, …)
+        return cast(Tensor, x.unflatten(2, (-1, variables)).transpose(2, 3))
+
+    patches = query.shape[2] // variables
+    score = by_variable(query) @ by_variable(key).transpose(-1, -2) * scale + delta_H[:, None, None, None]
+    later = torch.ones(patches, patches, dtype=torch.bool).triu(1)
+    # No weight is above one; beside huge scores the difference of two roundings could say otherwise.
+    weight = (score - by_variable(logsumexp)[..., None]).clamp(max=0).masked_fill(later, -torch.inf).exp()
+    share = by_variable((grad_out * out).sum(-1))[..., None]
+    grad_score = weight * (by_variable(grad_out) @ by_variable(value).transpose(-1, -2) - share)
+    return grad_score.sum((0, 2, 3, 4))

@@ -21,6 +21,8 @@ VARIABLE_WIDTH = 32
 HIDDEN = 128
 KNOTS = 16
 """Training quantiles between which a level is encoded piecewise linearly."""
+LARGEST = 1e3
+"""Training spreads at which ends what is used without normalisation, so that squares and scores of it stay exact."""
 LEVELS = 3
 """Levels of one variable: mean of the window, mean of its last patch, newest observed value."""
 EXTRAS = 3
@@ -91,7 +93,7 @@ class VariablesHead(nn.Module):
 
     def forward(self, token_BCND: Tensor, present_BCN: Tensor, level_BCV: Tensor, facts_BF: Tensor) -> Tensor:
         """Logits (B, K)."""
-        mean_BCD = _mean_over(token_BCND.flatten(0, 1), present_BCN.flatten(0, 1)).unflatten(0, token_BCND.shape[:2])
+        mean_BCD = _mean_over(token_BCND, present_BCN)
         token_BCW = self.token(torch.cat((mean_BCD, token_BCND[:, :, -1]), dim=-1))
         level_BCW = torch.einsum("bcv,cvw->bcw", self.encode_levels(level_BCV), self.level_CVW)
         hidden_BCW = self.dropout(F.gelu(self.norm(token_BCW + self.variable_CW + level_BCW)))
@@ -166,9 +168,8 @@ class TimerXLForClassification(nn.Module):
             torch.ones_like(x_BCL, dtype=torch.bool) if observed_BLC is None else observed_BLC.transpose(1, 2)
         )
         window = self.encoder.normalise(x_BCL, observed_BCL)
-        token_BCND = self.encoder.tokens(
-            window.x_BCL if self.instance_norm else x_BCL, observed_BCL, self.gap_embedding_D
-        )
+        given_BCL = window.x_BCL if self.instance_norm else x_BCL.clamp(-LARGEST, LARGEST)
+        token_BCND = self.encoder.tokens(given_BCL, observed_BCL, self.gap_embedding_D)
         present_BCN = to_patches(observed_BCL, self.encoder.patch_length).any(-1)
         if isinstance(self.head, MeanHead):
             return cast(Tensor, self.head(token_BCND, present_BCN, self.encoder.forecasting))
@@ -178,10 +179,10 @@ class TimerXLForClassification(nn.Module):
         return cast(Tensor, self.head(token_BCND, present_BCN, level_BCV, facts_BF))
 
 
-def _mean_over(x_BTD: Tensor, present_BT: Tensor) -> Tensor:
-    """Mean over the tokens that are present, (B, D); zero where none is."""
-    weight_BT1 = present_BT.to(x_BTD.dtype)[..., None]
-    return (x_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1)
+def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:
+    """Mean over the tokens that are present, (X, D) for any leading dimensions X; zero where none is."""
+    weight_XT1 = present_XT.to(token_XTD.dtype)[..., None]
+    return (token_XTD * weight_XT1).sum(-2) / weight_XT1.sum(-2).clamp(min=1)
 
 
 def _levels(x_BCL: Tensor, observed_BCL: Tensor, window: Normalised, patch_length: int) -> Tensor:
@@ -192,6 +193,5 @@ def _levels(x_BCL: Tensor, observed_BCL: Tensor, window: Normalised, patch_lengt
     newest_BC = (observed_BCL * steps_L).argmax(-1)
     value_BC = x_BCL.gather(-1, newest_BC[..., None]).squeeze(-1)
     observed = observed_BCL.to(x_BCL.dtype)
-    return torch.stack(
-        (window.mean_BC, recent_BC, value_BC, window.spread_BC, observed.mean(-1), observed[..., -1]), dim=-1
-    )
+    spread_BC = window.spread_BC.clamp(max=LARGEST)
+    return torch.stack((window.mean_BC, recent_BC, value_BC, spread_BC, observed.mean(-1), observed[..., -1]), dim=-1)

@@ -4,6 +4,8 @@ Shapes: B batch, L steps, C variables, N patches, P patch length, T = C·N token
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -37,6 +39,18 @@ class PatchEncoder(nn.Module, ABC):
         super().__init__()
         self.patch_length = patch_length
         self.width = width
+        self.rounding: torch.dtype | None = None
+        """What the operands of the layers' linear maps are rounded to; None leaves them as they are."""
+
+    @contextmanager
+    def computing_in(self, precision: torch.dtype) -> Iterator[None]:
+        """Inside, linear maps of the layers are products in bfloat16, or in float32; all else stays as it is."""
+        before = self.rounding
+        self.rounding = torch.bfloat16 if precision == torch.bfloat16 else None
+        try:
+            yield
+        finally:
+            self.rounding = before
 
     @property
     @abstractmethod
@@ -59,14 +73,17 @@ class PatchEncoder(nn.Module, ABC):
         """Take each variable's own mean and spread out of each window, over the observed cells alone.
 
         mean = Σ m·x / Σ m, variance = Σ m·(x − mean)² / Σ m; nothing observed has mean and variance 0. The spread is the
-        published encoder's own.
+        published encoder's own. All of it in float64, where no square of a float32 overflows and no constant is lost to
+        rounding; it costs a thousandth of the layers.
         """
-        weight_BCL = observed_BCL.to(x_BCL.dtype)
+        given, x_BCL = x_BCL.dtype, x_BCL.double()
+        weight_BCL = observed_BCL.double()
         count_BC1 = weight_BCL.sum(-1, keepdim=True).clamp(min=1)
         mean_BC1 = (x_BCL * weight_BCL).sum(-1, keepdim=True) / count_BC1
         centred_BCL = (x_BCL - mean_BC1) * weight_BCL
         spread_BC1 = self.spread(centred_BCL.square().sum(-1, keepdim=True) / count_BC1, count_BC1)
-        return Normalised(centred_BCL / spread_BC1, mean_BC1.squeeze(-1), spread_BC1.squeeze(-1))
+        normalised = Normalised(centred_BCL / spread_BC1, mean_BC1.squeeze(-1), spread_BC1.squeeze(-1))
+        return Normalised(normalised.x_BCL.to(given), normalised.mean_BC.to(given), normalised.spread_BC.to(given))
 
     def tokens(
         self, x_BCL: Tensor, observed_BCL: Tensor | None = None, gap_embedding_D: Tensor | None = None
@@ -80,16 +97,17 @@ class PatchEncoder(nn.Module, ABC):
             gap_embedding_D: added to a token in proportion to the share of its patch that was not observed.
         """
         token_BCND = self.embed(to_patches(x_BCL, self.patch_length))
+        absent_BCN: Tensor | None = None
         if observed_BCL is None and x_BCL.shape[-1] % self.patch_length:
             observed_BCL = torch.ones_like(x_BCL, dtype=torch.bool)  # what is padded was not observed
-        if observed_BCL is None:
-            return self.layers(token_BCND, None)
-        observed_BCNP = to_patches(observed_BCL, self.patch_length)
-        if gap_embedding_D is not None:
-            gap_BCN1 = 1 - observed_BCNP.to(token_BCND.dtype).mean(-1, keepdim=True)
-            token_BCND = token_BCND + gap_BCN1 * gap_embedding_D
-        absent_BCN = ~observed_BCNP.any(-1)
-        return self.layers(token_BCND, absent_BCN if bool(absent_BCN.any()) else None)
+        if observed_BCL is not None:
+            observed_BCNP = to_patches(observed_BCL, self.patch_length)
+            if gap_embedding_D is not None:
+                gap_BCN1 = 1 - observed_BCNP.to(token_BCND.dtype).mean(-1, keepdim=True)
+                token_BCND = token_BCND + gap_BCN1 * gap_embedding_D
+            absent_BCN = ~observed_BCNP.any(-1)
+            absent_BCN = absent_BCN if bool(absent_BCN.any()) else None
+        return self.layers(token_BCND, absent_BCN)
 
     def encode(self, x_BLC: Tensor, normalise: bool = True) -> Tensor:
         """Tokens after the final norm, (B, T, D), all patches of the first variable first."""

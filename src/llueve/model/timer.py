@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llueve.model.attention import causal_attention
+from llueve.model.dropout import Dropout
 from llueve.model.patches import PatchEncoder
+from llueve.model.precision import linear
 
 ROTARY_BASE = 10_000.0
 
@@ -30,6 +32,7 @@ def rotary_waves(patches: int, head_width: int, device: torch.device) -> tuple[T
 
 def rotate_halves(x_BNHE: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary embedding of the whole head width, its first half paired with its second."""
+    x_BNHE = x_BNHE.to(torch.promote_types(x_BNHE.dtype, torch.float32))
     cosine, sine = (wave.to(x_BNHE.dtype) for wave in waves)
     first, second = x_BNHE.chunk(2, dim=-1)
     return x_BNHE * cosine + torch.cat((-second, first), dim=-1) * sine
@@ -54,10 +57,14 @@ class SelfAttention(nn.Module):
         self.o_proj = nn.Linear(width, width, bias=False)
         self.heads = heads
 
-    def forward(self, x_BND: Tensor, waves: tuple[Tensor, Tensor], absent_BN: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BND: Tensor, waves: tuple[Tensor, Tensor], absent_BN: Tensor | None, operand: torch.dtype
+    ) -> Tensor:
         """Attend; `absent_BN` is True where a patch holds no observation."""
+        x_BND = x_BND.to(operand)
         query, key, value = (
-            project(x_BND).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj)
+            linear(x_BND, project.weight, project.bias).unflatten(-1, (self.heads, -1))
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed_BHNE = causal_attention(
             rotate_halves(query, waves).transpose(1, 2),
@@ -65,7 +72,7 @@ class SelfAttention(nn.Module):
             value.transpose(1, 2),
             absent_BN,
         )
-        return cast(Tensor, self.o_proj(mixed_BHNE.transpose(1, 2).flatten(2)))
+        return linear(mixed_BHNE.transpose(1, 2).flatten(2).to(operand), self.o_proj.weight, None)
 
 
 class FeedForward(nn.Module):
@@ -77,9 +84,11 @@ class FeedForward(nn.Module):
         self.up_proj = nn.Linear(width, feed_forward, bias=False)
         self.down_proj = nn.Linear(feed_forward, width, bias=False)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, operand: torch.dtype) -> Tensor:
         """Each token on its own."""
-        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x_BND)) * self.up_proj(x_BND)))
+        x_BND = x_BND.to(operand)
+        inner = F.silu(linear(x_BND, self.gate_proj.weight, None)) * linear(x_BND, self.up_proj.weight, None)
+        return linear(inner, self.down_proj.weight, None)
 
 
 class DecoderLayer(nn.Module):
@@ -91,12 +100,14 @@ class DecoderLayer(nn.Module):
         self.ffn_layer = FeedForward(width, feed_forward)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, x_BND: Tensor, waves: tuple[Tensor, Tensor], absent_BN: Tensor | None) -> Tensor:
-        """One layer over all patches."""
-        x_BND = self.norm1(x_BND + self.dropout(self.self_attn(x_BND, waves, absent_BN)))
-        return cast(Tensor, self.norm2(x_BND + self.dropout(self.ffn_layer(x_BND))))
+    def forward(
+        self, x_BND: Tensor, waves: tuple[Tensor, Tensor], absent_BN: Tensor | None, operand: torch.dtype
+    ) -> Tensor:
+        """One layer over all patches; the operands of its linear maps are of type `operand`."""
+        x_BND = self.norm1(x_BND + self.dropout(self.self_attn(x_BND, waves, absent_BN, operand)))
+        return cast(Tensor, self.norm2(x_BND + self.dropout(self.ffn_layer(x_BND, operand))))
 
 
 class Decoder(nn.Module):
@@ -150,7 +161,7 @@ class Timer(PatchEncoder):
         x_BND = token_BCND.flatten(0, 1)
         absent_BN = None if absent_BCN is None else absent_BCN.flatten(0, 1)
         for layer in self.model.layers:
-            x_BND = layer(x_BND, waves, absent_BN)
+            x_BND = layer(x_BND, waves, absent_BN, self.rounding or x_BND.dtype)
         return cast(Tensor, self.model.norm(x_BND).unflatten(0, (batch, -1)))
 
     def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:

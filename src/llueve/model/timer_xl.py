@@ -1,7 +1,7 @@
 """The Timer-XL encoder, as published in OpenLTM's multivariate form, with missing values as masks.
 
-Shapes: B batch, L steps, C variables, N patches, P patch length, T = C·N tokens (variable-major), D width, H heads,
-E = D/H head width.
+Shapes: B batch, L steps, C variables, N patches, P patch length, T = N·C tokens (time-major inside, so that what a token
+may see is a prefix), D width, H heads, E = D/H head width.
 
 Module names are those of the public checkpoints, so their tensors load by name. Source of the equations: Liu et al.,
 "Timer-XL: Long-Context Transformers for Unified Time Series Forecasting", arXiv:2410.04803.
@@ -12,10 +12,11 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from llueve.model.attention import variable_attention
+from llueve.model.dropout import Dropout
 from llueve.model.patches import PatchEncoder
+from llueve.model.precision import linear
 
 ROTARY_BASE = 10_000.0
 NORMALISER_EPSILON = 1e-5
@@ -30,7 +31,8 @@ def rotary_table(variables: int, patches: int, head_width: int, positions: Posit
     Pair i of the first half turns by position · θ^(−2i / (E/2)), θ = 10000.
     """
     token = torch.arange(variables * patches, device=device)
-    position_T = token if positions == "flattened" else token % patches
+    patch, variable = token // variables, token % variables
+    position_T = variable * patches + patch if positions == "flattened" else patch
     rotated = head_width // 2
     frequency_R = ROTARY_BASE ** (-torch.arange(0, rotated, 2, device=device, dtype=torch.float64) / rotated)
     angle_TR = torch.cat(
@@ -42,7 +44,7 @@ def rotary_table(variables: int, patches: int, head_width: int, positions: Posit
 def rotate(x_BTHE: Tensor, turn_T1R: Tensor) -> Tensor:
     """Rotary embedding in interleaved pairs: neighbours of the head width are one complex number, turned by its position."""
     pairs = torch.view_as_complex(x_BTHE.unflatten(-1, (-1, 2)).to(turn_T1R.real.dtype))
-    return torch.view_as_real(pairs * turn_T1R).flatten(-2).to(x_BTHE.dtype)
+    return torch.view_as_real(pairs * turn_T1R).flatten(-2)
 
 
 class VariableBias(nn.Module):
@@ -73,10 +75,13 @@ class Attention(nn.Module):
         self.out_projection = nn.Linear(width, width)
         self.heads = heads
 
-    def forward(self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None, operand: torch.dtype
+    ) -> Tensor:
         """Attend over the tokens of all variables; `absent_BT` is True where a token holds no observation."""
+        x_BTD = x_BTD.to(operand)
         query_BTHE, key_BTHE, value_BTHE = (
-            project(x_BTD).unflatten(-1, (self.heads, -1))
+            linear(x_BTD, project.weight, project.bias).unflatten(-1, (self.heads, -1))
             for project in (self.query_projection, self.key_projection, self.value_projection)
         )
         mixed_BHTE = variable_attention(
@@ -87,7 +92,8 @@ class Attention(nn.Module):
             variables,
             absent_BT,
         )
-        return cast(Tensor, self.out_projection(mixed_BHTE.transpose(1, 2).flatten(2)))
+        mixed_BTD = mixed_BHTE.transpose(1, 2).flatten(2).to(operand)
+        return linear(mixed_BTD, self.out_projection.weight, self.out_projection.bias)
 
 
 class EncoderLayer(nn.Module):
@@ -100,14 +106,16 @@ class EncoderLayer(nn.Module):
         self.conv2 = nn.Conv1d(feed_forward, width, kernel_size=1)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None) -> Tensor:
-        """One layer over all tokens."""
-        x_BTD = self.norm1(x_BTD + self.dropout(self.attention(x_BTD, turn_T1R, variables, absent_BT)))
+    def forward(
+        self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None, operand: torch.dtype
+    ) -> Tensor:
+        """One layer over all tokens; the operands of its linear maps are of type `operand`."""
+        x_BTD = self.norm1(x_BTD + self.dropout(self.attention(x_BTD, turn_T1R, variables, absent_BT, operand)))
         # A 1×1 convolution is a linear map of each token; as one it needs no transposed copies.
-        inner = self.dropout(F.relu(F.linear(x_BTD, self.conv1.weight.squeeze(-1), self.conv1.bias)))
-        outer = self.dropout(F.linear(inner, self.conv2.weight.squeeze(-1), self.conv2.bias))
+        inner = self.dropout.relu(linear(x_BTD.to(operand), self.conv1.weight.squeeze(-1), self.conv1.bias))
+        outer = self.dropout(linear(inner, self.conv2.weight.squeeze(-1), self.conv2.bias))
         out: Tensor = self.norm2(x_BTD + outer)
         return out
 
@@ -120,10 +128,12 @@ class Blocks(nn.Module):
         self.attn_layers = nn.ModuleList(EncoderLayer(width, heads, feed_forward, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None, operand: torch.dtype
+    ) -> Tensor:
         """Tokens after the final norm."""
         for layer in self.attn_layers:
-            x_BTD = layer(x_BTD, turn_T1R, variables, absent_BT)
+            x_BTD = layer(x_BTD, turn_T1R, variables, absent_BT, operand)
         out: Tensor = self.norm(x_BTD)
         return out
 
@@ -162,17 +172,18 @@ class TimerXL(PatchEncoder):
         return self.head
 
     def embed(self, patch_BCNP: Tensor) -> Tensor:
-        """Tokens (B, C, N, D) before the first layer."""
-        return cast(Tensor, self.embedding(patch_BCNP))
+        """Tokens (B, C, N, D) before the first layer, time-major in memory."""
+        return cast(Tensor, self.embedding(patch_BCNP.transpose(1, 2)).transpose(1, 2))
 
     def layers(self, token_BCND: Tensor, absent_BCN: Tensor | None) -> Tensor:
         """Tokens after the final norm; all variables are one sequence."""
         _, variables, patches, _ = token_BCND.shape
         turn_T1R = rotary_table(variables, patches, self.width // self.heads, self.positions, token_BCND.device)
         turn_T1R = turn_T1R.to(torch.complex128 if token_BCND.dtype == torch.float64 else torch.complex64)
-        absent_BT = None if absent_BCN is None else absent_BCN.flatten(1)
-        out_BTD: Tensor = self.blocks(token_BCND.flatten(1, 2), turn_T1R, variables, absent_BT)
-        return cast(Tensor, out_BTD.unflatten(1, (variables, patches)))
+        absent_BT = None if absent_BCN is None else absent_BCN.transpose(1, 2).flatten(1)
+        x_BTD = token_BCND.transpose(1, 2).flatten(1, 2)
+        out_BTD: Tensor = self.blocks(x_BTD, turn_T1R, variables, absent_BT, self.rounding or x_BTD.dtype)
+        return cast(Tensor, out_BTD.unflatten(1, (patches, variables)).transpose(1, 2))
 
     def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:
         """√(population variance + 1e-5), as the public code has it."""

@@ -19,8 +19,10 @@ from torch.nn import functional as F
 from llueve.config import TrainConfig
 from llueve.errors import GuardStop
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.precision import choose_precision, quick_products
 from llueve.panel import FloatArray
 from llueve.stability.guard import Guard
+from llueve.training.losses import classification_loss
 from llueve.training.progress import TrainingProgress
 from llueve.windows import Part, Windows
 
@@ -36,7 +38,7 @@ class EpochRecord:
     epoch: int
     phase: str
     train_loss: float | None
-    """Mean cross-entropy over the samples of applied steps; None if none was applied."""
+    """Mean loss over the samples of applied steps; None if none was applied."""
     validation_loss: float | None
     """Mean log-loss on validation; None if it was not finite."""
     skipped: int
@@ -84,8 +86,11 @@ def train_model(
     Raises:
         GuardStop: too many samples hold a non-finite input, or were skipped; or no epoch had a finite validation loss.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     optimiser = _optimiser(model, config)
     steps = math.ceil(len(training) / config.batch_size)
+    precision = _precision(model, windows, training, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rate_factor(config, steps))
     guard = Guard(max_skipped, len(training))
     guard.check_inputs(windows.non_finite(training), config.batch_size)
@@ -97,7 +102,10 @@ def train_model(
             started = time.perf_counter()
             guard.start_epoch()
             progress.start_epoch(epoch)
-            train_loss, rate = _one_epoch(model, windows, training, config, order, optimiser, schedule, guard, progress)
+            with model.encoder.computing_in(precision):
+                train_loss, rate = _one_epoch(
+                    model, windows, training, config, order, optimiser, schedule, guard, progress
+                )
             validation_loss = log_loss(predict_logits(model, windows, validation), validation.y)
             skipped += guard.skipped
             line = EpochRecord(
@@ -124,9 +132,19 @@ def train_model(
             "keep; see history.jsonl, and look at the validation period with `llueve audit`"
         )
     model.load_state_dict(best[2])
+    model.to("cpu")
     return Trained(best_epoch=best[1], best_validation_loss=best[0], skipped=skipped)
 
 
+def _precision(model: TimerXLForClassification, windows: Windows, training: Part, config: TrainConfig) -> torch.dtype:
+    """The precision of the training steps, chosen on the first batch and logged."""
+    x_BLC, observed_BLC, _ = as_tensors(windows, training[: config.batch_size], _device(model))
+    choice = choose_precision(config.precision, model.encoder, x_BLC.transpose(1, 2), observed_BLC.transpose(1, 2))
+    logger.info("training steps in %s on %s: %s", choice.name, _device(model).type, choice.reason)
+    return choice.dtype
+
+
+@quick_products()
 def _one_epoch(
     model: TimerXLForClassification,
     windows: Windows,
@@ -140,11 +158,14 @@ def _one_epoch(
 ) -> tuple[float | None, float]:
     """One pass over the training windows in random order: mean loss of the applied steps, and the last step's rate."""
     model.train()
+    device = _device(model)
+    weights_K = None if config.class_weights is None else torch.tensor(config.class_weights, device=device)
     total, applied, rate = 0.0, 0, 0.0
     for number, batch in enumerate(batches(training, config.batch_size, order.permutation(len(training))), start=1):
         rate = float(max(schedule.get_last_lr()))
-        inputs = as_tensors(windows, batch)
-        loss = F.cross_entropy(model(*inputs), torch.from_numpy(batch.y))
+        inputs = as_tensors(windows, batch, device)
+        y_B = torch.from_numpy(batch.y).to(device)
+        loss = classification_loss(model(*inputs), y_B, weights_K, config.focal_gamma, config.label_smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
@@ -160,11 +181,13 @@ def _one_epoch(
     return total / applied if applied else None, rate
 
 
+@quick_products()
 def predict_logits(model: TimerXLForClassification, windows: Windows, part: Part) -> FloatArray:
-    """Logits (n, K) of every window of `part`, in evaluation mode."""
+    """Logits (n, K) of every window of `part`, in evaluation mode and float32."""
     model.eval()
+    device = _device(model)
     with torch.inference_mode():
-        rows = [model(*as_tensors(windows, batch)).numpy() for batch in batches(part, PREDICTION_BATCH)]
+        rows = [model(*as_tensors(windows, batch, device)).cpu().numpy() for batch in batches(part, PREDICTION_BATCH)]
     return np.concatenate(rows)
 
 
@@ -184,10 +207,16 @@ def batches(part: Part, size: int, order: np.ndarray[Any, np.dtype[np.int64]] | 
         yield part[order[start : start + size]] if order is not None else part[start : start + size]
 
 
-def as_tensors(windows: Windows, batch: Part) -> tuple[Tensor, Tensor, Tensor]:
+def as_tensors(windows: Windows, batch: Part, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Values (B, L, C), observed-mask (B, L, C) and facts (B, F) of a batch."""
-    values_BCL, observed_BCL, facts_BF = (torch.from_numpy(np.ascontiguousarray(each)) for each in windows.batch(batch))
+    values_BCL, observed_BCL, facts_BF = (
+        torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in windows.batch(batch)
+    )
     return values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2), facts_BF
+
+
+def _device(model: TimerXLForClassification) -> torch.device:
+    return model.encoder.forecasting.weight.device
 
 
 def _optimiser(model: TimerXLForClassification, config: TrainConfig) -> torch.optim.AdamW:
