@@ -24,8 +24,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "model"))
 import plain
 
-from llueve.model.precision import BFLOAT16_WIDTH, has_bfloat16, quick_products
+from llueve.model.products import quick_products
 from llueve.model.timer_xl import TimerXL
+from llueve.training.precision import BFLOAT16_WIDTH, has_bfloat16
 
 PATCH, STEPS, VARIABLES, HEADS = 96, 1440, 27, 8
 CASES = {

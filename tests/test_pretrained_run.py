@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llueve import pipeline
 from llueve.config import load_config
-from llueve.errors import CheckpointError, ConfigError
+from llueve.errors import CheckpointError, ConfigError, UsageError
 from llueve.model.pretrained import Sizes, load_pretrained
 from llueve.model.writing import encode_checkpoint
 
@@ -108,3 +108,33 @@ def test_a_checkpoint_that_does_not_load_costs_no_earlier_run(project):
     with pytest.raises(CheckpointError, match="damaged"):
         trained(project)
     assert {path.name: path.read_bytes() for path in (project / "run").iterdir()} == before
+
+
+def test_no_encoder_of_its_own_is_said_plainly(project):
+    with pytest.raises(CheckpointError, match=r"carries no encoder of its own; take \"none\""):
+        trained(project, "model.pretrained=embedded")
+
+
+@pytest.mark.parametrize("project", ["timer_xl"], indirect=True)
+def test_a_partial_checkpoint_converts_when_its_absent_tensors_are_allowed(project):
+    file = project / "checkpoint" / "checkpoint.pth"
+    state = torch.load(file, weights_only=True)
+    torch.save({name: tensor for name, tensor in state.items() if not name.startswith("head.")}, file)
+    with pytest.raises(CheckpointError, match=r"head\.weight"):
+        pipeline.convert(file, "safetensors", project / "out")
+    pipeline.convert(file, "safetensors", project / "out", ("head.*",))
+    written = load_pretrained(project / "out")[0].state_dict()
+    assert all(torch.equal(written[name], state[name]) for name in written if not name.startswith("head."))
+
+
+@pytest.mark.parametrize("project", ["timer_xl"], indirect=True)
+def test_other_positions_have_no_openltm_form(project):
+    trained(project, 'model.positions="time"')
+    with pytest.raises(UsageError, match="positions = 'time'"):
+        pipeline.convert(project / "run", "openltm", project / "out")
+    assert pipeline.convert(project / "run", "safetensors", project / "out")
+
+
+def test_a_name_that_is_no_name_is_refused(project):
+    with pytest.raises(CheckpointError, match="cannot be looked at"):
+        pipeline.convert("x" * 5000, "safetensors", project / "out")

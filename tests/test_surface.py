@@ -44,7 +44,12 @@ def test_the_commands_and_their_parameters() -> None:
         "audit": {"config": ["config"], "overrides": ["--set"], "as_json": ["--json"]},
         "config check": {"config": ["config"], "overrides": ["--set"]},
         "checkpoint inspect": {"file": ["file"], "as_json": ["--json"]},
-        "checkpoint convert": {"file": ["file"], "to": ["--to"], "output": ["--output"]},
+        "checkpoint convert": {
+            "file": ["file"],
+            "to": ["--to"],
+            "output": ["--output"],
+            "allow_missing": ["--allow-missing"],
+        },
     }
 
 

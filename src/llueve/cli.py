@@ -155,13 +155,19 @@ def checkpoint_convert(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or a run directory for its encoder.")],
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="openltm, huggingface or safetensors.")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the new file.")],
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-missing", metavar="NAME", help="A tensor that may be absent or left over; * is any text."
+        ),
+    ] = None,
 ) -> None:
     """Write an encoder in another published format, where its architecture has one."""
     if to not in ("openltm", "huggingface", "safetensors"):
         raise UsageError(f"--to {to}: expected openltm, huggingface or safetensors")
     from llueve import pipeline
 
-    for path in pipeline.convert(file, to, output):  # type: ignore[arg-type]
+    for path in pipeline.convert(file, to, output, tuple(allow_missing or ())):  # type: ignore[arg-type]
         Console(emoji=False).print(f"wrote {path}", highlight=False, markup=False)
 
 

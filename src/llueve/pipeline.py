@@ -6,6 +6,7 @@ Each function below is one verb of the command line.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,23 +129,27 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
     )
 
 
-def convert(source: str | Path, to: Format, output: str | Path) -> list[Path]:
+def convert(source: str | Path, to: Format, output: str | Path, allow_missing: Sequence[str] = ()) -> list[Path]:
     """Write the encoder of a checkpoint, or of a run, in a published format; returns the files written into `output`.
 
     Args:
         source: what `load_pretrained` takes, or a run directory.
         to: `openltm`, `huggingface` or `safetensors`.
         output: folder, made if need be; files that are there are not replaced.
+        allow_missing: tensors of a checkpoint that may be absent or left over; absent ones are freshly initialised.
 
     Raises:
         CheckpointError: the source cannot be read. UsageError: its architecture has no such format, or a file is there.
     """
-    is_run = (Path(source) / files.MODEL).is_file()
-    encoder = load_model(Run.open(source)[0]).classifier.encoder if is_run else load_pretrained(source)[0]
+    try:
+        is_run = (Path(source) / files.MODEL).is_file()
+    except OSError:  # a name that is too long, say: what reads checkpoints tells it better
+        is_run = False
+    encoder = (
+        load_model(Run.open(source)[0]).classifier.encoder if is_run else load_pretrained(source, allow_missing)[0]
+    )
     if isinstance(encoder, TimerXL) and encoder.positions != "flattened":
-        logger.warning(
-            "the encoder was trained with positions = %r, which no published format holds", encoder.positions
-        )
+        logger.warning("the encoder was trained with positions = %r: say so when you load it", encoder.positions)
     contents = {Path(output) / name: content for name, content in encode_checkpoint(encoder, to).items()}
     for path in contents:
         if path.exists():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llueve.model.precision import small_products
+from llueve.model.products import small_products
 
 ABSENT_SCORE = -1e4
 """Added to the score of a key without an observation: exp of it is exactly zero beside any present key, and a row whose

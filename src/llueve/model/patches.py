@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llueve.model.products import quick_products
+
 
 @dataclass(frozen=True)
 class Normalised:
@@ -85,6 +87,7 @@ class PatchEncoder(nn.Module, ABC):
         normalised = Normalised(centred_BCL / spread_BC1, mean_BC1.squeeze(-1), spread_BC1.squeeze(-1))
         return Normalised(normalised.x_BCL.to(given), normalised.mean_BC.to(given), normalised.spread_BC.to(given))
 
+    @quick_products()
     def tokens(
         self, x_BCL: Tensor, observed_BCL: Tensor | None = None, gap_embedding_D: Tensor | None = None
     ) -> Tensor:

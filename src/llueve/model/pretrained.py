@@ -253,6 +253,11 @@ def resolve(path: str | Path) -> Path:
         CheckpointError: there is none.
     """
     file = Path(path)
+    if str(path) == "embedded":
+        raise CheckpointError(
+            'embedded: this version carries no encoder of its own; take "none" for a fresh one, or give a checkpoint (a '
+            "file, a folder, or the name of a Hugging Face repository)"
+        )
     try:
         if file.is_file():
             return file

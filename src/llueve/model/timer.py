@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from llueve.model.attention import causal_attention
 from llueve.model.dropout import Dropout
 from llueve.model.patches import PatchEncoder
-from llueve.model.precision import linear
+from llueve.model.products import linear
 
 ROTARY_BASE = 10_000.0
 

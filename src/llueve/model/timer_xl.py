@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llueve.model.attention import variable_attention
 from llueve.model.dropout import Dropout
 from llueve.model.patches import PatchEncoder
-from llueve.model.precision import linear
+from llueve.model.products import linear
 
 ROTARY_BASE = 10_000.0
 NORMALISER_EPSILON = 1e-5

@@ -12,6 +12,7 @@ from llueve.errors import UsageError
 from llueve.model.patches import PatchEncoder
 from llueve.model.pretrained import Format
 from llueve.model.timer import Timer
+from llueve.model.timer_xl import TimerXL
 
 
 def encode_checkpoint(encoder: PatchEncoder, to: Format) -> dict[str, bytes]:
@@ -31,6 +32,11 @@ def encode_checkpoint(encoder: PatchEncoder, to: Format) -> dict[str, bytes]:
         raise UsageError(
             "the Hugging Face Timer has no OpenLTM form: Timer-XL has plain feed-forwards, a bias for variables and other "
             "rotations, so its weights cannot be computed from these; use huggingface or safetensors"
+        )
+    if to == "openltm" and isinstance(encoder, TimerXL) and encoder.positions != "flattened":
+        raise UsageError(
+            f"the encoder was trained with positions = {encoder.positions!r}, but whoever reads the OpenLTM form computes "
+            "with flattened ones, and other numbers; use safetensors"
         )
     if to == "openltm":
         return {"checkpoint.pth": _torch_bytes(state)}

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from llueve.config import TrainConfig
 from llueve.errors import GuardStop
 from llueve.model.classifier import TimerXLForClassification
-from llueve.model.precision import choose_precision, quick_products
+from llueve.model.products import quick_products
 from llueve.panel import FloatArray
 from llueve.stability.guard import Guard
 from llueve.training.losses import classification_loss
+from llueve.training.precision import choose_precision
 from llueve.training.progress import TrainingProgress
 from llueve.windows import Part, Windows
 
