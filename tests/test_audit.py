@@ -10,7 +10,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from rich.console import Console
 
-from llueve.audit import Audit, audit_panel, render
+from llueve.audit import Audit, audit_laid_end_to_end, audit_panel, render
+from llueve.audit.failure import forecast_failure
+from llueve.cli import app
 from llueve.config import Config, DataConfig, TargetConfig, parse_config
 from llueve.errors import AuditError
 from llueve.panel import Finding, check_panel
@@ -282,7 +284,9 @@ def test_the_audit_is_json() -> None:
     panel = panel_of(noise=NOISE, leak=LABEL)
     panel["noise"].values[0, 5] = np.nan
     content = json.loads(json.dumps(audit_panel(panel, config_of()).as_dict(), allow_nan=False))
-    assert list(content) == ["source", "sites", "times", "step_hours", "splits", "findings"]
+    assert list(content) == ["source", "sites", "times", "step_hours", "splits", "forecast", "findings"]
+    # The cell of row 5 is seen by windows of eight steps that end at rows 5 to 12; the first ends at row 7.
+    assert content["forecast"]["bad_windows"] == 6
     assert (content["source"], content["sites"], content["times"], content["step_hours"]) == ("here.csv", 2, 400, 24.0)
     assert set(content["splits"]) == {"training", "validation", "test"}
     keys = {"code", "severity", "variable", "site", "first", "last", "count", "message"}
@@ -335,3 +339,166 @@ def test_a_training_period_without_the_event_is_an_error() -> None:
         if f.severity == "error"
     ]
     assert "training holds '0' and '1', never the event '2'" in finding.message
+
+
+# Cells
+
+
+def codes(audit: Audit) -> dict[str, Finding]:
+    return {finding.code: finding for finding in audit.findings}
+
+
+def test_a_mark_for_missing_is_an_error_that_can_be_allowed() -> None:
+    marked = NOISE.copy()
+    marked[1, 30:33] = -99.9
+    audit = audit_panel(panel_of(noise=marked), config_of())
+    finding = codes(audit)["sentinel"]
+    assert (finding.severity, finding.variable, finding.count) == ("error", "noise", 3)
+    assert (finding.first, finding.last) == ("2020-01-31T00:00:00", "2020-02-02T00:00:00")
+    assert "-99.9" in finding.message and "data.sentinels" in finding.message
+    with pytest.raises(AuditError, match=r'audit\.allow = \["sentinel"\]'):
+        audit.require_clean()
+    audit.require_clean(("sentinel",))
+
+
+def test_a_number_among_its_like_is_no_mark() -> None:
+    heights = NOISE * 100.0
+    heights[0, 7] = -99.0
+    assert "sentinel" not in codes(audit_panel(panel_of(height=heights), config_of()))
+
+
+def test_values_that_the_unit_does_not_allow_are_named() -> None:
+    panel = panel_of(temperature=NOISE + 15)
+    panel["temperature"].attrs["units"] = "degC"
+    assert codes(audit_panel(panel, config_of())) == {}
+    panel["temperature"].values[0, 3] = 288.0  # one cell in kelvin
+    finding = codes(audit_panel(panel, config_of()))["implausible"]
+    assert finding.count == 1 and "288 at site 0, 2020-01-04" in finding.message
+    panel["temperature"].values[:] = NOISE + 288.0
+    assert "correct data.units.temperature" in codes(audit_panel(panel, config_of()))["implausible"].message
+
+
+def test_far_out_cells_are_named_and_the_tail_of_rain_is_not() -> None:
+    rain = AMOUNT.copy()
+    assert "outliers" not in codes(audit_panel(panel_of(rain=rain), config_of()))
+    rain[0, 11] = 5000.0
+    finding = codes(audit_panel(panel_of(rain=rain), config_of()))["outliers"]
+    assert finding.count == 1 and finding.first == "2020-01-12T00:00:00" and "5000" in finding.message
+
+
+def test_a_stuck_sensor_is_named_and_a_dry_spell_is_not() -> None:
+    stuck, rain = NOISE.copy(), AMOUNT.copy()
+    stuck[1, 100:110] = 0.25
+    rain[:, 50:90] = 0.0
+    audit = audit_panel(panel_of(stuck=stuck, rain=rain), config_of())
+    (finding,) = found(audit, "stuck")
+    assert (finding.variable, finding.count, finding.first) == ("stuck", 10, "2020-04-10T00:00:00")
+    stuck[1, 109] = 0.5  # nine days are no ten
+    assert found(audit_panel(panel_of(stuck=stuck), config_of()), "stuck") == []
+
+
+def test_windows_in_which_a_variable_does_not_vary_are_counted() -> None:
+    rain = AMOUNT.copy()
+    rain[0, 50:60] = 0.0
+    (finding,) = found(audit_panel(panel_of(rain=rain), config_of()), "flat_windows")
+    assert finding.count == 3  # ten equal steps hold three windows of eight
+    assert finding.severity == "info"
+
+
+def test_the_same_series_under_two_names_is_named() -> None:
+    twice = np.repeat(NOISE[:1], 2, axis=0)
+    (finding,) = found(audit_panel(panel_of(noise=NOISE, rain=twice), config_of()), "twin_sites")
+    assert "site 0, site 1: identical series of rain" in finding.message
+
+
+def test_missing_first_steps_are_told_with_their_reason() -> None:
+    lagged = NOISE.copy()
+    lagged[:, :3] = np.nan
+    audit = audit_panel(panel_of(noise=NOISE, lagged=lagged), config_of())
+    assert "the first 3 step(s) of each" in codes(audit)["missing_cells"].message
+    # Windows end from step 7 on; those that end at 7, 8, 9 and begin at 0, 1, 2 see fewer steps: 3 at each of 2 sites.
+    assert "6 of" in codes(audit)["missing_cells"].message.split("masked")[1]
+    starts = found(audit, "missing_at_start")
+    assert [(each.site, each.count) for each in starts] == [("site 0", 3), ("site 1", 3)]
+
+
+# Outcome
+
+
+def test_one_variable_that_knows_too_much_is_a_warning() -> None:
+    told = tomorrow(AMOUNT) + NOISE * 0.05  # the amount itself, with some noise
+    finding = codes(audit_panel(panel_of(noise=NOISE, told=told), config_of()))["too_good"]
+    assert (finding.variable, finding.severity) == ("told", "warning")
+
+
+def test_a_label_that_contradicts_its_rain_is_counted() -> None:
+    label = LABEL.copy()
+    label[0, [20, 40]] = 1 - label[0, [20, 40]]
+    panel = panel_of(label, noise=NOISE, rain=AMOUNT)
+    panel["rain"].attrs["units"] = "mm"
+    finding = codes(audit_panel(panel, config_of()))["label_mismatch"]
+    assert finding.count == 2 and "at site 0, 2020-01-21" in finding.message
+
+
+def test_a_site_with_one_class_and_a_rare_event_are_told() -> None:
+    label = LABEL.copy()
+    label[1] = 0.0
+    assert codes(audit_panel(panel_of(label, noise=NOISE), config_of()))["one_class_site"].site == "site 1"
+    label[:] = 0.0
+    label[0, [100, 300, 350]] = 1.0
+    assert codes(audit_panel(panel_of(label, noise=NOISE), config_of()))["rare_event"].count == 1
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_sum_of_sampled_rain_is_refused_by_name(allowed: bool) -> None:
+    panel = panel_of(noise=NOISE, tp=AMOUNT)
+    panel["tp"].attrs.update(units="mm", accumulation_hours=1.0)
+    target = {"variable": "tp", "threshold_mm": 1.0, "allow_sampled": allowed}
+    finding = codes(audit_panel(panel, config_of(target=target)))["sampled_accumulation"]
+    assert finding.severity == ("warning" if allowed else "error") and "4.2% of the time" in finding.message
+
+
+# The forecast of failure
+
+
+def test_the_forecast_of_failure_by_hand() -> None:
+    forecast = forecast_failure(np.array([True] * 3 + [False] * 9), batch_size=2, masked=False)
+    assert (forecast.windows, forecast.bad_windows, forecast.steps) == (12, 3, 6)
+    assert forecast.clean_batch_probability == pytest.approx(0.75**2)
+    assert forecast.expected_bad_steps == pytest.approx(6 * (1 - 0.5625))
+    assert "25.0% of the 12 training windows" in forecast.sentence()
+
+
+def test_laid_end_to_end_windows_cross_sites_and_meet_every_first_step() -> None:
+    lagged = NOISE.copy()
+    lagged[:, 0] = np.nan
+    audit = audit_laid_end_to_end(panel_of(noise=NOISE, lagged=lagged, leak=LABEL), config_of())
+    assert audit.forecast is not None
+    # 800 rows, 560 train, 552 windows of 8 rows from rows 0 to 551. Rows 0, 399 (no label yet) and 400 hold a NaN:
+    # windows from row 0, and from 392 to 400.
+    assert (audit.forecast.windows, audit.forecast.bad_windows) == (552, 1 + 9)
+    by_code = codes(audit)
+    assert by_code["crosses_sites"].count == 7  # from rows 393 to 399
+    assert by_code["holds_future"].variable == "leak"
+    assert {"bad_windows", "split_by_row"} <= set(by_code) and len(audit.errors) == 4
+
+
+def test_the_case_that_llueve_was_born_from(shared: Any, capsys: Any) -> None:
+    table = shared("data/seed_case/peru_rainfall.csv")
+    config = Path(__file__).parents[1] / "examples" / "seed_case.toml"
+    arguments = ["audit", str(config), "--concatenated", "--context", "1440", "--batch-size", "16", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        app([*arguments, "--set", f'data.path="{table}"'])
+    assert ended.value.code == 4
+    content = json.loads(capsys.readouterr().out)
+    forecast = content["forecast"]
+    assert (forecast["windows"], forecast["bad_windows"], forecast["steps"]) == (6224, 3989, 389)
+    assert forecast["clean_batch_probability"] == pytest.approx(7.6e-8, rel=0.01)
+    assert forecast["expected_bad_steps"] == pytest.approx(389, abs=1e-3)
+    missing = [finding for finding in content["findings"] if finding["code"] == "missing_cells"]
+    assert len(missing) == 11 and all("of each" in finding["message"] for finding in missing)
+    starts = [finding for finding in content["findings"] if finding["code"] == "missing_at_start"]
+    assert len({finding["variable"] for finding in starts}) == 11 and len({each["site"] for each in starts}) == 5
+    assert max(each["count"] for each in starts) == 6
+    (leak,) = [finding for finding in content["findings"] if finding["code"] == "holds_future"]
+    assert leak["variable"] == "precipitation"

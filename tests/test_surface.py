@@ -41,7 +41,14 @@ def test_the_commands_and_their_parameters() -> None:
         "train": {"config": ["config"], "run": ["--run"], "overwrite": ["--overwrite"], "overrides": ["--set"]},
         "evaluate": {"run": ["run"], "as_json": ["--json"]},
         "predict": {"run": ["run"], "table": ["table"], "every_window": ["--all"], "output": ["--output"]},
-        "audit": {"config": ["config"], "overrides": ["--set"], "as_json": ["--json"]},
+        "audit": {
+            "config": ["config"],
+            "overrides": ["--set"],
+            "concatenated": ["--concatenated"],
+            "context": ["--context"],
+            "batch_size": ["--batch-size"],
+            "as_json": ["--json"],
+        },
         "config check": {"config": ["config"], "overrides": ["--set"]},
         "checkpoint inspect": {"file": ["file"], "as_json": ["--json"]},
         "checkpoint convert": {

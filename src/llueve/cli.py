@@ -107,14 +107,35 @@ def predict(
 
 
 @app.command()
-def audit(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Judge the data before training: missing cells, gaps, class balance, columns that hold the future."""
-    from llueve.audit import audit_panel, render
+def audit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    concatenated: Annotated[
+        bool,
+        typer.Option(
+            "--concatenated", help="Judge the table laid end to end, site below site, as OpenLTM would cut it."
+        ),
+    ] = False,
+    context: Annotated[
+        int | None, typer.Option("--context", metavar="STEPS", help="Instead of windows.context.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="WINDOWS", help="Instead of train.batch_size.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the data before training: missing cells, gaps, marks, units, leaks, and the forecast of failure."""
+    from llueve.audit import audit_laid_end_to_end, audit_panel, render
     from llueve.config import load_config
     from llueve.reading import read_panel
 
-    settings = load_config(config, tuple(overrides or ()))
-    report = audit_panel(read_panel(settings), settings)
+    given = {"windows.context": context, "train.batch_size": batch_size}
+    changes = [f"{key}={value}" for key, value in given.items() if value is not None]
+    if concatenated:
+        changes.append("data.exclude=[]")  # as the original did: the columns that know the future too
+    settings = load_config(config, (*(overrides or ()), *changes))
+    judge = audit_laid_end_to_end if concatenated else audit_panel
+    report = judge(read_panel(settings), settings)
     if as_json:
         sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
     else:

@@ -233,6 +233,13 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
+class AuditConfig(Section):
+    """What the audit may let pass (`[audit]`)."""
+
+    allow: tuple[str, ...] = ()
+    """Codes of errors in spite of which training goes on, such as `sentinel`."""
+
+
 class GuardConfig(Section):
     """When the guard ends a run (`[guard]`)."""
 
@@ -260,6 +267,7 @@ class Config(Section):
     windows: WindowsConfig
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    audit: AuditConfig = AuditConfig()
     guard: GuardConfig = GuardConfig()
     verify: VerifyConfig = VerifyConfig()
 

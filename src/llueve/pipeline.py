@@ -70,7 +70,7 @@ def train(config: Config, directory: str | Path, overwrite: bool = False, consol
     run.require_free(overwrite)
     panel = read_panel(config)
     report = audit_panel(panel, config)
-    report.require_clean()
+    report.require_clean(config.audit.allow)
     split = split_panel(panel, config)
     scaler = fit_scaler(panel, split.training_rows)
     # Only now, so that neither a typing error nor bad data costs an earlier run or leaves half of a new one.

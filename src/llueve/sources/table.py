@@ -35,8 +35,8 @@ def read_table(
             variables; other values in this file count as missing, and are among the findings.
 
     Returns:
-        The checked panel, float32, with `attrs` step_hours (hours), source, findings, and categories (the values of
-        each category column, to be handed back as `known_categories`).
+        The checked panel, float32, with `attrs` step_hours (hours), source, findings, categories (the values of
+        each category column, to be handed back as `known_categories`), and sites_in_file (in the order of the file).
 
     Raises:
         DataError: the file cannot be read into a correct panel; the message says where and what to do.
@@ -70,6 +70,7 @@ def read_table(
         "source": data.path,
         "findings": tuple(findings),
         "categories": categories,
+        "sites_in_file": [grid.sites[code] for code in dict.fromkeys(grid.site_of_row.tolist())],
     }
     return check_panel(panel)
 
