@@ -77,6 +77,8 @@ class DataConfig(Section):
     """Text columns: `one-hot` makes one 0/1 variable per value, `static` one per-site value that never changes."""
     units: dict[str, str] = {}
     """Unit by column, such as `mm`; a header like `rain [mm]` says it too."""
+    positions: str | None = None
+    """Table with the columns site, latitude, longitude (degrees north and east), for what needs neighbours."""
     accumulation_hours: dict[str, float] = {}
     """Hours over which a precipitation column sums, where that is not one step of the table."""
 
@@ -130,6 +132,39 @@ class TargetConfig(Section):
     def event_index(self) -> int:
         """Index of the class whose probability is verified."""
         return self.class_names.index(self.event) if self.event is not None else len(self.class_names) - 1
+
+
+Statistic = Literal["mean", "std", "sum", "min", "max"]
+Hours = Annotated[float, Field(gt=0)]
+
+
+class Rolling(Section):
+    """One statistic of a variable over the last hours (an entry of `features.rolling`)."""
+
+    variable: str
+    hours: Hours
+    statistic: Statistic
+
+
+class FeaturesConfig(Section):
+    """Variables derived from those of the table (`[features]`); each is known at its own time."""
+
+    wind: dict[str, tuple[str, str]] = {}
+    """New name → eastward and northward component: `wind10 = ["u10", "v10"]` makes wind10_speed, _from_sin, _from_cos."""
+    dewpoint_spread: dict[str, tuple[str, str]] = {}
+    """New name → temperature and dewpoint."""
+    relative_humidity: dict[str, tuple[str, str]] = {}
+    """New name → temperature and dewpoint."""
+    tendency_hours: dict[str, tuple[Hours, ...]] = {}
+    """Variable → over how many hours its change is taken: `sp = [3, 24]` makes sp_change_3h and sp_change_24h."""
+    lag_hours: dict[str, tuple[Hours, ...]] = {}
+    """Variable → how many hours back."""
+    rolling: tuple[Rolling, ...] = ()
+    """Statistics over the last hours: `{ variable = "tp", hours = 168, statistic = "sum" }` makes tp_sum_168h."""
+    neighbours: int = Field(0, ge=0, le=50)
+    """How many nearest sites lend their variables."""
+    neighbour_variables: tuple[str, ...] | None = None
+    """Which of them; all without it."""
 
 
 class SplitConfig(Section):
@@ -263,6 +298,7 @@ class Config(Section):
 
     data: DataConfig
     target: TargetConfig
+    features: FeaturesConfig = FeaturesConfig()
     split: SplitConfig
     windows: WindowsConfig
     model: ModelConfig = ModelConfig()
@@ -328,6 +364,8 @@ def _absolute(config: Config, folder: Path) -> Config:
     data, model = config.data, config.model
     if not data.path.startswith("package:"):
         data = data.model_copy(update={"path": str((folder / data.path).resolve())})
+    if data.positions is not None:
+        data = data.model_copy(update={"positions": str((folder / data.positions).resolve())})
     if (folder / model.pretrained).exists():  # else a word, or the name of a repository
         model = model.model_copy(update={"pretrained": str((folder / model.pretrained).resolve())})
     return config.model_copy(update={"data": data, "model": model})
