@@ -13,7 +13,8 @@ import numpy as np
 
 from llueve.errors import DataError, listed
 from llueve.panel import Finding
-from llueve.sources.gridded import Field, Floats, Seconds
+from llueve.sources.gridded import Field
+from llueve.sources.timeline import Floats, Seconds
 
 Kind = Literal["previous_step", "from_00utc"]
 
@@ -133,8 +134,8 @@ def _told(fields: list[Field]) -> tuple[Kind | None, float, list[str]]:
             kinds["previous_step"] = f"a grid of {field.spacing:g}° is one of ERA5"
     if len(kinds) > 1:
         raise DataError(
-            f"{fields[0].name}: {' but '.join(kinds.values())}: ERA5 and ERA5-Land together ({listed([f.label for f in fields])}); "
-            "read them apart"
+            f"{fields[0].name}: {' but '.join(kinds.values())}: ERA5 and ERA5-Land together "
+            f"({listed([field.label for field in fields])}); read them apart"
         )
     if len(covered) > 1:
         raise DataError(f"{fields[0].name}: sums over {listed(sorted(covered))} h in different files; read them apart")

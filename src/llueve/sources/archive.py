@@ -58,7 +58,7 @@ def is_gridded(path: str) -> bool:
         return True
     place = Path(path)
     if place.is_dir() or not place.exists():
-        return place.is_dir() or glob.has_magic(path)
+        return place.is_dir() or (glob.has_magic(path) and any(True for _ in _matching(path)))
     return sniff(place) is not None
 
 
@@ -110,13 +110,17 @@ def _places(path: str, findings: list[Finding]) -> list[str]:
     if place.is_dir():
         return _in_folder(place, findings)
     if glob.has_magic(path):
-        found = sorted(glob.glob(path, recursive=True))
+        found = sorted(_matching(path))
         # A pattern such as ** also meets folders; only a zarr store among them is data.
         chosen = [name for name in found if Path(name).is_file() or sniff(Path(name)) == "zarr"]
         if chosen:
             return chosen
         raise DataError(f"{path}: no file matches this pattern; check data.path")
     raise DataError(f"{path}: no such file or folder; check data.path")
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    return glob.iglob(pattern, recursive=True)  # noqa: PTH207 - a pattern may be absolute, which Path.glob refuses
 
 
 def _in_folder(folder: Path, findings: list[Finding]) -> list[str]:

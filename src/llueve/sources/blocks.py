@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import dask
+import dask.base
 import numpy as np
 import xarray as xr
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from llueve.errors import DataError
-from llueve.sources.gridded import DAMAGE, Field, Floats
+from llueve.sources.gridded import DAMAGE, Field
 from llueve.sources.regions import Integers, Region
+from llueve.sources.timeline import Floats
 
 BLOCK_BYTES = 16 * 2**20
 """Least size of a block as float32: large enough that its scheduling costs nothing, small enough for many at once."""
@@ -183,7 +184,7 @@ def workers(address: str | None) -> Iterator[Any]:
         DataError: no cluster there, or its extra is not installed.
     """
     if address is None:
-        yield lambda work: dask.compute(*work, scheduler="threads", num_workers=WORKERS)
+        yield lambda work: dask.base.compute(*work, scheduler="threads", num_workers=WORKERS)
         return
     try:
         from distributed import Client

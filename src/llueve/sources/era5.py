@@ -21,13 +21,11 @@ from llueve.panel import BoolArray, Finding, check_panel
 from llueve.sources import accumulation, grib
 from llueve.sources.archive import Member, opened
 from llueve.sources.blocks import Layout, workers
-from llueve.sources.gridded import LAND_MASKS, Contents, Field, Seconds, read_fields, reading
-from llueve.sources.merging import Compute, Series, merge, moment
+from llueve.sources.gridded import LAND_MASKS, Contents, Field, read_fields, reading
+from llueve.sources.merging import Compute, Series, merge
 from llueve.sources.regions import Grid, Region, choose_regions, mask_cells
+from llueve.sources.timeline import HOUR, MOST_CELLS, Seconds, about_times, moment, panel_axis
 
-HOUR = 3600
-MOST_CELLS = 50_000_000
-"""Sites times times of a panel."""
 TABLES_ONLY = (
     "site", "site_name", "time", "time_format", "time_zone", "missing", "sentinels", "infinite", "duplicates",
     "wind_directions", "categories",
@@ -57,13 +55,14 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
         grid = _grid(fields)
         land = _land(data, grid, fields, contents, members)
         chosen, overlaps = choose_regions(grid, regions, land)
-        axis, step = _axis(data, fields)
+        told = {name: np.unique(np.concatenate([field.seconds for field in each])) for name, each in fields.items()}
+        axis, step = panel_axis(data, told)
         if len(axis) * len(chosen) > MOST_CELLS:
             raise DataError(
                 f"{data.path}: {len(axis):,} times of {len(chosen)} sites are more than {MOST_CELLS:,} cells; limit them with "
                 "data.start and data.end"
             )
-        findings += overlaps + _about_files(data, fields, axis, step)
+        findings += overlaps + about_times(told, axis, step) + _about_checksums(fields)
         panel, about = _panel(data, fields, chosen, axis, step, compute)
     findings += about
     if not regions:
@@ -177,64 +176,9 @@ def _land(
     )
 
 
-def _axis(data: DataConfig, fields: dict[str, list[Field]]) -> tuple[Seconds, int]:
-    """The panel's times, and its step in seconds.
-
-    Raises:
-        DataError: no time in the wished span, or no regular step.
-    """
-    every = np.unique(np.concatenate([field.seconds for each in fields.values() for field in each]))
-    files = f"{moment(every[0])} to {moment(every[-1])}"
-    for bound, keep in ((data.start, np.greater_equal), (data.end, np.less)):
-        if bound is not None:
-            every = every[keep(every, np.datetime64(bound, "s").astype(np.int64))]
-    if len(every) == 0:
-        raise DataError(f"{data.path}: no time from data.start to data.end; the files hold {files}")
-    steps, counts = np.unique(np.diff(every), return_counts=True)
-    if data.step_hours is not None:
-        step = round(data.step_hours * HOUR)
-        off = np.flatnonzero((every - every[0]) % step) if step else every
-        if len(off):
-            raise DataError(
-                f"{data.path}: data.step_hours = {data.step_hours:g}, but {len(off)} of {len(every)} times are off that step, "
-                f"first {moment(every[off[0]])}"
-            )
-    elif len(steps) == 0:
-        raise DataError(f"{data.path}: one time only, {files}, so the step cannot be told; set data.step_hours")
-    else:
-        step = int(np.gcd.reduce(steps))
-        if steps[0] != step or counts[0] < counts.max():
-            shown = [f"{steps[i] / HOUR:g} h {counts[i]} times" for i in np.argsort(-counts, kind="stable")[:5]]
-            raise DataError(
-                f"{data.path}: expected one step between times, found {', '.join(shown)}; a model of the next hours needs all of "
-                "them: fetch every step, read files of different steps apart, or set data.step_hours to read gaps as missing"
-            )
-    count = int(every[-1] - every[0]) // step + 1
-    return every[0] + step * np.arange(min(count, MOST_CELLS + 1), dtype=np.int64), step
-
-
-def _about_files(data: DataConfig, fields: dict[str, list[Field]], axis: Seconds, step: int) -> list[Finding]:
-    """What the times and the bytes of the files leave to say."""
+def _about_checksums(fields: dict[str, list[Field]]) -> list[Finding]:
+    """Files in which a damaged value looks like any other."""
     findings = []
-    told = {name: np.unique(np.concatenate([field.seconds for field in each])) for name, each in fields.items()}
-    for name, times in told.items():
-        told[name] = times[(times >= axis[0]) & (times <= axis[-1])]
-    every = np.unique(np.concatenate(list(told.values())))
-    absent = np.setdiff1d(axis, every)
-    if len(absent):
-        message = f"{len(absent)} of {len(axis)} steps of {step / HOUR:g} h are in no file and count as missing"
-        findings.append(
-            Finding("gaps", "info", message, None, None, moment(absent[0]), moment(absent[-1]), len(absent))
-        )
-    for name, times in told.items():
-        lacking = np.setdiff1d(every, times)
-        if len(lacking):
-            message = (
-                f"{name}: in the files at {len(times)} of {len(every)} times that other variables have; missing at the others "
-                "(fetch it for the same times, or leave it out with data.exclude)"
-            )
-            bounds = moment(lacking[0]), moment(lacking[-1])
-            findings.append(Finding("different_times", "warning", message, name, None, *bounds, len(lacking)))
     sources = {field.label: field.array.encoding for each in fields.values() for field in each}
     bare = [label for label, told_how in sources.items() if not (told_how.get("zlib") or told_how.get("fletcher32"))]
     if bare:
@@ -297,7 +241,7 @@ def _array(
     data: DataConfig, name: str, fields: list[Field], series: Series, units: str | None, axis: Seconds, step: int
 ) -> tuple[Any, list[Finding]]:
     """A variable by (site, time) with its unit and, for sums, the hours that they cover; and what was decided."""
-    values_TR, attrs, findings = series.mean_TR, {}, []
+    values_TR, attrs, findings = series.mean_TR, dict[str, Any](), []
     kinds = {accumulation.is_accumulated(field) for field in fields}
     if len(kinds) > 1:
         raise DataError(f"{name}: a sum over time in some files and an instant in others; read them apart")

@@ -4,7 +4,6 @@ Nothing is computed here; the values stay in the file until `era5.py` reduces th
 Shapes: T times, Y latitudes, X longitudes.
 """
 
-import re
 import zlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from llueve.errors import DataError, LlueveError, listed
 from llueve.panel import Finding
 from llueve.sources.archive import Member
+from llueve.sources.timeline import Floats, Seconds, read_seconds, rounds
 
 TIMES = ("valid_time", "time", "date")
 LATITUDES = ("latitude", "lat")
@@ -27,15 +27,8 @@ LAND_MASKS = ("lsm", "land_sea_mask")
 """Constant in time: they choose cells, and are never a feature."""
 FINAL, PRELIMINARY = 1, 5
 """`expver` of ERA5 and of ERA5T, which is replaced by it after two to three months."""
-EARLIEST, LATEST = -2_208_988_800, 4_102_444_800
-"""Seconds from 1970 to 1900 and to 2100; ERA5 begins in 1940, some stores keep empty room before it."""
 EVEN = 0.01
 """Share of the spacing by which a grid line may be off, for coordinates rounded to two decimals or to float32."""
-SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-TIME_UNITS = re.compile(
-    r"\s*(second|minute|hour|day)s? since (\d{4}-\d{1,2}-\d{1,2})[T ]?(\d{1,2}:\d{2}(?::\d{2})?)?(?:\.0*)?\s*(?:Z|UTC|\+00:?00)?\s*"
-)
-CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 MONTHLY = ("avgad", "avgua", "avgid", "avgas", "avgia", "avgfc")
 """`stepType` of means over a month."""
 DAMAGE = (
@@ -43,9 +36,6 @@ DAMAGE = (
     AssertionError, EOFError, zlib.error, Warning,
 )  # fmt: skip
 """What the libraries raise on damaged bytes; a warning too, where a caller makes it an error."""
-
-Floats = NDArray[np.float64]
-Seconds = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -159,7 +149,7 @@ def read_fields(member: Member, wanted: Callable[[str], bool], files: ExitStack)
 
 def _open(member: Member) -> xr.Dataset:
     """The file with packed numbers decoded and times not; which library reads it follows from its bytes."""
-    plain = {"decode_times": False, "decode_timedelta": False, "decode_coords": False, "cache": False}
+    plain: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "decode_coords": False, "cache": False}
     if member.kind == "zarr":
         try:
             import zarr  # noqa: F401
@@ -216,9 +206,9 @@ def _fields(label: str, dataset: xr.Dataset, name: str, about: str) -> list[Fiel
         fallback = fallback.squeeze([dim for dim in fallback.dims if dim not in (time, *axes.values())])
     latitude = _axis(where, dataset[axes["latitude"]], 90.0)
     longitude = _axis(where, dataset[axes["longitude"]], 360.0)
-    seconds = _seconds(label, dataset[time])
+    seconds = read_seconds(label, dataset[time])
     fields = []
-    for chosen in _rounds(seconds):
+    for chosen in rounds(seconds):
         if chosen is None:
             part, other = array, fallback
         else:
@@ -236,19 +226,9 @@ def _fields(label: str, dataset: xr.Dataset, name: str, about: str) -> list[Fiel
                 latitude,
                 (longitude + 180.0) % 360.0 - 180.0,
                 about,
-            )  # fmt: skip
+            )
         )
     return fields
-
-
-def _rounds(seconds: Seconds) -> list[NDArray[np.int64] | None]:
-    """Positions in increasing time; where times repeat, all first ones, then all second ones …; None means as it is."""
-    if (np.diff(seconds) > 0).all():
-        return [None]
-    order = np.argsort(seconds, kind="stable")
-    starts = np.r_[True, np.diff(seconds[order]) > 0]
-    rank = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
-    return [order[rank == k].astype(np.int64) for k in range(int(rank.max()) + 1)]
 
 
 def _shape(array: xr.DataArray) -> str:
@@ -268,45 +248,6 @@ def _axis(where: str, axis: xr.DataArray, largest: float) -> Floats:
     if largest == 360.0 and len(steps) and abs(steps[0]) * len(values) > 360.0 + abs(steps[0]) / 2:
         raise DataError(f"{where}: its longitudes go round more than once, so cells would count twice; cut it to 360°")
     return values
-
-
-def _seconds(label: str, time: xr.DataArray) -> Seconds:
-    """Times as whole seconds since 1970.
-
-    Raises:
-        DataError: they cannot be read, or lie where no ERA5 does.
-    """
-    values = np.atleast_1d(time.values)
-    units, calendar = str(time.attrs.get("units", "")), str(time.attrs.get("calendar", "standard")).lower()
-    if values.dtype.kind not in "iuf" or time.ndim > 1 or not np.isfinite(values).all():
-        raise DataError(f"{label}: {time.name}: expected numbers since a date, found {values.dtype} in {units!r}")
-    match = TIME_UNITS.fullmatch(units)
-    if match is not None and calendar in CALENDARS:
-        clock = match[3] or "00:00"
-        year, month, day = match[2].split("-")
-        try:
-            origin = np.datetime64(f"{year}-{month:0>2}-{day:0>2}T{clock:0>5}", "s").astype(np.int64)
-        except ValueError as error:
-            raise DataError(f"{label}: {time.name}: its unit {units!r} names no date") from error
-        exact = values.astype(np.float64) * SECONDS[match[1]] + float(origin)
-    elif time.name == "date" and values.dtype.kind in "iu":  # the transitional layout: 20240131
-        try:
-            days = [np.datetime64(f"{v // 10000:04}-{v // 100 % 100:02}-{v % 100:02}", "s") for v in values.tolist()]
-        except ValueError as error:
-            raise DataError(f"{label}: date: expected days such as 20240131, found {values.max()}") from error
-        exact = np.array(days, dtype="datetime64[s]").astype(np.float64)
-    else:
-        raise DataError(
-            f"{label}: {time.name}: expected times such as 'hours since 1900-01-01' in the standard calendar, found "
-            f"{units!r} ({calendar})"
-        )
-    if len(exact) == 0 or exact.min() < EARLIEST or exact.max() >= LATEST:
-        raise DataError(f"{label}: {time.name}: expected times from 1900 to 2100, found {_span(exact)}; it is damaged")
-    return np.rint(exact).astype(np.int64)
-
-
-def _span(exact: Floats) -> str:
-    return "none" if len(exact) == 0 else f"{exact.min():.0f} to {exact.max():.0f} seconds from 1970"
 
 
 def _expver(label: str, values: NDArray[Any]) -> NDArray[np.int64]:

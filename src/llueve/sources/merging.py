@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from llueve.errors import DataError
 from llueve.panel import Finding
 from llueve.sources.blocks import Block, Layout, computed, delayed_blocks
-from llueve.sources.gridded import Field, Floats, Seconds
+from llueve.sources.gridded import Field
+from llueve.sources.timeline import Floats, Seconds, moment
 
 Compute = Callable[[Sequence[Any]], Any]
 
@@ -75,7 +76,7 @@ def merge(
     cells_R = np.array([(present_U[member] > 0).sum() for member in layout.members], np.int64)
     partly_TR = (cells_TR > 0) & (cells_TR < cells_R)
     mean_TR[partly_TR] = np.nan
-    for region in np.flatnonzero(partly_TR.any(axis=0)):
+    for region in np.flatnonzero(partly_TR.any(axis=0)).tolist():
         times = np.flatnonzero(partly_TR[:, region])
         message = (
             f"{fields[0].name}: {regions[region]}: {len(times)} times lack some of its {cells_R[region]} cells; a mean of the "
@@ -91,14 +92,9 @@ def merge(
                 moment(axis[times[0]]),
                 moment(axis[times[-1]]),
                 len(times),
-            )  # fmt: skip
+            )
         )
     return Series(mean_TR, cells_R, told_T, preliminary_T, findings)
-
-
-def moment(second: int | np.int64) -> str:
-    """A time as findings and errors write it."""
-    return str(np.datetime64(int(second), "s"))
 
 
 def _span(field: Field, axis: Seconds) -> slice:

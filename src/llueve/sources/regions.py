@@ -19,7 +19,8 @@ from llueve.config import RegionConfig
 from llueve.errors import DataError, listed
 from llueve.panel import BoolArray, Finding
 from llueve.sources.archive import Member, sniff
-from llueve.sources.gridded import LATITUDES, LONGITUDES, Floats, reading
+from llueve.sources.gridded import LATITUDES, LONGITUDES, reading
+from llueve.sources.timeline import Floats
 
 MOST_SITES = 500
 """Without regions each cell is a site, up to this many."""
