@@ -6,12 +6,11 @@ import netCDF4
 import numpy as np
 import pandas as pd
 import pytest
+from gridfiles import codes, finding, read
 
-from llueve.config import DataConfig, RegionConfig, TargetConfig
+from llueve.config import TargetConfig
 from llueve.errors import DataError
-from llueve.panel import Finding
 from llueve.rain import class_labels, next_sum_mm
-from llueve.sources.era5 import read_era5
 
 RAIN = TargetConfig(variable="tp", threshold_mm=1.0)
 
@@ -21,28 +20,10 @@ def era5(shared):
     return lambda name: str(shared("data/era5") / name)
 
 
-def read(path, regions=None, target=None, **options):
-    regions = {name: RegionConfig(**region) for name, region in (regions or {}).items()}
-    return read_era5(DataConfig(path=str(path), **options), regions, target)
-
-
 def stored(path, name):
     """The values of a variable, by NetCDF4 alone."""
     with netCDF4.Dataset(path) as file:
         return np.ma.filled(file[name][:].astype(float), np.nan)
-
-
-def codes(panel):
-    return [finding.code for finding in panel.attrs["findings"]]
-
-
-def finding(panel, code, **about) -> Finding:
-    (found,) = [
-        each
-        for each in panel.attrs["findings"]
-        if each.code == code and all(getattr(each, key) == value for key, value in about.items())
-    ]
-    return found
 
 
 # Portugal, 12-hourly and hourly
@@ -187,7 +168,7 @@ def test_el_salvadors_means_leave_the_sea_out(era5, cells):
 
 @pytest.mark.parametrize("name", ["data_0_2025-10-15.nc", "data_1_2025-10-16.nc", "data_1_2025-10-17.nc"])
 def test_one_time_alone_has_no_step(era5, name):
-    with pytest.raises(DataError, match="one time only.*set data.step_hours"):
+    with pytest.raises(DataError, match=r"one time only.*set data.step_hours"):
         read(era5(f"era5land_elsalvador_cdszip/{name}"))
     assert np.isnan(read(era5(f"era5land_elsalvador_cdszip/{name}"), step_hours=1)["tp"]).all()
     daily = read(era5(f"era5land_elsalvador_cdszip/{name}"), step_hours=24)
@@ -206,7 +187,7 @@ def test_the_zip_of_el_salvador(era5):
 
 @pytest.mark.parametrize("name", ["", "/data_1.nc", "/era5_data.nc"])
 def test_monthly_means_are_refused_as_such(era5, name):
-    with pytest.raises(DataError, match="a mean over each month .stepType avg"):
+    with pytest.raises(DataError, match=r"a mean over each month .stepType avg"):
         read(era5("monthly_nyc_1984_2024" + name))
 
 

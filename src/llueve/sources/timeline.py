@@ -107,7 +107,7 @@ def panel_axis(data: DataConfig, told: Mapping[str, Seconds]) -> tuple[Seconds, 
         raise DataError(f"{data.path}: one time only, {files}, so the step cannot be told; set data.step_hours")
     else:
         step = int(np.gcd.reduce(steps))
-        if steps[0] != step or counts[0] < counts.max():
+        if steps[0] != step or 2 * counts[0] < counts.sum():
             shown = [f"{steps[i] / HOUR:g} h {counts[i]} times" for i in np.argsort(-counts, kind="stable")[:5]]
             raise DataError(
                 f"{data.path}: expected one step between times, found {', '.join(shown)}; a model of the next hours needs all of "
