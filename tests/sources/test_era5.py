@@ -399,7 +399,8 @@ def test_the_transitional_layout_of_days(tmp_path, grid_file):
         ({"dask": "tcp://127.0.0.1:1"}, "no cluster answers there"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(grid_file, options, part):
+def test_settings_that_do_not_fit_are_refused(grid_file, options, part, monkeypatch):
+    monkeypatch.setattr("llueve.sources.blocks.CLUSTER_SECONDS", 0.3)
     path = grid_file("a.nc", {"tp": rain(), "t2m": warmth()})
     with pytest.raises(DataError) as caught:
         read(path, **options)

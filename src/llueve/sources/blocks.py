@@ -23,6 +23,8 @@ BLOCK_BYTES = 16 * 2**20
 """Least size of a block as float32: large enough that its scheduling costs nothing, small enough for many at once."""
 WORKERS = 4
 """Threads on this machine: files are read under one lock, so that more would only hold more memory."""
+CLUSTER_SECONDS = 10
+"""How long a cluster may take to answer."""
 HUGE = 1e12
 """No quantity of ERA5 comes near; an undeclared fill value (9.97e36, 1e20) lies far above."""
 
@@ -191,7 +193,7 @@ def workers(address: str | None) -> Iterator[Any]:
     except ImportError as error:
         raise DataError(f"data.dask = {address!r}: a cluster needs an extra: pip install 'llueve[zarr]'") from error
     try:
-        client = Client(address, timeout=10, set_as_default=False)
+        client = Client(address, timeout=CLUSTER_SECONDS, set_as_default=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"data.dask = {address!r}: no cluster answers there ({error}); start one, or leave it out"

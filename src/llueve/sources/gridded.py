@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import netCDF4
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ LAND_MASKS = ("lsm", "land_sea_mask")
 """Constant in time: they choose cells, and are never a feature."""
 FINAL, PRELIMINARY = 1, 5
 """`expver` of ERA5 and of ERA5T, which is replaced by it after two to three months."""
+CACHE_BYTES = 2**18
+"""Cache of each open variable; the library keeps 16 MiB or more of each."""
 EVEN = 0.01
 """Share of the spacing by which a grid line may be off, for coordinates rounded to two decimals or to float32."""
 MONTHLY = ("avgad", "avgua", "avgid", "avgas", "avgia", "avgfc")
@@ -159,6 +162,8 @@ def _open(member: Member) -> xr.Dataset:
         return xr.open_dataset(member.path, engine="zarr", consolidated=consolidated, chunks=None, **plain)
     # Classic files go through a reader in Python, which damaged bytes cannot crash.
     engine = "scipy" if member.kind == "classic" else "netcdf4"
+    # Blocks are whole multiples of what a file stores together and are read once: a cache would only grow with the files.
+    netCDF4.set_chunk_cache(size=CACHE_BYTES)
     return xr.open_dataset(member.path, engine=engine, **plain)
 
 
