@@ -54,10 +54,18 @@ def generate(path: Path, hours: int, rows: int = 73, columns: int = 57, chunk: i
         for name, (units, kind, middle, spread) in VARIABLES.items():
             shape = (chunk, rows, columns)
             field = file.createVariable(
-                name, "f4", ("valid_time", "latitude", "longitude"), zlib=True, complevel=1, shuffle=True, chunksizes=shape
+                name,
+                "f4",
+                ("valid_time", "latitude", "longitude"),
+                zlib=True,
+                complevel=1,
+                shuffle=True,
+                chunksizes=shape,
             )
             field.units, field.GRIB_stepType = units, kind
-            noise = np.rint(random.normal(size=(2 * chunk, rows, columns)).cumsum(axis=2) / np.sqrt(columns) * 4096) / 4096
+            noise = (
+                np.rint(random.normal(size=(2 * chunk, rows, columns)).cumsum(axis=2) / np.sqrt(columns) * 4096) / 4096
+            )
             values = middle + spread * noise
             if kind == "accum":
                 values = np.where(noise > 0.5, spread * noise, 0.0)

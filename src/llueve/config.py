@@ -128,7 +128,8 @@ class RegionConfig(Section):
             raise ValueError(
                 f"box is [north, west, south, east] with 90 ≥ north > south ≥ -90, found {list(self.box or ())}"
             )
-        if west == east or max(abs(east - west), abs(west), abs(east), abs(longitude)) > 360:
+        degrees = (west, east, longitude)
+        if west == east or abs(east - west) > 360 or min(degrees) < -180 or max(degrees) > 360:
             raise ValueError("longitudes lie within -180 … 360, and the west of a box differs from its east")
         if abs(latitude) > 90:
             raise ValueError(f"point is [latitude, longitude]; {latitude:g} is no latitude")
