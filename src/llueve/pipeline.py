@@ -106,7 +106,7 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
 
     Args:
         directory: a finished run.
-        table: CSV or Parquet with the trained columns.
+        table: CSV or Parquet with the trained columns, or ERA5 files with the trained variables.
         every_window: every complete window instead of each site's last one.
 
     Raises:
@@ -115,7 +115,8 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
     run, config = Run.open(directory)
     saved = load_model(run)
     label = () if config.target.label is None else (config.target.label,)
-    data = config.data.model_copy(update={"path": str(table), "exclude": (*config.data.exclude, *label)})
+    other = {"path": str(table), "more_paths": (), "start": None, "end": None}
+    data = config.data.model_copy(update={**other, "exclude": (*config.data.exclude, *label)})
     panel = saved.aligned(
         read_source(data, config.regions, None, require_label=False, known_categories=saved.categories)
     )

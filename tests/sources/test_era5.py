@@ -388,7 +388,7 @@ def test_the_transitional_layout_of_days(tmp_path, grid_file):
     ("options", "part"),
     [
         ({"variables": ("t2n",)}, "data.variables names 't2n'; the files hold t2m, tp; did you mean 't2m'?"),
-        ({"exclude": ("x",)}, "data.exclude names 'x'"),
+        ({"exclude": ("x",), "predict": False}, "data.exclude names 'x'"),
         ({"units": {"tpp": "m"}}, "did you mean 'tp'?"),
         ({"exclude": ("tp", "t2m")}, "found only t2m, tp, which data.exclude leaves out"),
         ({"site": "place"}, "data.site has no meaning"),
@@ -402,9 +402,21 @@ def test_the_transitional_layout_of_days(tmp_path, grid_file):
 def test_settings_that_do_not_fit_are_refused(grid_file, options, part, monkeypatch):
     monkeypatch.setattr("llueve.sources.blocks.CLUSTER_SECONDS", 0.3)
     path = grid_file("a.nc", {"tp": rain(), "t2m": warmth()})
+    target = RAIN if "predict" in options else None
+    options = {key: value for key, value in options.items() if key != "predict"}
     with pytest.raises(DataError) as caught:
-        read(path, **options)
+        read(path, target=target, **options)
     assert part in str(caught.value)
+
+
+def test_a_prediction_may_lack_what_training_excluded(grid_file):
+    assert list(read(grid_file("a.nc", {"tp": rain()}), exclude=("t2m",)).data_vars) == ["tp"]
+
+
+def test_a_store_behind_an_address_needs_its_package():
+    pytest.importorskip("zarr")
+    with pytest.raises(DataError, match=r"gs://nowhere/era5.zarr: "):
+        read("gs://nowhere/era5.zarr")
 
 
 def test_a_target_that_is_not_there(grid_file):
@@ -425,6 +437,20 @@ def test_a_table_refuses_the_settings_of_an_archive(tmp_path, make_config):
     config = make_config(data={"path": str(table)}, regions={"a": {"point": [0, 0]}})
     with pytest.raises(DataError, match=r"for which \[regions\] has no meaning"):
         read_source(config.data, config.regions, None)
+
+
+def test_paths_start_at_the_configuration_file(tmp_path):
+    extra = '[regions.basin]\npolygon = "basin.geojson"\n[regions.ice]\nmask = "/ice.nc"\n'
+    (tmp_path / "a.toml").write_text(
+        TOML.replace("[target]", extra + "[target]").replace("[regions]", "").replace("north =", "#")
+    )
+    text = (tmp_path / "a.toml").read_text().replace("south =", "#").replace("[data]", '[data]\nland_mask = "lsm.nc"')
+    (tmp_path / "a.toml").write_text(text)
+    config = load_config(tmp_path / "a.toml")
+    assert config.data.path == str(tmp_path / "era5" / "*.nc") and config.data.land_mask == str(tmp_path / "lsm.nc")
+    assert (
+        config.regions["basin"].polygon == str(tmp_path / "basin.geojson") and config.regions["ice"].mask == "/ice.nc"
+    )
 
 
 @pytest.mark.parametrize(

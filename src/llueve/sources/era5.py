@@ -42,7 +42,8 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
     Args:
         data: where the files are and which variables, cells and times to take.
         regions: the sites; none makes a site of each cell.
-        target: names the precipitation that is forecast. None has none.
+        target: names the precipitation that is forecast. None, as when predicting, has none, and names of `data.exclude`
+            need not be there then.
 
     Returns:
         The checked panel, float32, with latitude and longitude on `site`, and `attrs` step_hours, source, findings.
@@ -51,7 +52,10 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
         DataError: the files cannot be read into a correct panel; the message says where and what to do.
     """
     _check_options(data, target)
-    with _fields(data) as (fields, contents, members, findings), workers(data.dask) as compute:
+    with (
+        _fields(data, predicting=target is None) as (fields, contents, members, findings),
+        workers(data.dask) as compute,
+    ):
         grid = _grid(fields)
         land = _land(data, grid, fields, contents, members)
         chosen, overlaps = choose_regions(grid, regions, land)
@@ -93,7 +97,9 @@ def _check_options(data: DataConfig, target: TargetConfig | None) -> None:
 
 
 @contextmanager
-def _fields(data: DataConfig) -> Iterator[tuple[dict[str, list[Field]], list[Contents], list[Member], list[Finding]]]:
+def _fields(
+    data: DataConfig, predicting: bool
+) -> Iterator[tuple[dict[str, list[Field]], list[Contents], list[Member], list[Finding]]]:
     """The fields by variable, for as long as the files stay open."""
     chosen = None if data.variables is None else set(data.variables)
 
@@ -111,7 +117,7 @@ def _fields(data: DataConfig) -> Iterator[tuple[dict[str, list[Field]], list[Con
             readable += grib.decoded(member, Path(folder) / f"{number:04}") if is_grib else [member]
         contents = [read_fields(member, wanted, files) for member in readable]
         names = sorted({name for each in contents for name in each.names})
-        _check_names(data, names)
+        _check_names(data, names, predicting)
         fields: dict[str, list[Field]] = {}
         for each in contents:
             findings += each.findings
@@ -123,11 +129,11 @@ def _fields(data: DataConfig) -> Iterator[tuple[dict[str, list[Field]], list[Con
         yield fields, contents, readable, findings
 
 
-def _check_names(data: DataConfig, names: list[str]) -> None:
+def _check_names(data: DataConfig, names: list[str], predicting: bool) -> None:
     """Every variable that the configuration names is in the files."""
     for key in ("variables", "exclude", "units", "accumulation_hours"):
         for name in getattr(data, key) or ():
-            if name not in names and not (key == "exclude" and name in LAND_MASKS):
+            if name not in names and not (key == "exclude" and (predicting or name in LAND_MASKS)):
                 close = difflib.get_close_matches(name, names, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise DataError(f"{data.path}: data.{key} names {name!r}; the files hold {listed(names, 40)}{hint}")

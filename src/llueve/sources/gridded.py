@@ -95,6 +95,8 @@ def reading(label: str) -> Iterator[None]:
         yield
     except LlueveError:
         raise
+    except ImportError as error:
+        raise DataError(f"{label}: needs a package that is not installed ({error})") from error
     except DAMAGE as error:
         text = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise DataError(f"{label}: cannot be read ({text}); it is cut off or damaged: fetch it again") from error

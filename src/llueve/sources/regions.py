@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -176,10 +177,6 @@ def _nearest(grid: Grid, name: str, latitude: float, longitude: float) -> BoolAr
 
 def _polygon(grid: Grid, name: str, path: str, feature: str | None) -> BoolArray:
     """Cells with their centre in, or on the edge of, the polygons of a GeoJSON file."""
-    try:
-        import shapely
-    except ImportError as error:
-        raise DataError(f"regions.{name}: polygons need an extra: pip install 'llueve[polygons]'") from error
     geometries = []
     try:
         for text in _geometries(path, name, feature):
