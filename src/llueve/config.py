@@ -44,9 +44,25 @@ class DataConfig(Section):
     """Where the table is and how to read it (`[data]`)."""
 
     path: str
-    """File: absolute, relative to the configuration file, or `package:NAME/FILE` for one an installed package carries."""
-    format: Literal["auto", "csv", "parquet"] = "auto"
+    """File: absolute, relative to the configuration file, or `package:NAME/FILE` for one an installed package carries.
+    An ERA5 archive may also be a folder, or a pattern such as `era5/2023-*.nc`."""
+    more_paths: tuple[str, ...] = ()
+    """Further files, folders or patterns of the same ERA5 archive."""
+    format: Literal["auto", "csv", "parquet", "era5"] = "auto"
     """`auto` goes by the file's first bytes."""
+    accumulation: Literal["auto", "previous_step", "from_00utc"] = "auto"
+    """What an accumulated ERA5 value sums: the hour that ends at its time, or all hours since 00 UTC as in ERA5-Land.
+    `auto` goes by what the files say of themselves and by the values, and refuses what neither can tell."""
+    cells: Literal["all", "land"] = "all"
+    """Cells of an ERA5 grid that enter a region's mean."""
+    land_mask: str | None = None
+    """NetCDF file with the share of land per cell (`lsm`), where the archive does not hold it."""
+    start: Moment | None = None
+    """First time to read of an ERA5 archive."""
+    end: Moment | None = None
+    """Exclusive end of the times to read of an ERA5 archive."""
+    dask: str | None = None
+    """Address of a dask cluster that reduces the archive, such as `tcp://10.0.0.5:8786`; without it, this machine."""
     site: str | None = None
     """Column that names the site; without one the whole table is a single site."""
     site_name: str = Field("site", min_length=1)
@@ -81,6 +97,45 @@ class DataConfig(Section):
     """Table with the columns site, latitude, longitude (degrees north and east), for what needs neighbours."""
     accumulation_hours: dict[str, float] = {}
     """Hours over which a precipitation column sums, where that is not one step of the table."""
+
+
+class RegionConfig(Section):
+    """Cells of a grid that make one site (`[regions]`): a box, the cell nearest to a point, a polygon, or a mask."""
+
+    box: tuple[float, float, float, float] | None = None
+    """North, west, south, east in degrees; a west that is greater than the east crosses the date line."""
+    point: tuple[float, float] | None = None
+    """Latitude and longitude; the nearest cell is taken."""
+    polygon: str | None = None
+    """GeoJSON file; cells with their centre inside."""
+    feature: str | None = None
+    """The one feature of that file whose id, or one of whose properties, is this text; without it, all of them."""
+    mask: str | None = None
+    """NetCDF file on the grid of the archive; cells with at least 0.5."""
+    variable: str | None = None
+    """Variable of the mask file, where it holds several."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [name for name in ("box", "point", "polygon", "mask") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of box, point, polygon, mask; found {' and '.join(given) or 'none'}")
+        if self.feature is not None and self.polygon is None:
+            raise ValueError("feature belongs to polygon")
+        if self.variable is not None and self.mask is None:
+            raise ValueError("variable belongs to mask")
+        north, west, south, east = self.box or (1.0, 0.0, 0.0, 1.0)
+        latitude, longitude = self.point or (0.0, 0.0)
+        if not (-90 <= south < north <= 90):
+            raise ValueError(
+                f"box is [north, west, south, east] with 90 ≥ north > south ≥ -90, found {list(self.box or ())}"
+            )
+        degrees = (west, east, longitude)
+        if west == east or abs(east - west) > 360 or min(degrees) < -180 or max(degrees) > 360:
+            raise ValueError("longitudes lie within -180 … 360, and the west of a box differs from its east")
+        if abs(latitude) > 90:
+            raise ValueError(f"point is [latitude, longitude]; {latitude:g} is no latitude")
+        return self
 
 
 class TargetConfig(Section):
@@ -297,6 +352,8 @@ class Config(Section):
     """The whole configuration of a run."""
 
     data: DataConfig
+    regions: dict[str, RegionConfig] = {}
+    """Sites of an ERA5 archive by name; without it each cell is a site."""
     target: TargetConfig
     features: FeaturesConfig = FeaturesConfig()
     split: SplitConfig
@@ -362,13 +419,25 @@ def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) 
 def _absolute(config: Config, folder: Path) -> Config:
     """The configuration with paths that no longer depend on where its file lies."""
     data, model = config.data, config.model
-    if not data.path.startswith("package:"):
-        data = data.model_copy(update={"path": str((folder / data.path).resolve())})
-    if data.positions is not None:
-        data = data.model_copy(update={"positions": str((folder / data.positions).resolve())})
+    others = {
+        name: _placed(path, folder) for name in ("land_mask", "positions") if (path := getattr(data, name)) is not None
+    }
+    more_paths = tuple(_placed(path, folder) for path in data.more_paths)
+    data = data.model_copy(update={"path": _placed(data.path, folder), "more_paths": more_paths, **others})
+    regions = {name: _region_placed(region, folder) for name, region in config.regions.items()}
     if (folder / model.pretrained).exists():  # else a word, or the name of a repository
         model = model.model_copy(update={"pretrained": str((folder / model.pretrained).resolve())})
-    return config.model_copy(update={"data": data, "model": model})
+    return config.model_copy(update={"data": data, "regions": regions, "model": model})
+
+
+def _placed(path: str, folder: Path) -> str:
+    """A path that no longer depends on the folder, unless it is a package's or an address."""
+    return path if path.startswith("package:") or "://" in path else str((folder / path).resolve())
+
+
+def _region_placed(region: RegionConfig, folder: Path) -> RegionConfig:
+    files = {name: path for name in ("polygon", "mask") if (path := getattr(region, name)) is not None}
+    return region.model_copy(update={name: _placed(path, folder) for name, path in files.items()})
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -414,7 +483,10 @@ def _explain(problem: Any) -> str:
 
 def _nearest(location: list[str]) -> str:
     """What the writer of an unknown key probably meant."""
-    sections = {name: list(field.annotation.model_fields) for name, field in Config.model_fields.items()}  # type: ignore[union-attr]
+    sections = {
+        name: list((RegionConfig if name == "regions" else field.annotation).model_fields)  # type: ignore[union-attr]
+        for name, field in Config.model_fields.items()
+    }
     unknown = location[-1]
     here = sections.get(location[0], []) if len(location) > 1 else list(sections)
     close = difflib.get_close_matches(unknown, here, n=1)

@@ -27,10 +27,9 @@ from llueve.model.timer_xl import TimerXL
 from llueve.model.writing import encode_checkpoint
 from llueve.panel import feature_cube, feature_names, observed_rows, static_table
 from llueve.rain import class_labels
-from llueve.reading import read_panel
+from llueve.reading import read_panel, read_source
 from llueve.run import Run
 from llueve.saved import SavedModel, fingerprint, load_model, save_model
-from llueve.sources.table import read_table
 from llueve.training.loop import predict_logits, probabilities, train_model
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
@@ -92,7 +91,7 @@ def evaluate(directory: str | Path, console: Console | None = None) -> dict[str,
     """
     run, config = Run.open(directory)
     saved = load_model(run)
-    panel = saved.aligned(read_table(config.data, config.target, known_categories=saved.categories))
+    panel = saved.aligned(read_source(config.data, config.regions, config.target, known_categories=saved.categories))
     if fingerprint(panel) != saved.fingerprint:
         raise DataError(
             f"{config.data.path}: is not the table that the run was trained on: its cells have changed, so its test period "
@@ -108,7 +107,7 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
 
     Args:
         directory: a finished run.
-        table: CSV or Parquet with the trained columns.
+        table: CSV or Parquet with the trained columns, or ERA5 files with the trained variables.
         every_window: every complete window instead of each site's last one.
 
     Raises:
@@ -117,8 +116,11 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
     run, config = Run.open(directory)
     saved = load_model(run)
     label = () if config.target.label is None else (config.target.label,)
-    data = config.data.model_copy(update={"path": str(table), "exclude": (*config.data.exclude, *label)})
-    panel = saved.aligned(read_table(data, None, require_label=False, known_categories=saved.categories))
+    other = {"path": str(table), "more_paths": (), "start": None, "end": None}
+    data = config.data.model_copy(update={**other, "exclude": (*config.data.exclude, *label)})
+    panel = saved.aligned(
+        read_source(data, config.regions, None, require_label=False, known_categories=saved.categories)
+    )
     for finding in panel.attrs["findings"]:
         if finding.severity == "warning":
             logger.warning(finding.message)

@@ -1,0 +1,302 @@
+"""ERA5 and ERA5-Land archives as panels: `read_era5`.
+
+`archive.py` finds the files, `gridded.py` their fields, `regions.py` the cells of each site, `blocks.py` and `merging.py`
+reduce the one over the other, `accumulation.py` says what a sum sums. Shapes: T times, R regions.
+"""
+
+import difflib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from llueve.config import DataConfig, RegionConfig, TargetConfig
+from llueve.errors import DataError, listed
+from llueve.panel import BoolArray, Finding, check_panel
+from llueve.sources import accumulation, grib
+from llueve.sources.archive import Member, opened
+from llueve.sources.blocks import Layout, workers
+from llueve.sources.gridded import LAND_MASKS, Contents, Field, read_fields, reading
+from llueve.sources.merging import Compute, Series, merge
+from llueve.sources.regions import Grid, Region, choose_regions, mask_cells
+from llueve.sources.timeline import HOUR, MOST_CELLS, Seconds, about_times, moment, panel_axis
+
+TABLES_ONLY = (
+    "site", "site_name", "time", "time_format", "time_zone", "missing", "sentinels", "infinite", "duplicates",
+    "wind_directions", "categories",
+)  # fmt: skip
+"""Settings that say how a table is read; an archive says all that itself."""
+
+
+def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: TargetConfig | None) -> xr.Dataset:
+    """Read an archive of ERA5 or ERA5-Land into a panel.
+
+    Each region becomes a site: the mean over its cells, weighted by their area. Sums of precipitation are in millimetres, and
+    carry the hours that they cover. Nothing is guessed: what neither the files nor their values tell is refused.
+
+    Args:
+        data: where the files are and which variables, cells and times to take.
+        regions: the sites; none makes a site of each cell.
+        target: names the precipitation that is forecast. None, as when predicting, has none, and names of `data.exclude`
+            need not be there then.
+
+    Returns:
+        The checked panel, float32, with latitude and longitude on `site`, and `attrs` step_hours, source, findings.
+
+    Raises:
+        DataError: the files cannot be read into a correct panel; the message says where and what to do.
+    """
+    _check_options(data, target)
+    with (
+        _fields(data, predicting=target is None) as (fields, contents, members, findings),
+        workers(data.dask) as compute,
+    ):
+        grid = _grid(fields)
+        land = _land(data, grid, fields, contents, members)
+        chosen, overlaps = choose_regions(grid, regions, land)
+        told = {name: np.unique(np.concatenate([field.seconds for field in each])) for name, each in fields.items()}
+        axis, step = panel_axis(data, told)
+        if len(axis) * len(chosen) > MOST_CELLS:
+            raise DataError(
+                f"{data.path}: {len(axis):,} times of {len(chosen)} sites are more than {MOST_CELLS:,} cells; limit them with "
+                "data.start and data.end"
+            )
+        findings += overlaps + about_times(told, axis, step) + _about_checksums(fields)
+        panel, about = _panel(data, fields, chosen, axis, step, compute)
+    findings += about
+    if not regions:
+        panel, sea = _without_sea(panel)
+        findings += sea
+    if target is not None and target.variable is not None and target.variable not in panel:
+        raise DataError(
+            f"{data.path}: target.variable {target.variable!r} is not among the variables ({listed(list(panel.data_vars), 40)}); "
+            "it must be a sum of precipitation such as tp"
+        )
+    panel.attrs = {"step_hours": step / HOUR, "source": data.path, "findings": tuple(findings), "categories": {}}
+    return check_panel(panel)
+
+
+def _check_options(data: DataConfig, target: TargetConfig | None) -> None:
+    """Refuse what only a table can do."""
+    given = [name for name in TABLES_ONLY if getattr(data, name) != DataConfig.model_fields[name].default]
+    if given:
+        raise DataError(
+            f"{data.path}: is an ERA5 archive, for which data.{given[0]} has no meaning; take out "
+            f"{listed([f'data.{name}' for name in given], 20)}"
+        )
+    if target is not None and target.label is not None:
+        raise DataError(
+            f"{data.path}: target.label = {target.label!r}: an ERA5 archive has no label column; set target.variable, such as "
+            "tp, and target.threshold_mm"
+        )
+
+
+@contextmanager
+def _fields(
+    data: DataConfig, predicting: bool
+) -> Iterator[tuple[dict[str, list[Field]], list[Contents], list[Member], list[Finding]]]:
+    """The fields by variable, for as long as the files stay open."""
+    chosen = None if data.variables is None else set(data.variables)
+
+    def wanted(name: str) -> bool:
+        return (chosen is None or name in chosen) and name not in data.exclude
+
+    with (
+        opened(data) as (members, findings),
+        tempfile.TemporaryDirectory(prefix="llueve-") as folder,
+        ExitStack() as files,
+    ):
+        readable: list[Member] = []
+        for number, member in enumerate(members):
+            is_grib = member.kind == "grib"
+            readable += grib.decoded(member, Path(folder) / f"{number:04}") if is_grib else [member]
+        contents = [read_fields(member, wanted, files) for member in readable]
+        names = sorted({name for each in contents for name in each.names})
+        _check_names(data, names, predicting)
+        fields: dict[str, list[Field]] = {}
+        for each in contents:
+            findings += each.findings
+            for field in each.fields:
+                fields.setdefault(field.name, []).append(field)
+        if not fields:
+            found = f"only {listed(names)}, which data.exclude leaves out" if names else "none"
+            raise DataError(f"{data.path}: expected variables by time, latitude and longitude, found {found}")
+        yield fields, contents, readable, findings
+
+
+def _check_names(data: DataConfig, names: list[str], predicting: bool) -> None:
+    """Every variable that the configuration names is in the files."""
+    for key in ("variables", "exclude", "units", "accumulation_hours"):
+        for name in getattr(data, key) or ():
+            if name not in names and not (key == "exclude" and (predicting or name in LAND_MASKS)):
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise DataError(f"{data.path}: data.{key} names {name!r}; the files hold {listed(names, 40)}{hint}")
+
+
+def _grid(fields: dict[str, list[Field]]) -> Grid:
+    """The one grid of all files."""
+    grids = [(field, Grid(field.label, field.latitude, field.longitude)) for each in fields.values() for field in each]
+    first = grids[0][1]
+    for field, grid in grids:
+        if not grid.same_as(first):
+            raise DataError(
+                f"{field.label}: {field.name} covers {grid.extent}, but {first.source} {first.extent}; files of one archive have "
+                "one grid: read them apart, or fetch them for the same area"
+            )
+    return first
+
+
+def _land(
+    data: DataConfig, grid: Grid, fields: dict[str, list[Field]], contents: list[Contents], members: list[Member]
+) -> BoolArray | None:
+    """Cells that may be used, or None where all may: sea that the files leave out needs no mask.
+
+    Raises:
+        DataError: `data.cells` asks for land and nothing tells where it is.
+    """
+    if data.cells == "all":
+        if data.land_mask is not None:
+            raise DataError('data.land_mask does nothing while data.cells is "all"; set data.cells = "land"')
+        return None
+    if data.land_mask is not None:
+        return mask_cells(grid, "data.land_mask", data.land_mask, None)
+    for each, member in zip(contents, members, strict=True):
+        if each.land and member.kind != "zarr":
+            return mask_cells(grid, "data.cells", member.path, None)
+    each_first = [field_list[0] for field_list in fields.values()]
+    for field in each_first:
+        with reading(field.label):
+            if np.isnan(field.array.isel({field.dims[0]: 0}).values).any():
+                return None
+    if any(accumulation.is_land_product(field) for field in each_first):
+        return None
+    raise DataError(
+        f'{data.path}: data.cells = "land" needs to know where land is: the files hold no land-sea mask (lsm) and no missing '
+        "cells; fetch lsm for the same area and name its file in data.land_mask"
+    )
+
+
+def _about_checksums(fields: dict[str, list[Field]]) -> list[Finding]:
+    """Files in which a damaged value looks like any other."""
+    findings = []
+    sources = {field.label: field.array.encoding for each in fields.values() for field in each}
+    bare = [label for label, told_how in sources.items() if not (told_how.get("zlib") or told_how.get("fletcher32"))]
+    if bare:
+        message = (
+            f"{len(bare)} of {len(sources)} files carry no checksums (not compressed NetCDF-4): a damaged value in them cannot "
+            "be told from a true one"
+        )
+        findings.append(Finding("no_checksums", "info", message, count=len(bare)))
+    return findings
+
+
+def _panel(
+    data: DataConfig, fields: dict[str, list[Field]], regions: list[Region], axis: Seconds, step: int, compute: Compute
+) -> tuple[xr.Dataset, list[Finding]]:
+    """Every variable reduced and turned into a panel's array; and what was met."""
+    names = [region.name for region in regions]
+    first = next(iter(fields.values()))[0]
+    layout = Layout.of(regions, (len(first.latitude), len(first.longitude)))
+    findings: list[Finding] = []
+    arrays: dict[str, Any] = {}
+    used: dict[str, NDArray[np.int64]] = {}
+    told_T = preliminary_T = np.zeros(len(axis), np.bool_)
+    for name, each in fields.items():
+        units = _units(data, name, each)
+        never_negative = accumulation.is_accumulated(each[0]) and each[0].short_name in accumulation.NEVER_NEGATIVE
+        least = -max(accumulation.noise(field, units) for field in each) if never_negative else None
+        series = merge(each, axis, layout, names, least, compute)
+        arrays[name], about = _array(data, name, each, series, units, axis, step)
+        findings += series.findings + about
+        used[name] = series.cells_R
+        told_T, preliminary_T = told_T | series.told_T, preliminary_T | series.preliminary_T
+    findings += _about_cells(regions, used)
+    if preliminary_T.any():
+        times = np.flatnonzero(preliminary_T)
+        message = f"{len(times)} of {len(axis)} times are preliminary (ERA5T), which ECMWF may still change"
+        bounds = moment(axis[times[0]]), moment(axis[times[-1]])
+        findings.append(Finding("preliminary", "info", message, None, None, *bounds, len(times)))
+    coords = {
+        "site": np.array(names, dtype=str),
+        "time": axis.astype("datetime64[s]").astype("datetime64[ns]"),
+        "latitude": ("site", [region.latitude for region in regions], {"units": "degrees_north"}),
+        "longitude": ("site", [region.longitude for region in regions], {"units": "degrees_east"}),
+        "recorded": (("site", "time"), np.broadcast_to(told_T, (len(names), len(axis))).copy()),
+    }
+    return xr.Dataset(arrays, coords), findings
+
+
+def _units(data: DataConfig, name: str, fields: list[Field]) -> str | None:
+    """The unit of a variable, as all files and the configuration tell it; never guessed."""
+    told = {str(unit): field.label for field in fields if (unit := field.attrs.get("units"))}
+    if name in data.units:
+        told.setdefault(data.units[name], "data.units")
+    if len(told) > 1:
+        sayings = " but ".join(f"{who} says {unit!r}" for unit, who in told.items())
+        raise DataError(f"{name}: {sayings}; correct the wrong one")
+    return next(iter(told), None)
+
+
+def _array(
+    data: DataConfig, name: str, fields: list[Field], series: Series, units: str | None, axis: Seconds, step: int
+) -> tuple[Any, list[Finding]]:
+    """A variable by (site, time) with its unit and, for sums, the hours that they cover; and what was decided."""
+    values_TR, attrs, findings = series.mean_TR, dict[str, Any](), []
+    kinds = {accumulation.is_accumulated(field) for field in fields}
+    if len(kinds) > 1:
+        raise DataError(f"{name}: a sum over time in some files and an instant in others; read them apart")
+    if name in data.accumulation_hours:
+        attrs["accumulation_hours"] = data.accumulation_hours[name]
+    elif kinds == {True}:
+        tolerance = max(accumulation.noise(field, units) for field in fields)
+        summed = accumulation.decide(data.accumulation, name, fields, axis, values_TR, tolerance, step)
+        hours, values_TR, tiny = accumulation.hours_and_values(summed, name, axis, values_TR, tolerance, step)
+        attrs["accumulation_hours"] = hours
+        findings.append(accumulation.kind_finding(name, summed, hours))
+        if tiny:
+            message = f"{name}: {tiny:,} differences a little below zero, as packing leaves them, became 0"
+            findings.append(Finding("packing_noise", "info", message, variable=name, count=tiny))
+    if fields[0].short_name in accumulation.PRECIPITATION and units in accumulation.DEPTHS:
+        values_TR, units = values_TR * accumulation.DEPTHS[units], "mm"
+    if units is not None:
+        attrs["units"] = units
+    return (("site", "time"), np.ascontiguousarray(values_TR.T, dtype=np.float32), attrs), findings
+
+
+def _about_cells(regions: list[Region], used: dict[str, NDArray[np.int64]]) -> list[Finding]:
+    """How many cells made each region's means.
+
+    Raises:
+        DataError: none of a region's cells ever has a value.
+    """
+    cells_VR = np.array(list(used.values()))
+    if all(len(region.cells) == 1 for region in regions) and len(regions) > 1:
+        message = f"{len(regions)} sites of one cell each"
+        return [Finding("region_cells", "info", message, count=len(regions))]
+    findings = []
+    for region, by_variable in zip(regions, cells_VR.T, strict=True):
+        if by_variable.max() == 0:
+            raise DataError(
+                f"regions.{region.name}: its {len(region.cells)} cells are missing at all times in all variables; they lie in "
+                "the sea, or the files are empty there"
+            )
+        fewer = [f"{name} {count}" for name, count in zip(used, by_variable, strict=True) if count != by_variable.max()]
+        message = f"{region.name}: means over {by_variable.max()} of its {len(region.cells)} cells"
+        message += f" ({listed(fewer)})" if fewer else ""
+        findings.append(Finding("region_cells", "info", message, site=region.name, count=int(by_variable.max())))
+    return findings
+
+
+def _without_sea(panel: xr.Dataset) -> tuple[xr.Dataset, list[Finding]]:
+    """The panel without sites that never have a value, where each cell is a site."""
+    known = np.any([~np.isnan(array.values).all(axis=1) for array in panel.data_vars.values()], axis=0)
+    if known.all() or not known.any():
+        return panel, []
+    message = f"{int((~known).sum())} cells are missing at all times in all variables (sea), and are no sites"
+    return panel.isel(site=np.flatnonzero(known)), [Finding("sea_cells", "info", message, count=int((~known).sum()))]

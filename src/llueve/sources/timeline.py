@@ -1,0 +1,140 @@
+"""Times of gridded files: read as seconds since 1970 UTC, and joined into the one regular axis of a panel."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from llueve.config import DataConfig
+from llueve.errors import DataError
+from llueve.panel import Finding
+
+HOUR = 3600
+MOST_CELLS = 50_000_000
+"""Sites times times of a panel."""
+EARLIEST, LATEST = -2_208_988_800, 4_102_444_800
+"""Seconds from 1970 to 1900 and to 2100; ERA5 begins in 1940, some stores keep empty room before it."""
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+TIME_UNITS = re.compile(
+    r"\s*(second|minute|hour|day)s? since (\d{4}-\d{1,2}-\d{1,2})"
+    r"[T ]?(\d{1,2}:\d{2}(?::\d{2})?)?(?:\.0*)?\s*(?:Z|UTC|\+00:?00)?\s*"
+)
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+
+Floats = NDArray[np.float64]
+Seconds = NDArray[np.int64]
+
+
+def moment(second: int | np.int64) -> str:
+    """A time as findings and errors write it."""
+    return str(np.datetime64(int(second), "s"))
+
+
+def read_seconds(label: str, time: xr.DataArray) -> Seconds:
+    """Times as whole seconds since 1970.
+
+    Raises:
+        DataError: they cannot be read, or lie where no ERA5 does.
+    """
+    values = np.atleast_1d(time.values)
+    units, calendar = str(time.attrs.get("units", "")), str(time.attrs.get("calendar", "standard")).lower()
+    if values.dtype.kind not in "iuf" or time.ndim > 1 or not np.isfinite(values).all():
+        raise DataError(f"{label}: {time.name}: expected numbers since a date, found {values.dtype} in {units!r}")
+    match = TIME_UNITS.fullmatch(units)
+    if match is not None and calendar in CALENDARS:
+        clock = match[3] or "00:00"
+        year, month, day = match[2].split("-")
+        try:
+            origin = np.datetime64(f"{year}-{month:0>2}-{day:0>2}T{clock:0>5}", "s").astype(np.int64)
+        except ValueError as error:
+            raise DataError(f"{label}: {time.name}: its unit {units!r} names no date") from error
+        exact = values.astype(np.float64) * SECONDS[match[1]] + float(origin)
+    elif time.name == "date" and values.dtype.kind in "iu":  # the transitional layout: 20240131
+        try:
+            days = [np.datetime64(f"{v // 10000:04}-{v // 100 % 100:02}-{v % 100:02}", "s") for v in values.tolist()]
+        except ValueError as error:
+            raise DataError(f"{label}: date: expected days such as 20240131, found {values.max()}") from error
+        exact = np.array(days, dtype="datetime64[s]").astype(np.float64)
+    else:
+        raise DataError(
+            f"{label}: {time.name}: expected times such as 'hours since 1900-01-01' in the standard calendar, found "
+            f"{units!r} ({calendar})"
+        )
+    if len(exact) == 0 or exact.min() < EARLIEST or exact.max() >= LATEST:
+        raise DataError(f"{label}: {time.name}: expected times from 1900 to 2100, found {_span(exact)}; it is damaged")
+    return np.rint(exact).astype(np.int64)
+
+
+def _span(exact: Floats) -> str:
+    return "none" if len(exact) == 0 else f"{exact.min():.0f} to {exact.max():.0f} seconds from 1970"
+
+
+def rounds(seconds: Seconds) -> list[NDArray[np.int64] | None]:
+    """Positions in increasing time; where times repeat, all first ones, then all second ones …; None means as it is."""
+    if (np.diff(seconds) > 0).all():
+        return [None]
+    order = np.argsort(seconds, kind="stable")
+    starts = np.r_[True, np.diff(seconds[order]) > 0]
+    rank = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    return [order[rank == k].astype(np.int64) for k in range(int(rank.max()) + 1)]
+
+
+def panel_axis(data: DataConfig, told: Mapping[str, Seconds]) -> tuple[Seconds, int]:
+    """The panel's times from those of each variable, and its step in seconds.
+
+    Raises:
+        DataError: no time in the wished span, or no regular step.
+    """
+    every = np.unique(np.concatenate(list(told.values())))
+    files = f"{moment(every[0])} to {moment(every[-1])}"
+    for bound, keep in ((data.start, np.greater_equal), (data.end, np.less)):
+        if bound is not None:
+            every = every[keep(every, np.datetime64(bound, "s").astype(np.int64))]
+    if len(every) == 0:
+        raise DataError(f"{data.path}: no time from data.start to data.end; the files hold {files}")
+    steps, counts = np.unique(np.diff(every), return_counts=True)
+    if data.step_hours is not None:
+        step = round(data.step_hours * HOUR)
+        off = np.flatnonzero((every - every[0]) % step) if step else every
+        if len(off):
+            raise DataError(
+                f"{data.path}: data.step_hours = {data.step_hours:g}, but {len(off)} of {len(every)} times are off that step, "
+                f"first {moment(every[off[0]])}"
+            )
+    elif len(steps) == 0:
+        raise DataError(f"{data.path}: one time only, {files}, so the step cannot be told; set data.step_hours")
+    else:
+        step = int(np.gcd.reduce(steps))
+        if steps[0] != step or 2 * counts[0] < counts.sum():
+            shown = [f"{steps[i] / HOUR:g} h {counts[i]} times" for i in np.argsort(-counts, kind="stable")[:5]]
+            raise DataError(
+                f"{data.path}: expected one step between times, found {', '.join(shown)}; a model of the next hours needs all of "
+                "them: fetch every step, read files of different steps apart, or set data.step_hours to read gaps as missing"
+            )
+    count = int(every[-1] - every[0]) // step + 1
+    return every[0] + step * np.arange(min(count, MOST_CELLS + 1), dtype=np.int64), step
+
+
+def about_times(told: Mapping[str, Seconds], axis: Seconds, step: int) -> list[Finding]:
+    """Steps that no file has, and times that some variables lack."""
+    findings = []
+    told = {name: times[(times >= axis[0]) & (times <= axis[-1])] for name, times in told.items()}
+    every = np.unique(np.concatenate(list(told.values())))
+    absent = np.setdiff1d(axis, every)
+    if len(absent):
+        message = f"{len(absent)} of {len(axis)} steps of {step / HOUR:g} h are in no file and count as missing"
+        findings.append(
+            Finding("gaps", "info", message, None, None, moment(absent[0]), moment(absent[-1]), len(absent))
+        )
+    for name, times in told.items():
+        lacking = np.setdiff1d(every, times)
+        if len(lacking):
+            message = (
+                f"{name}: in the files at {len(times)} of {len(every)} times that other variables have; missing at the others "
+                "(fetch it for the same times, or leave it out with data.exclude)"
+            )
+            bounds = moment(lacking[0]), moment(lacking[-1])
+            findings.append(Finding("different_times", "warning", message, name, None, *bounds, len(lacking)))
+    return findings
