@@ -91,7 +91,7 @@ def evaluate(directory: str | Path, console: Console | None = None) -> dict[str,
     """
     run, config = Run.open(directory)
     saved = load_model(run)
-    panel = saved.aligned(read_source(config.data, config.regions, config.target, known_categories=saved.categories))
+    panel = saved.aligned(read_source(config, known_categories=saved.categories))
     if fingerprint(panel) != saved.fingerprint:
         raise DataError(
             f"{config.data.path}: is not the table that the run was trained on: its cells have changed, so its test period "
@@ -115,12 +115,7 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
     """
     run, config = Run.open(directory)
     saved = load_model(run)
-    label = () if config.target.label is None else (config.target.label,)
-    other = {"path": str(table), "more_paths": (), "start": None, "end": None}
-    data = config.data.model_copy(update={**other, "exclude": (*config.data.exclude, *label)})
-    panel = saved.aligned(
-        read_source(data, config.regions, None, require_label=False, known_categories=saved.categories)
-    )
+    panel = saved.aligned(read_source(config, new=str(table), known_categories=saved.categories))
     for finding in panel.attrs["findings"]:
         if finding.severity == "warning":
             logger.warning(finding.message)

@@ -7,21 +7,26 @@ import xarray as xr
 
 from llueve.config import Config, DataConfig, RegionConfig, TargetConfig
 from llueve.errors import DataError
+from llueve.features import add_features
 from llueve.sources.archive import is_gridded
+from llueve.sources.positions import with_positions
 from llueve.sources.table import read_table
 from llueve.windows import cut_indices
 
+ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask")
+"""Settings that say how an archive is read."""
+
 
 def read_panel(config: Config) -> xr.Dataset:
-    """The panel of the table, with the categories that its training period knows.
+    """The panel of the configured data, with the categories that its training period knows.
 
     One variable is made per category, so a category that turns up in the test period alone would change what training
     sees. The table is then read again with the training period's own categories; others count as missing.
 
     Raises:
-        DataError: the table cannot be read into a correct panel.
+        DataError: the data cannot be read into a correct panel.
     """
-    panel = read_source(config.data, config.regions, config.target)
+    panel = read_source(config)
     categories: dict[str, list[str]] = panel.attrs["categories"]
     try:
         cut, _, _ = cut_indices(panel["time"].values, config.split)
@@ -31,26 +36,39 @@ def read_panel(config: Config) -> xr.Dataset:
         name: values if config.data.categories[name] == "static" else _seen(panel, name, values, cut)
         for name, values in categories.items()
     }
-    return panel if known == categories else read_table(config.data, config.target, known_categories=known)
-
-
-ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask")
-"""Settings that say how an archive is read."""
+    return panel if known == categories else read_source(config, known_categories=known)
 
 
 def read_source(
+    config: Config, *, new: str | None = None, known_categories: Mapping[str, Sequence[str]] | None = None
+) -> xr.Dataset:
+    """The panel of the configured data, or of newer data of the same kind, with its derived variables.
+
+    Args:
+        new: where newer data is, to predict from: its label, and what else tells the future, need not be there.
+        known_categories: see `read_table`.
+
+    Raises:
+        DataError: it cannot be read into a correct panel, or a setting belongs to another kind of data.
+        ConfigError: a derived variable cannot be made.
+    """
+    data, target = config.data, config.target
+    if new is not None:
+        label = () if target.label is None else (target.label,)
+        data = data.model_copy(update={"path": new, "exclude": (*data.exclude, *label)})
+    panel = _read(data, config.regions, None if new is not None else target, known_categories)
+    if data.positions is not None:
+        panel = with_positions(panel, data.positions)
+    return add_features(panel, config.features)
+
+
+def _read(
     data: DataConfig,
     regions: Mapping[str, RegionConfig],
     target: TargetConfig | None,
-    *,
-    require_label: bool = True,
-    known_categories: Mapping[str, Sequence[str]] | None = None,
+    known_categories: Mapping[str, Sequence[str]] | None,
 ) -> xr.Dataset:
-    """The panel of a table or of an ERA5 archive; which of them a path means is told by its bytes.
-
-    Raises:
-        DataError: it cannot be read into a correct panel, or a setting belongs to the other kind.
-    """
+    """A table or an ERA5 archive; which of them a path means is told by its bytes."""
     if data.format == "era5" or (data.format == "auto" and is_gridded(data.path)):
         from llueve.sources.era5 import read_era5  # its libraries take a second that a table need not wait for
 
@@ -61,7 +79,7 @@ def read_source(
             f"{data.path}: is read as a table, for which {(given or ['[regions]'])[0]} has no meaning; take it out, or set "
             'data.format = "era5"'
         )
-    return read_table(data, target, require_label=require_label, known_categories=known_categories)
+    return read_table(data, target, require_label=target is not None, known_categories=known_categories)
 
 
 def _seen(panel: xr.Dataset, name: str, values: list[str], cut: int) -> list[str]:

@@ -433,10 +433,10 @@ def test_a_table_refuses_the_settings_of_an_archive(tmp_path, make_config):
     for extra, part in (({"cells": "land"}, "data.cells"), ({"dask": "tcp://x"}, "data.dask")):
         config = make_config(data={"path": str(table), **extra})
         with pytest.raises(DataError, match=f"is read as a table, for which {part} has no meaning"):
-            read_source(config.data, config.regions, None)
+            read_source(config)
     config = make_config(data={"path": str(table)}, regions={"a": {"point": [0, 0]}})
     with pytest.raises(DataError, match=r"for which \[regions\] has no meaning"):
-        read_source(config.data, config.regions, None)
+        read_source(config)
 
 
 def test_paths_start_at_the_configuration_file(tmp_path):
