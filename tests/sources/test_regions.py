@@ -1,6 +1,7 @@
 """Regions: boxes, points, polygons, masks; which cells they mean, and means over cells that come and go."""
 
 import json
+from pathlib import Path
 
 import netCDF4
 import numpy as np
@@ -258,10 +259,8 @@ def test_means_equal_those_by_hand(grid_file, data):
         assert np.isnan(panel["t2m"]).all()
 
 
-def test_the_five_regions_of_peru(shared, tmp_path):
+def test_the_five_regions_of_peru():
     """The example's boxes on the grid that it asks for: 73 × 57 cells."""
-    from pathlib import Path
-
     config = load_config(Path(__file__).parents[2] / "examples" / "peru_era5.toml")
     grid = Grid("peru", np.arange(0, -18.1, -0.25), np.arange(-82, -67.9, 0.25))
     assert (len(grid.latitude), len(grid.longitude)) == (73, 57)

@@ -123,6 +123,8 @@ def _fields(
             findings += each.findings
             for field in each.fields:
                 fields.setdefault(field.name, []).append(field)
+        if taken := sorted({"site", "recorded"} & set(fields)):
+            raise DataError(f"{data.path}: a variable named {taken[0]!r} clashes with the panel's own; data.exclude it")
         if not fields:
             found = f"only {listed(names)}, which data.exclude leaves out" if names else "none"
             raise DataError(f"{data.path}: expected variables by time, latitude and longitude, found {found}")
