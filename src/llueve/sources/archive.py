@@ -211,7 +211,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path, folder: Path) -> 
         if entry.file_size > max(RATIO_FROM, MOST_RATIO * entry.compress_size):
             raise DataError(
                 f"{path}: {entry.filename!r} would grow from {entry.compress_size:,} to {entry.file_size:,} bytes, more than "
-                f"{MOST_RATIO:g} times; a zip of weather data does not"
+                f"{MOST_RATIO:g} times, as no download of the CDS does; unpack it yourself if you trust it"
             )
     size, room = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
     if size > min(MOST_BYTES, 0.9 * room):
