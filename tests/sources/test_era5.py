@@ -138,6 +138,11 @@ def test_levels_are_refused_by_their_name(grid_file):
     assert list(read(path, exclude=("q",)).data_vars) == ["tp"]
 
 
+def test_names_that_the_panel_needs_itself(grid_file):
+    with pytest.raises(DataError, match="a variable named 'site' clashes"):
+        read(grid_file("a.nc", {"site": warmth(), "t2m": warmth()}))
+
+
 # Units
 
 

@@ -43,6 +43,7 @@ def test_portugal_merges_instants_and_sums_on_time(era5):
     assert int((panel["tp"] >= 1).sum()) == 555
     assert float(panel["t2m"].sel(site="40.5,-8.5")[0]) == np.float32(281.00341796875)
     assert "skipped_files" in codes(panel) and "no_checksums" not in codes(panel)
+    assert "did not look into hourly_2025-05" in finding(panel, "skipped_folders").message
 
 
 def test_portugals_12_hourly_sum_is_refused_because_each_value_holds_one_hour(era5):

@@ -1,6 +1,7 @@
 """Regions: boxes, points, polygons, masks; which cells they mean, and means over cells that come and go."""
 
 import json
+from pathlib import Path
 
 import netCDF4
 import numpy as np
@@ -237,6 +238,15 @@ def test_land_by_a_mask(grid_file, where):
     np.testing.assert_array_equal(land_only["t2m"], by_site(warmth())[[5, 6, 7, 9, 10, 11]])
 
 
+def test_missing_cells_alone_do_not_tell_land(grid_file):
+    """The temperature of the sea is missing on land, and that of the air nowhere."""
+    sea = warmth()
+    sea[:, 0, :] = np.nan
+    path = grid_file("a.nc", {"sst": sea, "t2m": warmth()})
+    with pytest.raises(DataError, match="needs to know where land is"):
+        read(path, {"a": {"box": (1, 10, 0.5, 10.75)}}, cells="land")
+
+
 @given(st.data())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_means_equal_those_by_hand(grid_file, data):
@@ -258,10 +268,8 @@ def test_means_equal_those_by_hand(grid_file, data):
         assert np.isnan(panel["t2m"]).all()
 
 
-def test_the_five_regions_of_peru(shared, tmp_path):
+def test_the_five_regions_of_peru():
     """The example's boxes on the grid that it asks for: 73 × 57 cells."""
-    from pathlib import Path
-
     config = load_config(Path(__file__).parents[2] / "examples" / "peru_era5.toml")
     grid = Grid("peru", np.arange(0, -18.1, -0.25), np.arange(-82, -67.9, 0.25))
     assert (len(grid.latitude), len(grid.longitude)) == (73, 57)

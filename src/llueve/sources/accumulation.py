@@ -102,11 +102,6 @@ def decide(
     return Summed(decided, hours, "; ".join(reasons))
 
 
-def is_land_product(field: Field) -> bool:
-    """Whether the file says that it is ERA5-Land, by name or by its grid."""
-    return bool(LAND_NAME.search(field.about)) or (field.spacing == LAND_SPACING and not ERA5_NAME.search(field.about))
-
-
 def _told(fields: list[Field]) -> tuple[Kind | None, float, list[str]]:
     """What the files say: the hours of their messages, else a product's name, else the grid."""
     kinds: dict[Kind, str] = {}

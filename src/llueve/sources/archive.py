@@ -127,17 +127,23 @@ def _in_folder(folder: Path, findings: list[Finding]) -> list[str]:
     """Gridded files directly in a folder; others are named in a finding."""
     chosen: list[str] = []
     passed: list[str] = []
+    below: list[str] = []
     for place in sorted(folder.iterdir()):
-        if sniff(place) is not None or place.suffix.lower() in DATA_SUFFIXES:
+        if place.is_dir() and sniff(place) is None:
+            below.append(place.name)
+        elif sniff(place) is not None or place.suffix.lower() in DATA_SUFFIXES:
             chosen.append(str(place))
         else:
             passed.append(place.name)
     if not chosen:
-        found = f"only {listed(passed)}" if passed else "nothing"
+        found = f"only {listed([*passed, *below])}" if passed or below else "nothing"
         raise DataError(
             f"{folder}: expected NetCDF, GRIB, Zarr or zip files in this folder, found {found}; for files in folders "
             f"below it, set data.path to a pattern such as {folder}/**/*.nc"
         )
+    if below:
+        message = f"{folder}: did not look into {listed(below)}; to read folders too, set data.path to {folder}/**/*.nc"
+        findings.append(Finding("skipped_folders", "warning", message, count=len(below)))
     if passed:
         message = f"{folder}: passed over {listed(passed)}, which hold no grid"
         findings.append(Finding("skipped_files", "info", message, count=len(passed)))
@@ -205,7 +211,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path, folder: Path) -> 
         if entry.file_size > max(RATIO_FROM, MOST_RATIO * entry.compress_size):
             raise DataError(
                 f"{path}: {entry.filename!r} would grow from {entry.compress_size:,} to {entry.file_size:,} bytes, more than "
-                f"{MOST_RATIO:g} times; a zip of weather data does not"
+                f"{MOST_RATIO:g} times, as no download of the CDS does; unpack it yourself if you trust it"
             )
     size, room = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
     if size > min(MOST_BYTES, 0.9 * room):

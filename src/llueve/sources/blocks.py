@@ -165,7 +165,7 @@ def delayed_blocks(field: Field, chosen: slice, layout: Layout, least: float | N
         arrays.append(chunked.transpose(time, latitude, longitude).data.to_delayed().ravel())
     others = arrays[1] if len(arrays) > 1 else [None] * len(arrays[0])
     work = delayed(reduce_block)
-    shared = delayed(layout)
+    shared = delayed(layout, traverse=False)
     return [work(one, other, shared, least, sketch) for one, other in zip(arrays[0], others, strict=True)]
 
 

@@ -96,6 +96,18 @@ def _check_options(data: DataConfig, target: TargetConfig | None) -> None:
         )
 
 
+def _has_no_sea(field: Field) -> bool:
+    """Whether a field is of ERA5-Land: by name, or by its grid together with missing cells.
+
+    Missing cells alone tell nothing: the temperature of the sea is missing on land.
+    """
+    if accumulation.LAND_NAME.search(field.about):
+        return True
+    with reading(field.label):
+        missing = bool(np.isnan(field.array.isel({field.dims[0]: 0}).values).any())
+    return missing and field.spacing == accumulation.LAND_SPACING
+
+
 @contextmanager
 def _fields(
     data: DataConfig, predicting: bool
@@ -123,6 +135,8 @@ def _fields(
             findings += each.findings
             for field in each.fields:
                 fields.setdefault(field.name, []).append(field)
+        if taken := sorted({"site", "recorded"} & set(fields)):
+            raise DataError(f"{data.path}: a variable named {taken[0]!r} clashes with the panel's own; data.exclude it")
         if not fields:
             found = f"only {listed(names)}, which data.exclude leaves out" if names else "none"
             raise DataError(f"{data.path}: expected variables by time, latitude and longitude, found {found}")
@@ -169,16 +183,11 @@ def _land(
     for each, member in zip(contents, members, strict=True):
         if each.land and member.kind != "zarr":
             return mask_cells(grid, "data.cells", member.path, None)
-    each_first = [field_list[0] for field_list in fields.values()]
-    for field in each_first:
-        with reading(field.label):
-            if np.isnan(field.array.isel({field.dims[0]: 0}).values).any():
-                return None
-    if any(accumulation.is_land_product(field) for field in each_first):
+    if all(_has_no_sea(field_list[0]) for field_list in fields.values()):
         return None
     raise DataError(
-        f'{data.path}: data.cells = "land" needs to know where land is: the files hold no land-sea mask (lsm) and no missing '
-        "cells; fetch lsm for the same area and name its file in data.land_mask"
+        f'{data.path}: data.cells = "land" needs to know where land is: the files hold no land-sea mask (lsm), and are not '
+        "ERA5-Land, which leaves the sea out; fetch lsm for the same area and name its file in data.land_mask"
     )
 
 
