@@ -45,8 +45,8 @@ class DataConfig(Section):
 
     path: str
     """File: absolute, relative to the configuration file, or `package:NAME/FILE` for one an installed package carries."""
-    format: Literal["auto", "csv", "parquet"] = "auto"
-    """`auto` goes by the file's first bytes."""
+    format: Literal["auto", "csv", "parquet", "openmeteo", "ghcn"] = "auto"
+    """`auto` goes by the file's first bytes; `ghcn` also takes a folder or a pattern of `.dly` files."""
     site: str | None = None
     """Column that names the site; without one the whole table is a single site."""
     site_name: str = Field("site", min_length=1)
