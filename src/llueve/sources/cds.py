@@ -242,7 +242,8 @@ def _told(error: Exception, name: str) -> Exception:
             f"the Climate Data Store does not accept the key ({reason}); copy it anew from {SITE}/profile into "
             f"{os.environ.get('CDSAPI_RC', '~/.cdsapirc')}"
         )
-    if status in (400, 404, 422):
+    # The results of a job that failed, for whatever reason, are answered with 400 too.
+    if status in (400, 404, 422) and not str(getattr(response, "url", "")).endswith("/results"):
         return UsageError(f"{name}: the Climate Data Store refuses the request: {reason}; mend what is asked for")
     return _MonthError(reason)
 
