@@ -236,7 +236,7 @@ def test_a_month_that_now_has_more_days_is_got_again(store: Store, tmp_path: Pat
 
 def test_months_of_another_request_are_not_mixed_in(store: Store, tmp_path: Path) -> None:
     get(tmp_path)
-    with pytest.raises(UsageError, match="holds months of another request.*choose another --output"):
+    with pytest.raises(UsageError, match=r"holds months of another request.*choose another --output"):
         get(tmp_path, request(variables=("tp",)))
     assert len(store.requests) == 4
 
@@ -301,7 +301,12 @@ def test_no_credentials(store: Store, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("CDSAPI_KEY")
     with pytest.raises(DataError) as caught:
         get(tmp_path)
-    for part in ("no credentials", str(tmp_path / "none"), "https://cds.climate.copernicus.eu/profile", "url: https://"):
+    for part in (
+        "no credentials",
+        str(tmp_path / "none"),
+        "https://cds.climate.copernicus.eu/profile",
+        "url: https://",
+    ):
         assert part in str(caught.value)
 
 

@@ -126,7 +126,9 @@ def test_a_wait_that_cannot_be_read_is_none(serve: Serve, session: requests.Sess
 def test_a_refusal_is_not_tried_again(serve: Serve, session: requests.Session) -> None:
     waits = Waits()
     reason = b'{"error": true, "reason": "Parameter \'start_date\' is out of allowed range"}'
-    with pytest.raises(UsageError, match=r"refuses the request \(400\): Parameter 'start_date' is out of allowed range"):
+    with pytest.raises(
+        UsageError, match=r"refuses the request \(400\): Parameter 'start_date' is out of allowed range"
+    ):
         get(session, serve(lambda call: (400, {}, reason)), waits)
     with pytest.raises(DataError, match=r"answers 404 \(.*check the address"):
         get(session, serve(lambda call: (404, {}, b"<html>")), waits)
@@ -146,7 +148,7 @@ def test_an_answer_that_is_cut_off_though_the_connection_ended_well(serve: Serve
     waits = Waits()
     assert get(session, serve(after((200, {}, b'{"fine":'))), waits) == {"fine": 1}
     assert len(waits) == 1
-    with pytest.raises(DataError, match="failed 2 times.*is torn"):
+    with pytest.raises(DataError, match=r"failed 2 times.*is torn"):
         get(session, serve(lambda call: (200, {}, b"<html>sorry</html>")), waits, attempts=2)
 
 
@@ -154,7 +156,7 @@ def test_nobody_answers(session: requests.Session) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(DataError, match="failed 2 times.*refused"):
+        with pytest.raises(DataError, match=r"failed 2 times.*refused"):
             get(session, url, Waits(), attempts=2)
 
 

@@ -30,8 +30,8 @@ DAY_HOURS = 24.0
 
 TENTHS_MM, TENTHS_C, TENTHS_MS = ("mm", 10.0), ("degC", 10.0), ("m s-1", 10.0)
 ELEMENTS: dict[str, tuple[str, float]] = {
-    **dict.fromkeys(("PRCP", "EVAP", "WESD", "WESF"), TENTHS_MM),
-    **dict.fromkeys(("SNOW", "SNWD", "THIC"), ("mm", 1.0)),
+    **dict.fromkeys(("PRCP", "EVAP", "WESD", "WESF", "THIC"), TENTHS_MM),
+    **dict.fromkeys(("SNOW", "SNWD"), ("mm", 1.0)),
     **dict.fromkeys(("TMAX", "TMIN", "TAVG", "TOBS", "ADPT", "AWBT", "MXPN", "MNPN"), TENTHS_C),
     **dict.fromkeys(("AWND", "WSF1", "WSF2", "WSF5", "WSFG", "WSFI", "WSFM"), TENTHS_MS),
     **dict.fromkeys(("WDF1", "WDF2", "WDF5", "WDFG", "WDFI", "WDFM", "AWDR"), ("degree", 1.0)),
@@ -199,7 +199,7 @@ def _integers(fields: NDArray[np.uint8], numbers: NDArray[np.int64], element: st
     if bad.any():
         at = int(np.flatnonzero(bad[codes])[0])
         raise DataError(
-            f"{path}: line {numbers[at // 31]}: {element} of day {at % 31 + 1} is {texts[codes[at]]!r}, "
+            f"{path}: line {numbers[at // 31]}: {element} of day {at % 31 + 1} is {bytes(texts[codes[at]])!r}, "
             "expected a whole number at the right of 5 columns; the line is damaged: get the file again"
         )
     values: NDArray[np.int64] = np.array([int(text) for text in texts.tolist()], dtype=np.int64)[codes].reshape(-1, 31)

@@ -20,11 +20,12 @@ from llueve.sources.columns import Floats, Times
 from llueve.sources.files import Table, agreed_unit, located
 from llueve.sources.rows import Place, Rows, own_columns, read_bytes
 
-MOST_BYTES = 2**30
+MOST_BYTES = 2**28
+"""A century of one point in eight variables has 40 MB."""
 HOURLY_SUMS = ("precipitation", "rain", "showers", "snowfall")
 """Amounts over the hour before their time."""
 NO_UNIT = ("", "undefined")
-START = re.compile(rb'^\s*(?:\[\s*)?\{\s*"')
+START = re.compile(rb'^\s*(?:\[\s*)?\{\s*["}]')
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}")
 FIRST_YEAR, LAST_YEAR = 1678, 2261
 MOST_SECONDS = 9_000_000_000
@@ -66,7 +67,7 @@ def load_openmeteo(data: DataConfig) -> Rows:
         content = read_bytes(path, data.path, MOST_BYTES)
     series = parse_answer(decode_json(content, data.path), data.path)
     names = _names(series, data)
-    series, findings = without_future(series, names)
+    series, findings = without_future(series, names, data.path)
     frame = pd.concat(
         [
             pd.DataFrame({"site": name, "time": one.times, **one.values})
@@ -118,7 +119,7 @@ def parse_answer(document: object, source: str) -> list[Series]:
     return series
 
 
-def without_future(series: list[Series], names: list[str]) -> tuple[list[Series], list[Finding]]:
+def without_future(series: list[Series], names: list[str], source: str) -> tuple[list[Series], list[Finding]]:
     """The series without the hours at their end that hold nothing yet, and what was so left out or ends earlier.
 
     The archive is some days late, and answers for those days with nulls.
@@ -132,7 +133,7 @@ def without_future(series: list[Series], names: list[str]) -> tuple[list[Series]
         count = max(ends.values())
         if count == 0:
             raise DataError(
-                f"{name}: the answer holds no value in {len(one.times)} hours; the archive has none for these days, or not "
+                f"{source}: {name} holds no value in {len(one.times)} hours; the archive has none for these days, or not "
                 "for this place: ask for others"
             )
         for variable, end in ends.items():

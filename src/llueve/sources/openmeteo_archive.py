@@ -134,7 +134,7 @@ def download(request: Request, parts: Path, console: Console, patience: Patience
     findings += _same_cells(series, names)
     if len(set(names)) != len(names):
         raise UsageError(f"{findings[-1].message}; leave one out, or name them with --site")
-    series, ends = without_future(series, names)
+    series, ends = without_future(series, names, request.url)
     return Archive(names, series, findings + ends)
 
 
@@ -211,7 +211,7 @@ def _checked(
                 f"{one.name}: the answer has {len(times)} of {len(wanted)} hours of {first.year}; those from "
                 f"{absent_hours[0]}:00 on are missing"
             )
-            first_hour, last_hour = f"{absent_hours[0]}:00", f"{absent_hours[-1]}:00"
+            first_hour, last_hour = f"{absent_hours[0]}:00:00", f"{absent_hours[-1]}:00:00"
             count = len(absent_hours)
             findings.append(Finding("fewer_hours", "warning", message, None, one.name, first_hour, last_hour, count))
     return series, findings

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,12 @@ def read_table(
 def _load(data: DataConfig) -> Rows:
     """The rows of the file, by its format; `auto` goes by the first bytes."""
     kind = data.format
-    if kind == "auto" and Path(data.path).is_file():
-        with Path(data.path).open("rb") as file:
+    if kind == "auto":
+        start = b""
+        with (
+            suppress(OSError),
+            Path(data.path).open("rb") as file,
+        ):  # what cannot be opened is told by the table's loader
             start = file.read(4096)
         kind = "openmeteo" if is_openmeteo(start) else "ghcn" if is_ghcn(start) else kind
     loader = LOADERS.get(kind)
