@@ -1,8 +1,12 @@
 """What several test files build on: where the shared data lie, and small panels and configurations."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -81,3 +85,56 @@ def make_panel() -> Callable[..., xr.Dataset]:
         )
 
     return make
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to a local server."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+
+
+Answerer = Callable[[Call], tuple[int, dict[str, str], bytes]]
+"""Status, headers and body; a Content-Length greater than the body breaks the connection in its middle."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Answerer], str]]:
+    """Serve a function on a free port of this machine; returns the address."""
+    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(answer: Answerer) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, headers, content = answer(Call(self.command, parts.path, query, dict(self.headers), body))
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(content)
+                self.close_connection = True
+
+            do_POST = do_HEAD = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -57,6 +57,27 @@ def test_the_commands_and_their_parameters() -> None:
             "output": ["--output"],
             "allow_missing": ["--allow-missing"],
         },
+        "data openmeteo": {
+            "latitude": ["--latitude"],
+            "longitude": ["--longitude"],
+            "start": ["--start"],
+            "end": ["--end"],
+            "output": ["--output"],
+            "site": ["--site"],
+            "variables": ["--variables"],
+            "model": ["--model"],
+            "url": ["--url"],
+            "overwrite": ["--overwrite"],
+        },
+        "data era5": {
+            "area": ["--area"],
+            "start": ["--start"],
+            "end": ["--end"],
+            "output": ["--output"],
+            "variables": ["--variables"],
+            "dataset": ["--dataset"],
+            "parallel": ["--parallel"],
+        },
     }
 
 
@@ -202,6 +223,14 @@ def test_nothing_imports_the_command_line_but_main() -> None:
 
 def test_only_the_command_line_imports_the_pipeline() -> None:
     assert [name for name, names in imports().items() if f"{PACKAGE}.pipeline" in names] == [f"{PACKAGE}.cli"]
+
+
+@pytest.mark.parametrize("name", [PACKAGE, *modules_of("config", "panel", "reading", "sources.table")])
+def test_reading_files_reaches_no_network(name: str) -> None:
+    network = ("requests", "cdsapi", "urllib", "http", "socket")
+    chains = [chain for at, chain in reached(name).items() if any(inside(at, other) for other in network)]
+    # The package itself reaches the pipeline, whose checkpoints come by the name of a repository.
+    assert [chain for chain in chains if "pretrained" not in chain] == []
 
 
 def test_no_imports_in_a_circle() -> None:

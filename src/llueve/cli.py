@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from llueve import data_commands
 from llueve.errors import LlueveError, RunError, UsageError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ config_app = typer.Typer(help="Work with configuration files.", no_args_is_help=
 app.add_typer(config_app, name="config")
 checkpoint_app = typer.Typer(help="Look into and convert published checkpoints.", no_args_is_help=True)
 app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(data_commands.app, name="data")
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG.toml", help="The configuration; examples/ has complete ones.")

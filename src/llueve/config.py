@@ -48,8 +48,8 @@ class DataConfig(Section):
     An ERA5 archive may also be a folder, or a pattern such as `era5/2023-*.nc`."""
     more_paths: tuple[str, ...] = ()
     """Further files, folders or patterns of the same ERA5 archive."""
-    format: Literal["auto", "csv", "parquet", "era5"] = "auto"
-    """`auto` goes by the file's first bytes."""
+    format: Literal["auto", "csv", "parquet", "openmeteo", "ghcn", "era5"] = "auto"
+    """`auto` goes by the file's first bytes; `ghcn` also takes a folder or a pattern of `.dly` files."""
     accumulation: Literal["auto", "previous_step", "from_00utc"] = "auto"
     """What an accumulated ERA5 value sums: the hour that ends at its time, or all hours since 00 UTC as in ERA5-Land.
     `auto` goes by what the files say of themselves and by the values, and refuses what neither can tell."""

@@ -9,6 +9,7 @@ A panel is an `xarray.Dataset` with
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
 - a coordinate `recorded` by `(site, time)`: True where the source has a row, be it an empty one;
+- optional coordinates `latitude`, `longitude` (degrees, -180 … 180) and `elevation_m` by `site`;
 - `attrs["step_hours"]`, and `attrs["findings"]`: what the reader met and changed, as a tuple of `Finding`.
 """
 

@@ -55,7 +55,8 @@ def read_source(
     data, target = config.data, config.target
     if new is not None:
         label = () if target.label is None else (target.label,)
-        data = data.model_copy(update={"path": new, "exclude": (*data.exclude, *label)})
+        newer = {"path": new, "exclude": (*data.exclude, *label), "more_paths": (), "start": None, "end": None}
+        data = data.model_copy(update=newer)
     panel = _read(data, config.regions, None if new is not None else target, known_categories)
     if data.positions is not None:
         panel = with_positions(panel, data.positions)

@@ -60,7 +60,7 @@ def load_table(data: DataConfig) -> Table:
         DataError: no such file or package, not CSV or Parquet, empty, ragged, a header that names a column twice or not
             at all, or a column whose unit is told in two ways.
     """
-    with _located(data.path) as path:
+    with located(data.path) as path:
         found = _sniff(path, data.path)
         kind = found if data.format == "auto" else data.format
         columns, rows = (_read_parquet if kind == "parquet" else _read_csv)(path, data.path)
@@ -77,13 +77,13 @@ def load_table(data: DataConfig) -> Table:
         "the Parquet field": fields,
         "data.units": dict(data.units),
     }
-    units = {name: unit for name in names if (unit := _agreed_unit(name, told, data.path))}
+    units = {name: unit for name in names if (unit := agreed_unit(name, told, data.path))}
     cells = {name: column.cells for name, column in zip(names, columns, strict=True)}
     return Table(data.path, pd.DataFrame(cells), rows, units)
 
 
 @contextmanager
-def _located(path: str) -> Iterator[Path]:
+def located(path: str) -> Iterator[Path]:
     """The file on disk, unpacked first where an installed package keeps it in an archive."""
     if not path.startswith("package:"):
         yield Path(path)
@@ -241,7 +241,7 @@ def _check_headers(names: list[str], source: str) -> None:
         )
 
 
-def _agreed_unit(name: str, told: Mapping[str, Mapping[str, str | None]], source: str) -> str | None:
+def agreed_unit(name: str, told: Mapping[str, Mapping[str, str | None]], source: str) -> str | None:
     """The unit of one column, where everyone who tells it tells the same."""
     found = {teller: unit for teller, units in told.items() if (unit := units.get(name))}
     if len(set(found.values())) > 1:

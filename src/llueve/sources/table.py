@@ -1,7 +1,9 @@
-"""Tables, CSV or Parquet, as panels: `read_table`."""
+"""Tables as panels: `read_table`, for CSV, Parquet, Open-Meteo answers and GHCN-Daily files."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -11,7 +13,13 @@ from llueve.errors import DataError, listed
 from llueve.panel import Finding, check_panel
 from llueve.sources.columns import Times, Variable, category_column, label_column, number_column, wind_column
 from llueve.sources.files import Table, load_table
+from llueve.sources.ghcn import is_ghcn, load_ghcn
 from llueve.sources.grid import Grid, make_grid, read_sites, read_times
+from llueve.sources.openmeteo import is_openmeteo, load_openmeteo
+from llueve.sources.rows import Place, Rows
+
+LOADERS: dict[str, Callable[[DataConfig], Rows]] = {"openmeteo": load_openmeteo, "ghcn": load_ghcn}
+"""Formats whose sites and times need no columns to be named."""
 
 
 def read_table(
@@ -21,7 +29,7 @@ def read_table(
     require_label: bool = True,
     known_categories: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.Dataset:
-    """Read a CSV or Parquet file into a panel.
+    """Read a table, or a file of a format that is rows in its own way, into a panel.
 
     Every row becomes one (site, time); times become UTC on one regular axis, and skipped steps become NaN. Nothing is
     guessed: what is neither a number nor configured as something else is refused with its rows.
@@ -41,10 +49,12 @@ def read_table(
     Raises:
         DataError: the file cannot be read into a correct panel; the message says where and what to do.
     """
-    table = load_table(data)
+    rows = _load(data)
+    table, data = rows.table, rows.data
     _check_names(table, data, target, require_label)
     times, sites = read_times(table, data), read_sites(table, data)
     grid, findings = make_grid(table, data, times, sites)
+    findings = [*rows.findings, *findings]
     arrays: dict[str, xr.DataArray] = {}
     categories: dict[str, list[str]] = {}
     for name in _feature_columns(table, data, target):
@@ -63,6 +73,7 @@ def read_table(
         "site": np.array(grid.sites, dtype=str),
         "time": grid.times,
         "recorded": (("site", "time"), recorded.reshape(len(grid.sites), -1)),
+        **_place_coordinates(grid.sites, rows.places),
     }
     panel = xr.Dataset(arrays, coords)
     panel.attrs = {
@@ -73,6 +84,33 @@ def read_table(
         "sites_in_file": [grid.sites[code] for code in dict.fromkeys(grid.site_of_row.tolist())],
     }
     return check_panel(panel)
+
+
+def _load(data: DataConfig) -> Rows:
+    """The rows of the file, by its format; `auto` goes by the first bytes."""
+    kind = data.format
+    if kind == "auto":
+        start = b""
+        with (
+            suppress(OSError),
+            Path(data.path).open("rb") as file,
+        ):  # what cannot be opened is told by the table's loader
+            start = file.read(4096)
+        kind = "openmeteo" if is_openmeteo(start) else "ghcn" if is_ghcn(start) else kind
+    loader = LOADERS.get(kind)
+    return Rows(load_table(data), data) if loader is None else loader(data)
+
+
+def _place_coordinates(
+    sites: list[str], places: Mapping[str, Place]
+) -> dict[str, tuple[str, list[float], dict[str, str]]]:
+    """Latitude, longitude and elevation by site, where the format tells those of every site."""
+    if not all(site in places for site in sites):
+        return {}
+    units = {"latitude": "degrees_north", "longitude": "degrees_east", "elevation_m": "m"}
+    return {
+        name: ("site", [getattr(places[site], name) for site in sites], {"units": unit}) for name, unit in units.items()
+    }
 
 
 def _feature_columns(table: Table, data: DataConfig, target: TargetConfig | None) -> list[str]:
