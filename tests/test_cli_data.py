@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -191,6 +192,30 @@ def test_era5_without_credentials(tmp_path: Path) -> None:
         environment[name] = ""
     done = llueve("data", "era5", *place, "--start", "2023-01-01", "--end", "2023-01-31", **environment)
     done.refused(1, "credentials", "https://cds.climate.copernicus.eu/profile", str(tmp_path / "none"))
+
+
+def test_era5_is_interrupted_at_once_though_the_store_takes_its_time(serve: Serve, tmp_path: Path) -> None:
+    pytest.importorskip("cdsapi", reason="the extra cds is not installed")
+    asked, over = threading.Event(), threading.Event()
+
+    def store(call: Any) -> tuple[int, dict[str, str], bytes]:
+        if "/processes/" in call.path:
+            asked.set()
+            over.wait(60)
+        return 200, {}, b'{"messages": []}'
+
+    place = ("--area", "0", "-82", "-18", "-68", "--output", str(tmp_path / "era5"))
+    days = ("--start", "2023-01-01", "--end", "2023-03-31")
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1", "CDSAPI_URL": serve(store), "CDSAPI_KEY": "k"}
+    command = [sys.executable, "-m", "llueve", "data", "era5", *place, *days]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert asked.wait(60)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=20)
+    over.set()
+    assert running.returncode != 0 and "Traceback" not in err
 
 
 def test_era5_wrong_use(tmp_path: Path) -> None:

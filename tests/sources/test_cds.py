@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,17 @@ class Store:
 
 
 @pytest.fixture
-def store(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+def store(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
     """A store, and credentials for it in the environment alone."""
     store = Store(serve)
     monkeypatch.setenv("CDSAPI_URL", store.address)
     monkeypatch.setenv("CDSAPI_KEY", KEY)
     monkeypatch.setenv("CDSAPI_RC", str(tmp_path / "none"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return store
+    yield store
+    for thread in threading.enumerate():  # months that were under way when another ended it all
+        if thread.name == "era5":
+            thread.join(30)
 
 
 def request(start: str = "2023-11-15", end: str = "2024-02-10", **options: Any) -> Request:

@@ -199,7 +199,9 @@ def test_options_of_a_table_that_mean_nothing(tmp_path: Path, options: dict[str,
         (changed(hourly__precipitation=[1, 10**400, 3]), "too large"),
         (changed(hourly__precipitation=[1, 1e39, 3]), "infinite or beyond float32"),
         (changed(hourly__precipitation={}), "found an object"),
-        (changed(hourly__site=[1, 2, 3]), "an axis of the panel"),
+        (changed(hourly__site=[1, 2, 3]), "named site, which the panel needs"),
+        (changed(hourly__latitude=[1, 2, 3]), "named latitude, which the panel needs"),
+        (changed(hourly__recorded=[1, 2, 3]), "a coordinate of the panel"),
         (changed(hourly_units__precipitation=3), "the unit of precipitation is no text"),
         (changed(hourly__precipitation=[None] * 3, hourly__temperature_2m=[None] * 3), "no value in 3 hours"),
         ({**POINT, "hourly": {"time": POINT["hourly"]["time"]}}, "no variable beside time"),
@@ -260,7 +262,7 @@ JSON = st.recursive(
 )
 PLACES = st.sampled_from(
     [("latitude",), ("longitude",), ("elevation",), ("utc_offset_seconds",), ("hourly",), ("hourly_units",), ("error",)]
-    + [("hourly", name) for name in ("time", "precipitation", "temperature_2m", "site", "x")]
+    + [("hourly", name) for name in ("time", "precipitation", "temperature_2m", "site", "recorded", "latitude", "x")]
     + [("hourly_units", name) for name in ("time", "precipitation", "x")]
     + [("hourly", name, i) for name in ("time", "precipitation") for i in range(3)]
 )

@@ -289,7 +289,8 @@ def test_features_are_what_is_neither_site_time_label_nor_excluded_in_file_order
 
 
 def test_variables_that_collide(tmp_path: Path) -> None:
-    refused(tmp_path, "date,time\n2024-01-01,1\n2024-01-02,1\n", "an axis of the panel", time="date")
+    refused(tmp_path, "date,time\n2024-01-01,1\n2024-01-02,1\n", "a coordinate of the panel", time="date")
+    refused(tmp_path, "time,recorded\n2024-01-01,1\n2024-01-02,1\n", "a coordinate of the panel")
     text = "time,d_sin,d\n2024-01-01,1,N\n2024-01-02,1,N\n"
     refused(tmp_path, text, "another variable", wind_directions=("d",))
     text = "time,d\n2024-01-01,N\n2024-01-02,N\n"

@@ -8,9 +8,9 @@ import calendar
 import hashlib
 import json
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -140,24 +140,10 @@ def download_era5(
     manifest = _Manifest.open(output, request)
     months = dict(request.months())
     wanted = {name: month for name, month in months.items() if not manifest.holds(name, month)}
-    failures: dict[str, str] = {}
     if wanted:
         connect()  # so that what is missing here is told once, before any thread
-    with (
-        Bar(console, "ERA5, months", len(wanted)) as bar,
-        ThreadPoolExecutor(parallel, thread_name_prefix="era5") as pool,
-    ):
-        jobs = {pool.submit(_month, connect, request.dataset, name, wanted[name], manifest): name for name in wanted}
-        try:
-            for job in as_completed(jobs):
-                try:
-                    job.result()
-                except _MonthError as error:
-                    failures[jobs[job]] = str(error)
-                bar.step()
-        except BaseException:  # the months that have not begun need not; those that have are finished and kept
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with Bar(console, "ERA5, months", len(wanted)) as bar:
+        failures = _side_by_side(connect, request.dataset, wanted, manifest, parallel, bar)
     if failures:
         first = min(failures)
         raise DataError(
@@ -197,6 +183,50 @@ def connect_cds() -> Any:
         return cdsapi.Client(url, key, quiet=True, progress=False, retry_max=10, sleep_max=60)
     except Exception as error:  # the library raises plain Exception
         raise _told(error, "connecting") from error
+
+
+def _side_by_side(
+    connect: Connect,
+    dataset: str,
+    wanted: Mapping[str, Mapping[str, object]],
+    manifest: "_Manifest",
+    parallel: int,
+    bar: Bar,
+) -> dict[str, str]:
+    """Download months in several threads; returns why some failed.
+
+    The threads do not outlive the program, so that Ctrl-C need not wait for a store that takes hours.
+    """
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[str, Exception | None]] = queue.SimpleQueue()
+    stop = threading.Event()
+    for name in wanted:
+        waiting.put(name)
+
+    def work() -> None:
+        with suppress(queue.Empty):
+            while not stop.is_set():
+                name = waiting.get_nowait()
+                try:
+                    _month(connect, dataset, name, wanted[name], manifest)
+                    ended.put((name, None))
+                except (LlueveError, _MonthError) as error:
+                    ended.put((name, error))
+
+    failures: dict[str, str] = {}
+    for _ in range(min(parallel, len(wanted))):
+        threading.Thread(target=work, name="era5", daemon=True).start()
+    try:
+        for _ in wanted:
+            name, error = ended.get()
+            if isinstance(error, LlueveError):  # the next month would meet it too
+                raise error
+            if error is not None:
+                failures[name] = str(error)
+            bar.step()
+    finally:
+        stop.set()
+    return failures
 
 
 class _MonthError(Exception):

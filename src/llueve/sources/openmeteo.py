@@ -24,6 +24,7 @@ MOST_BYTES = 2**28
 """A century of one point in eight variables has 40 MB."""
 HOURLY_SUMS = ("precipitation", "rain", "showers", "snowfall")
 """Amounts over the hour before their time."""
+TAKEN = ("site", "latitude", "longitude", "elevation_m")
 NO_UNIT = ("", "undefined")
 START = re.compile(rb'^\s*(?:\[\s*)?\{\s*["}]')
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}")
@@ -171,8 +172,9 @@ def _series(point: object, where: str) -> Series:
     values = {name: _numbers(cells, len(times), name, where) for name, cells in hourly.items() if name != "time"}
     if not values:
         raise DataError(f"{where}: hourly holds no variable beside time; ask for some with hourly=")
-    if "site" in values:
-        raise DataError(f"{where}: a variable is named site, which is an axis of the panel; rename it")
+    taken = [name for name in TAKEN if name in values]
+    if taken:
+        raise DataError(f"{where}: a variable is named {listed(taken)}, which the panel needs for itself; rename it")
     wrong = [name for name, unit in units.items() if not isinstance(unit, str)]
     if wrong:
         raise DataError(f"{where}: the unit of {listed(wrong)} is no text; get the answer again")

@@ -154,7 +154,13 @@ def _add_feature(
 
 def _add(arrays: dict[str, xr.DataArray], table: Table, column: str, name: str, array: xr.DataArray) -> None:
     """Add a variable under a name that nothing else has."""
-    taken = "an axis of the panel" if name in ("site", "time") else "another variable" if name in arrays else None
+    taken = (
+        "a coordinate of the panel"
+        if name in ("site", "time", "recorded")
+        else "another variable"
+        if name in arrays
+        else None
+    )
     if taken:
         raise DataError(
             f"{table.source}: column {column!r} would make the variable {name!r}, which is the name of {taken}; "
