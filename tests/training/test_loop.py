@@ -10,6 +10,7 @@ from rich.console import Console
 from llueve.errors import GuardStop
 from llueve.model.classifier import TimerXLForClassification
 from llueve.saved import build_encoder
+from llueve.stability import step
 from llueve.training import loop
 from llueve.windows import build_windows, fit_scaler, split_panel
 
@@ -106,7 +107,7 @@ def test_patience_ends_the_run(make_panel, make_config, monkeypatch):
 def test_a_bad_step_is_skipped_counted_and_not_applied(make_panel, make_config, monkeypatch, where):
     """One planted NaN: the weights after that step are the weights before it."""
     model, windows, split, config = prepared(make_panel, make_config, train={"epochs": 1})
-    classification_loss, seen = loop.classification_loss, []
+    classification_loss, seen = step.classification_loss, []
 
     def planted(*arguments):
         loss = classification_loss(*arguments)
@@ -118,7 +119,7 @@ def test_a_bad_step_is_skipped_counted_and_not_applied(make_panel, make_config, 
                 return loss * float("nan") if where == "loss" else loss + zero.square().sum().sqrt()
         return loss
 
-    monkeypatch.setattr(loop, "classification_loss", planted)
+    monkeypatch.setattr(step, "classification_loss", planted)
     trained, history = run(model, windows, split, config, max_skipped=0.2)
     assert history[0].skipped == trained.skipped == config.train.batch_size
     assert same(seen[2], seen[3])

@@ -22,7 +22,7 @@ from llueve.model.classifier import TimerXLForClassification
 from llueve.model.products import quick_products
 from llueve.panel import FloatArray
 from llueve.stability.guard import Guard
-from llueve.training.losses import classification_loss
+from llueve.stability.step import Batch, loss_and_gradients
 from llueve.training.precision import choose_precision
 from llueve.training.progress import TrainingProgress
 from llueve.windows import Part, Windows
@@ -103,10 +103,9 @@ def train_model(
             started = time.perf_counter()
             guard.start_epoch()
             progress.start_epoch(epoch)
-            with model.encoder.computing_in(precision):
-                train_loss, rate = _one_epoch(
-                    model, windows, training, config, order, optimiser, schedule, guard, progress
-                )
+            train_loss, rate = _one_epoch(
+                model, windows, training, config, precision, order, optimiser, schedule, guard, progress
+            )
             validation_loss = log_loss(predict_logits(model, windows, validation), validation.y)
             skipped += guard.skipped
             line = EpochRecord(
@@ -139,18 +138,19 @@ def train_model(
 
 def _precision(model: TimerXLForClassification, windows: Windows, training: Part, config: TrainConfig) -> torch.dtype:
     """The precision of the training steps, chosen on the first batch and logged."""
-    x_BLC, observed_BLC, _ = as_tensors(windows, training[: config.batch_size], _device(model))
-    choice = choose_precision(config.precision, model.encoder, x_BLC.transpose(1, 2), observed_BLC.transpose(1, 2))
+    first = as_batch(windows, training[: config.batch_size], _device(model))
+    x_BCL, observed_BCL = first.x_BLC.transpose(1, 2), first.observed_BLC.transpose(1, 2)
+    choice = choose_precision(config.precision, model.encoder, x_BCL, observed_BCL)
     logger.info("training steps in %s on %s: %s", choice.name, _device(model).type, choice.reason)
     return choice.dtype
 
 
-@quick_products()
 def _one_epoch(
     model: TimerXLForClassification,
     windows: Windows,
     training: Part,
     config: TrainConfig,
+    precision: torch.dtype,
     order: np.random.Generator,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
@@ -160,20 +160,16 @@ def _one_epoch(
     """One pass over the training windows in random order: mean loss of the applied steps, and the last step's rate."""
     model.train()
     device = _device(model)
-    weights_K = None if config.class_weights is None else torch.tensor(config.class_weights, device=device)
     total, applied, rate = 0.0, 0, 0.0
     for number, batch in enumerate(batches(training, config.batch_size, order.permutation(len(training))), start=1):
         rate = float(max(schedule.get_last_lr()))
-        inputs = as_tensors(windows, batch, device)
-        y_B = torch.from_numpy(batch.y).to(device)
-        loss = classification_loss(model(*inputs), y_B, weights_K, config.focal_gamma, config.label_smoothing)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        given = as_batch(windows, batch, device)
+        loss = loss_and_gradients(model, given, config, precision)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
-        loss_value, norm_value = torch.stack((loss.detach(), norm)).tolist()  # one read for both
+        loss_value, norm_value = torch.stack((loss, norm)).tolist()  # one read for both
         bad_inputs = 0
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            bad_inputs = int((~inputs[0].isfinite().flatten(1).all(1)).sum())
+            bad_inputs = int((~given.x_BLC.isfinite().flatten(1).all(1)).sum())
         if guard.accepts(number, len(batch), loss_value, norm_value, bad_inputs):
             optimiser.step()
             schedule.step()
@@ -188,7 +184,10 @@ def predict_logits(model: TimerXLForClassification, windows: Windows, part: Part
     model.eval()
     device = _device(model)
     with torch.inference_mode():
-        rows = [model(*as_tensors(windows, batch, device)).cpu().numpy() for batch in batches(part, PREDICTION_BATCH)]
+        rows = [
+            model(each.x_BLC, each.observed_BLC, each.facts_BF).cpu().numpy()
+            for each in (as_batch(windows, batch, device) for batch in batches(part, PREDICTION_BATCH))
+        ]
     return np.concatenate(rows)
 
 
@@ -208,12 +207,11 @@ def batches(part: Part, size: int, order: np.ndarray[Any, np.dtype[np.int64]] | 
         yield part[order[start : start + size]] if order is not None else part[start : start + size]
 
 
-def as_tensors(windows: Windows, batch: Part, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Values (B, L, C), observed-mask (B, L, C) and facts (B, F) of a batch."""
-    values_BCL, observed_BCL, facts_BF = (
-        torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in windows.batch(batch)
-    )
-    return values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2), facts_BF
+def as_batch(windows: Windows, part: Part, device: torch.device) -> Batch:
+    """The windows of `part` as the model takes them."""
+    values_BCL, observed_BCL, facts_BF = (torch.from_numpy(np.ascontiguousarray(each)) for each in windows.batch(part))
+    y_B = torch.from_numpy(part.y)
+    return Batch(values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2), facts_BF, y_B).to(device)
 
 
 def _device(model: TimerXLForClassification) -> torch.device:
