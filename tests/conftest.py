@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -103,8 +104,10 @@ Answerer = Callable[[Call], tuple[int, dict[str, str], bytes]]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answerer], str]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answerer], str]]:
     """Serve a function on a free port of this machine; returns the address."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
     servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
 
     def start(answer: Answerer) -> str:
@@ -114,13 +117,14 @@ def serve() -> Iterator[Callable[[Answerer], str]]:
                 query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 status, headers, content = answer(Call(self.command, parts.path, query, dict(self.headers), body))
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(content)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
                 self.close_connection = True
+                with suppress(ConnectionError):  # a client that was killed hears nothing
+                    self.send_response(status)
+                    for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    if self.command != "HEAD":
+                        self.wfile.write(content)
 
             do_POST = do_HEAD = do_GET
 

@@ -50,14 +50,15 @@ def openmeteo(
     parts = output.with_name(f"{output.name}.parts")
     archive = archives.download(request, parts, Console(stderr=True, emoji=False))
     files.write_archive(archive, output)
-    configuration = files.write_configuration(request, archive, output)
+    configuration, fresh = files.write_configuration(request, archive, output)
     archives.forget(request, parts)
     for finding in archive.findings:
         _say(f"{finding.severity}: {finding.message}", error=True)
     hours = max(len(one.times) for one in archive.series)
     _say(f"wrote {output}: {len(archive.series)} site(s), {hours} hours, {len(request.variables)} variables")
     if configuration is not None:
-        _say(f"a configuration to start from: {configuration}")
+        what = "a configuration to start from" if fresh else "the configuration that is there stays as it is"
+        _say(f"{what}: {configuration}")
         _say(f"next: llueve audit {configuration}; llueve train {configuration} --run runs/{output.stem}")
 
 

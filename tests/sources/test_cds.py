@@ -93,7 +93,6 @@ def store(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     monkeypatch.setenv("CDSAPI_URL", store.address)
     monkeypatch.setenv("CDSAPI_KEY", KEY)
     monkeypatch.setenv("CDSAPI_RC", str(tmp_path / "none"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield store
     for thread in threading.enumerate():  # months that were under way when another ended it all
         if thread.name == "era5":

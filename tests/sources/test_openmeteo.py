@@ -370,9 +370,8 @@ def codes(findings: list[Finding]) -> list[str]:
 
 
 @pytest.fixture
-def server(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(serve: Serve) -> Server:
     """Three years."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return Server(serve, "2019-01-01", 3 * 365 * 24 + 24)
 
 
@@ -582,8 +581,8 @@ def test_every_form_reads_back_as_the_same_panel(
     output = tmp_path / f"weather{suffix}"
     files.check_output(output, overwrite=False)
     files.write_archive(archive, output)
-    toml = files.write_configuration(request, archive, output)
-    assert toml == tmp_path / "weather.toml"
+    toml, fresh = files.write_configuration(request, archive, output)
+    assert fresh and toml == tmp_path / "weather.toml"
     panel = read_panel(load_config(toml))
     assert set(panel["site"].values.tolist()) == {"Årsta", "Lima, Perú"} & set(archive.names)
     assert list(panel.data_vars) == [*NAMES[:2], "wind_direction_10m_sin", "wind_direction_10m_cos"]
@@ -618,7 +617,7 @@ def test_the_configuration_has_whole_years_where_there_are_enough(serve: Serve, 
     ):
         request = wanted(server, start, end)
         output = tmp_path / f"{start}{end}.csv"
-        toml = files.write_configuration(request, get(request, tmp_path), output)
+        toml, _ = files.write_configuration(request, get(request, tmp_path), output)
         assert toml is not None and all(line in toml.read_text().splitlines() for line in lines)
         load_config(toml)
 
@@ -626,13 +625,14 @@ def test_the_configuration_has_whole_years_where_there_are_enough(serve: Serve, 
 def test_a_configuration_of_the_user_stays(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("mine")
     request = wanted(server, "2019-03-01", "2019-03-01")
-    assert files.write_configuration(request, get(request, tmp_path), tmp_path / "a.csv") == tmp_path / "a.toml"
+    written = files.write_configuration(request, get(request, tmp_path), tmp_path / "a.csv")
+    assert written == (tmp_path / "a.toml", False)
     assert (tmp_path / "a.toml").read_text() == "mine"
 
 
 def test_without_rain_there_is_nothing_to_configure(server: Server, tmp_path: Path) -> None:
     request = wanted(server, "2019-03-01", "2019-03-01", variables=("temperature_2m",))
-    assert files.write_configuration(request, get(request, tmp_path), tmp_path / "a.csv") is None
+    assert files.write_configuration(request, get(request, tmp_path), tmp_path / "a.csv") == (None, False)
 
 
 def test_places_for_the_file_that_cannot_be_used(tmp_path: Path) -> None:
@@ -667,7 +667,7 @@ def test_the_recorded_answer_replayed_year_by_year(
     for suffix in (".csv", ".parquet", ".json"):
         output = tmp_path / f"stockholm{suffix}"
         files.write_archive(archive, output)
-        toml = files.write_configuration(request, archive, output)
+        toml, _ = files.write_configuration(request, archive, output)
         assert toml is not None
         panel = read_panel(load_config(toml))
         toml.unlink()

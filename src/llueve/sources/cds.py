@@ -5,8 +5,6 @@ The library `cdsapi` (extra `cds`) does the talking.
 """
 
 import calendar
-import hashlib
-import json
 import os
 import queue
 import threading
@@ -21,7 +19,8 @@ import requests
 from rich.console import Console
 
 from llueve.errors import DataError, LlueveError, UsageError, listed
-from llueve.sources.download import Bar, write_whole
+from llueve.sources.download import Bar
+from llueve.sources.manifest import Manifest
 
 SITE = "https://cds.climate.copernicus.eu"
 ADDRESS = f"{SITE}/api"
@@ -43,10 +42,9 @@ VARIABLES = ("tp", "t2m", "d2m", "u10", "v10", "msl")
 FIRST_DAY = date(1940, 1, 1)
 DAYS_LATE = 6
 """ERA5 appears five days late; one more, since the store would answer for a day that is not whole with what there is."""
-MANIFEST, PARTS = "manifest.json", ".parts"
+PARTS = ".parts"
 KINDS = {b"PK\x03\x04": ".zip", b"\x89HDF\r\n\x1a\n": ".nc", b"CDF\x01": ".nc", b"CDF\x02": ".nc", b"CDF\x05": ".nc"}
 """What a finished file begins with; several kinds of step come as a zip of NetCDF files."""
-BLOCK_BYTES = 2**20
 
 Connect = Callable[[], Any]
 """Makes a client with `retrieve(dataset, request, target)`."""
@@ -137,18 +135,20 @@ def download_era5(
         DataError: no `cdsapi`, no credentials, a licence that is not accepted, or months that failed.
     """
     connect = connect or connect_cds
-    manifest = _Manifest.open(output, request)
     months = dict(request.months())
+    first = next(iter(months.values()))
+    common = {"dataset": request.dataset, "area": first["area"], "variable": first["variable"]}
+    manifest = Manifest.open(output, common)
     wanted = {name: month for name, month in months.items() if not manifest.holds(name, month)}
     if wanted:
         connect()  # so that what is missing here is told once, before any thread
     with Bar(console, "ERA5, months", len(wanted)) as bar:
         failures = _side_by_side(connect, request.dataset, wanted, manifest, parallel, bar)
     if failures:
-        first = min(failures)
+        name = min(failures)
         raise DataError(
-            f"{output}: {len(failures)} of {len(months)} months failed ({listed(sorted(failures), 12)}); {first}: "
-            f"{failures[first]}. Run the command again: finished months are kept"
+            f"{output}: {len(failures)} of {len(months)} months failed ({listed(sorted(failures), 12)}); {name}: "
+            f"{failures[name]}. Run the command again: finished months are kept"
         )
     with suppress(OSError):
         (output / PARTS).rmdir()
@@ -189,7 +189,7 @@ def _side_by_side(
     connect: Connect,
     dataset: str,
     wanted: Mapping[str, Mapping[str, object]],
-    manifest: "_Manifest",
+    manifest: Manifest,
     parallel: int,
     bar: Bar,
 ) -> dict[str, str]:
@@ -233,7 +233,7 @@ class _MonthError(Exception):
     """One month failed; others may not."""
 
 
-def _month(connect: Connect, dataset: str, name: str, month: Mapping[str, object], manifest: "_Manifest") -> None:
+def _month(connect: Connect, dataset: str, name: str, month: Mapping[str, object], manifest: Manifest) -> None:
     """Download one month and put it in its place."""
     part = manifest.folder / PARTS / f"{name}.part"
     try:
@@ -276,78 +276,3 @@ def _told(error: Exception, name: str) -> Exception:
     if status in (400, 404, 422) and not str(getattr(response, "url", "")).endswith("/results"):
         return UsageError(f"{name}: the Climate Data Store refuses the request: {reason}; mend what is asked for")
     return _MonthError(reason)
-
-
-class _Manifest:
-    """The folder's list of finished months; safe to use from several threads."""
-
-    def __init__(self, folder: Path, common: dict[str, object], months: dict[str, dict[str, Any]]) -> None:
-        self.folder = folder
-        self._common = common
-        self._months = months
-        self._lock = threading.Lock()
-
-    @classmethod
-    def open(cls, folder: Path, request: Request) -> "_Manifest":
-        """The manifest of a folder, new where there is none.
-
-        Raises:
-            UsageError: it is another request's. DataError: the folder cannot be made.
-        """
-        _, month = next(request.months())
-        common: dict[str, object] = {"dataset": request.dataset, "area": month["area"], "variable": month["variable"]}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return cls(folder, common, {})
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be used ({error.strerror or error}); choose another --output") from error
-        except (ValueError, RecursionError):
-            return cls(folder, common, {})  # damaged: all months are got again
-        if not isinstance(document, dict) or not isinstance(document.get("months"), dict):
-            return cls(folder, common, {})
-        there = {key: document.get(key) for key in common}
-        if there != common:
-            raise UsageError(
-                f"{folder}: holds months of another request ({there}), which together with these would make no one "
-                "archive; choose another --output"
-            )
-        return cls(folder, common, document["months"])
-
-    def path(self, name: str) -> Path:
-        """The file of a finished month."""
-        return self.folder / str(self._months[name]["file"])
-
-    def holds(self, name: str, month: Mapping[str, object]) -> bool:
-        """Whether the month is there, whole, and what is asked now."""
-        entry = self._months.get(name)
-        if not isinstance(entry, dict) or entry.get("days") != month["day"]:
-            return False
-        file = entry.get("file")
-        if file not in {f"era5_{name}{suffix}" for suffix in KINDS.values()}:
-            return False
-        path = self.folder / file
-        return path.is_file() and path.stat().st_size == entry.get("bytes") and _sha256(path) == entry.get("sha256")
-
-    def add(self, name: str, month: Mapping[str, object], part: Path, file: str) -> None:
-        """Put a downloaded file in its place and note it."""
-        with part.open("rb+") as content:
-            os.fsync(content.fileno())
-        entry = {"file": file, "days": month["day"], "bytes": part.stat().st_size, "sha256": _sha256(part)}
-        with self._lock:
-            for suffix in set(KINDS.values()):  # an earlier form of this month would be read beside it
-                (self.folder / f"era5_{name}{suffix}").unlink(missing_ok=True)
-            part.replace(self.folder / file)
-            self._months[name] = entry
-            months = dict(sorted(self._months.items()))
-            document = {**self._common, "months": months}
-            write_whole(self.folder / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

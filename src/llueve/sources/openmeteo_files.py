@@ -47,19 +47,23 @@ def write_archive(archive: Archive, output: Path) -> None:
     write_whole(output, {".csv": _csv, ".parquet": _parquet, ".json": _json}[kind](archive))
 
 
-def write_configuration(request: Request, archive: Archive, output: Path) -> Path | None:
-    """Write a configuration beside the file, unless one is there; returns its path, None where nothing is to forecast.
+def write_configuration(request: Request, archive: Archive, output: Path) -> tuple[Path | None, bool]:
+    """Write a configuration beside the file, unless one is there.
+
+    Returns:
+        Its path, None where nothing is to forecast; and whether it was written now.
 
     Raises:
         DataError: it cannot be written.
     """
     rain = next((name for name in HOURLY_SUMS[:2] if name in request.variables), None)
     if rain is None:
-        return None
+        return None, False
     path = output.with_suffix(".toml")
-    if not path.exists():
+    fresh = not path.exists()
+    if fresh:
         write_whole(path, _configuration(request, archive, output, rain).encode())
-    return path
+    return path, fresh
 
 
 def _frame(archive: Archive) -> pd.DataFrame:
