@@ -238,7 +238,7 @@ def test_the_configuration_of_a_run_trains_it_again(done: Project, tmp_path: Pat
 def test_the_history_has_one_object_per_epoch(done: Project) -> None:
     lines = [json.loads(line) for line in (done.run / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    keys = ["epoch", "phase", "train_loss", "validation_loss", "skipped", "seconds", "learning_rate"]
+    keys = ["epoch", "phase", "train_loss", "validation_loss", "skipped", "collapsed", "seconds", "learning_rate"]
     assert all(list(line) == keys for line in lines)
     assert all(math.isfinite(line["train_loss"]) and line["skipped"] == 0 for line in lines)
 

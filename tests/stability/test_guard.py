@@ -1,34 +1,91 @@
-"""The guard: nothing non-finite is applied, and its budget ends the run."""
+"""The guard: nothing unsound is applied, nothing sound is refused, and its budget ends the run."""
 
 import math
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llueve.errors import GuardStop
-from llueve.stability.guard import Guard
+from llueve.stability.guard import ENOUGH, IDLE_STEPS, Guard, Reading, collapse
+
+SOUND = {
+    "step": 1,
+    "samples": 10,
+    "loss": 0.7,
+    "gradient_norm": 1.0,
+    "moments": (-0.1, 0.1, 0.0, 0.01),
+    "rates": (1e-3, 1e-3),
+    "weights": (-1.0, 1.0),
+}
 
 
-@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (0.7, math.nan), (0.7, -math.inf)])
-def test_any_non_finite_number_refuses_the_step(loss, norm):
+def reading(**changes):
+    return Reading(**{**SOUND, **changes})
+
+
+def seen(guard, **changes):
+    """What the guard says of a step, entered into its budget."""
+    step = reading(**changes)
+    if fault := guard.refuses(step):
+        guard.count(step, *fault)
+    return fault
+
+
+FAULTS = {
+    "loss nan": ({"loss": math.nan}, "loss"),
+    "loss inf": ({"loss": math.inf}, "loss"),
+    "gradient nan": ({"gradient_norm": math.nan}, "gradient"),
+    "gradient inf": ({"gradient_norm": -math.inf}, "gradient"),
+    "first moment": ({"moments": (math.nan, 0.1, 0.0, 0.01)}, "moments"),
+    "second moment": ({"moments": (-0.1, 0.1, 0.0, math.inf)}, "moments"),
+    "negative second moment": ({"moments": (-0.1, 0.1, -1e-9, 0.01)}, "moments"),
+    "weights": ({"weights": (math.nan, math.nan)}, "weights"),
+    "rate nan": ({"rates": (1e-3, math.nan)}, "learning_rate"),
+    "rate negative": ({"rates": (-1e-3, 1e-3)}, "learning_rate"),
+    "rate inf": ({"rates": (math.inf, 1e-3)}, "learning_rate"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_refuses_the_step_under_its_name(name):
+    changes, kind = FAULTS[name]
     guard = Guard(max_skipped=0.5, epoch_samples=100)
-    assert guard.accepts(1, 10, 0.7, 1.0, 0)
-    assert not guard.accepts(2, 10, loss, norm, 0)
+    assert seen(guard) is None
+    found = seen(guard, **changes)
+    assert found is not None and found[0] == kind
     assert guard.skipped == 10
+
+
+def test_what_is_born_first_is_named_first():
+    """Poisoned moments and a NaN loss: the loss is what follows."""
+    guard = Guard(0.5, 100)
+    assert seen(guard, moments=(math.nan, 0, 0, 0), loss=math.nan)[0] == "moments"
 
 
 def test_the_budget_is_a_share_of_the_epoch_and_renewed_with_it():
     guard = Guard(max_skipped=0.1, epoch_samples=100)
-    assert not guard.accepts(1, 10, math.nan, 1.0, 0)  # 10 of 100 is allowed
+    assert seen(guard, loss=math.nan)  # 10 of 100 is allowed
     guard.start_epoch()
-    assert not guard.accepts(1, 10, math.nan, 1.0, 0)
+    assert seen(guard, loss=math.nan)
     with pytest.raises(GuardStop, match=r"11 of 100 samples.*step 2: loss nan; 1 of 1 samples hold a non-finite input"):
-        guard.accepts(2, 1, math.nan, 1.0, 1)
+        seen(guard, step=2, samples=1, loss=math.nan, non_finite_inputs=1)
 
 
-def test_the_message_tells_bad_inputs_from_divergence():
-    for bad_inputs, mend in ((3, "windows.missing"), (0, "learning_rate")):
-        with pytest.raises(GuardStop, match=mend):
-            Guard(0.0, 100).accepts(1, 10, math.nan, 1.0, bad_inputs)
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"loss": math.nan, "non_finite_inputs": 3}, "windows.missing"),
+        ({"loss": math.nan}, "lower train.encoder_learning_rate"),
+        ({"moments": (math.nan, 0, 0, 0)}, "the machine's memory"),
+        ({"rates": (math.nan,)}, "correct train.encoder_learning_rate"),
+    ],
+)
+def test_the_message_tells_what_to_do_about_this_fault(changes, mend):
+    with pytest.raises(GuardStop, match=mend):
+        seen(Guard(0.0, 100), **changes)
 
 
 def test_inputs_that_would_cost_more_than_the_budget_stop_before_the_first_step():
@@ -37,3 +94,89 @@ def test_inputs_that_would_cost_more_than_the_budget_stop_before_the_first_step(
         Guard(max_skipped=0.14, epoch_samples=100).check_inputs(1, 16)
     Guard(max_skipped=0.15, epoch_samples=100).check_inputs(1, 16)
     Guard(max_skipped=0.0, epoch_samples=100).check_inputs(0, 16)
+
+
+# Spikes
+
+
+def settled(**changes):
+    """A guard that has seen what is usual: losses about 0.3, norms about 1, each with a spread of a fifth."""
+    random = np.random.default_rng(0)
+    guard = Guard(max_skipped=1.0, epoch_samples=10**6)
+    for _ in range(100):
+        loss, norm = 0.3 * math.exp(0.2 * random.normal()), math.exp(0.2 * random.normal())
+        assert seen(guard, loss=loss, gradient_norm=norm) is None
+    return guard
+
+
+def test_spikes_are_refused_and_never_become_usual():
+    guard = settled()
+    for _ in range(50):
+        assert seen(guard, gradient_norm=1e5)[0] == "gradient_spike"
+        assert seen(guard, loss=1e5)[0] == "loss_spike"
+    assert seen(guard) is None  # the median is what it was
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_fault_that_is_not_finite_does_not_blind_the_guard(value):
+    guard = settled()
+    for _ in range(500):
+        seen(guard, loss=value)
+        seen(guard, gradient_norm=value)
+    guard.start_epoch()
+    assert seen(guard, gradient_norm=1e5)[0] == "gradient_spike"
+    assert seen(guard) is None
+
+
+def test_a_hard_batch_is_no_spike():
+    """A hundred times the usual gradient, which clipping tames, and a loss as of confident errors."""
+    guard = settled()
+    assert seen(guard, gradient_norm=100.0) is None
+    assert seen(guard, loss=6.0) is None
+
+
+def test_a_few_steps_tell_nothing_of_what_is_usual():
+    guard = Guard(max_skipped=1.0, epoch_samples=1000)
+    for _ in range(ENOUGH - 1):
+        assert seen(guard, gradient_norm=1e-6) is None
+    assert seen(guard, gradient_norm=1.0) is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 500)), max_size=80))
+def test_plain_steps_are_never_refused(steps):
+    """Losses and norms as training gives them, in any order, from any start; norms within the clip's reach."""
+    guard = Guard(max_skipped=0.0, epoch_samples=1000)
+    for loss, norm in steps:
+        assert guard.refuses(reading(loss=0.5 + loss / 40, gradient_norm=0.6 + norm)) is None
+
+
+# Life
+
+
+def test_training_that_does_not_move_is_stopped():
+    guard = Guard(0.0, 100)
+    for _ in range(IDLE_STEPS - 1):
+        assert guard.refuses(reading(gradient_norm=0.0)) is None
+    with pytest.raises(GuardStop, match="the gradient is exactly 0 for 100 steps"):
+        guard.refuses(reading(gradient_norm=0.0))
+    guard = Guard(0.0, 100, idle=IDLE_STEPS - 1)
+    with pytest.raises(GuardStop, match="every learning rate is 0"):
+        guard.refuses(reading(rates=(0.0, 0.0)))
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    state = {"encoder.norm.weight": torch.ones(3), "head.out.bias": torch.tensor([0.0, float("nan")])}
+    with pytest.raises(GuardStop, match=r"head\.out\.bias hold\(s\) numbers that are not finite"):
+        Guard(0.0, 100).check_weights(state)
+    Guard(0.0, 100).check_weights({"a": torch.ones(3), "count": torch.tensor(3)})
+
+
+def test_collapse_is_told():
+    observed = np.array([0] * 60 + [1] * 40)
+    logits = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    assert collapse(logits.argmax(1), observed, logits) is None
+    tilted = logits + np.array([50.0, 0.0], np.float32)
+    assert "so the accuracy is just its share, 60.00%" in collapse(tilted.argmax(1), observed, tilted)
+    same = np.tile(np.array([[0.2, 0.1]], np.float32), (100, 1))
+    assert "the same for every window" in collapse(same.argmax(1), observed, same)
+    assert collapse(np.zeros(100, int), np.zeros(100, int), logits) is None  # one class only: nothing to tell apart

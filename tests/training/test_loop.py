@@ -127,6 +127,59 @@ def test_a_bad_step_is_skipped_counted_and_not_applied(make_panel, make_config, 
     assert all(value.isfinite().all() for value in weights(model).values())
 
 
+@pytest.mark.parametrize("where", ["first moment", "second moment", "negative second moment", "rate"])
+def test_poison_outside_the_step_is_refused_before_it_reaches_the_weights(make_panel, make_config, monkeypatch, where):
+    """Planted between two steps: the very next step is refused, and weights, moments and schedule stay as they are."""
+    model, windows, split, config = prepared(make_panel, make_config, train={"epochs": 1})
+    built, before, calls = [], {}, []
+    build, compute = loop.build_optimiser, loop.loss_and_gradients
+
+    def kept(*arguments):
+        built.append(build(*arguments))
+        return built[0]
+
+    def planted(*arguments):
+        calls.append(None)
+        optimiser = built[0]
+        if len(calls) == 3:
+            {
+                "first moment": lambda: optimiser.first_moment.__setitem__(7, float("nan")),
+                "second moment": lambda: optimiser.second_moment.__setitem__(-1, float("inf")),
+                "negative second moment": lambda: optimiser.second_moment.__setitem__(5, -1e-6),
+                "rate": lambda: optimiser.adamw.param_groups[1].__setitem__("lr", float("nan")),
+            }[where]()
+            before["weights"], before["moments"] = weights(model), optimiser.first_moment.clone()
+        return compute(*arguments)
+
+    monkeypatch.setattr(loop, "build_optimiser", kept)
+    monkeypatch.setattr(loop, "loss_and_gradients", planted)
+    with pytest.raises(GuardStop, match=r"step 3: (optimiser moments|a second moment of|learning rate)"):
+        run(model, windows, split, config, max_skipped=0.0)
+    assert same(before["weights"], weights(model))
+    torch.testing.assert_close(built[0].first_moment, before["moments"], rtol=0, atol=0, equal_nan=True)
+    assert {float(state["step"]) for state in built[0].adamw.state.values()} == {0.0, 2.0}  # unused weights never step
+
+
+def test_moments_in_one_block_change_no_bit(make_panel, make_config, monkeypatch):
+    """The same training with torch's own moments."""
+    results = []
+    for own in (False, True):
+        if own:
+            build = loop.build_optimiser
+
+            def plain(*arguments, build=build):
+                optimiser = build(*arguments)
+                optimiser.adamw.state.clear()
+                return optimiser
+
+            monkeypatch.setattr(loop, "build_optimiser", plain)
+        model, *rest = prepared(make_panel, make_config, train={"epochs": 2})
+        torch.manual_seed(9)
+        run(model, *rest)
+        results.append(weights(model))
+    assert same(*results)
+
+
 def test_raw_missing_cells_stop_the_run_before_the_first_step(make_panel, make_config):
     model, windows, split, config = prepared(make_panel, make_config, missing="raw")
     before = weights(model)

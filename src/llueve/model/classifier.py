@@ -141,6 +141,7 @@ class TimerXLForClassification(nn.Module):
         if head == "variables" and num_variables is None:
             raise UsageError('head="variables" keeps one embedding per variable: give num_variables')
         self.encoder = encoder
+        self.num_classes = num_classes
         self.instance_norm = instance_norm
         # Zero at first: an encoder that never saw a gap then starts from exactly what it knows.
         self.gap_embedding_D = nn.Parameter(torch.zeros(encoder.width))

@@ -1,29 +1,99 @@
-"""The guard: finite checks before each optimiser step, with a budget of what may be skipped.
+"""The guard: what is checked before each optimiser step, and the budget of what may be refused.
 
-A refused step changes nothing: neither weights nor the optimiser's moments nor the schedule see it.
+A refused step changes nothing: neither weights nor the optimiser's moments nor the schedule see it. Everything that is
+checked comes from the device in one read.
 """
 
 import logging
 import math
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from llueve.errors import GuardStop
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llueve.errors import GuardStop, listed
+from llueve.panel import FloatArray
 
 logger = logging.getLogger(__name__)
 
 MASK_THEM = 'What to do: set windows.missing = "mask", or mend the cells that `llueve audit` names.'
 
+Kind = Literal["learning_rate", "weights", "moments", "loss", "gradient", "loss_spike", "gradient_spike"]
+
+WATCHED = 256
+"""Accepted steps that tell what is usual."""
+ENOUGH = 32
+"""Fewer accepted steps tell nothing yet."""
+SPREADS = 20.0
+"""Robust standard deviations of the logarithm beyond which a number is a spike."""
+LEAST_RATIO = 1000.0
+"""A spike is at least so many times the median."""
+SPIKE_LOSS = 10.0
+"""A spiking loss is at least so many times that of a forecast without knowledge, ln K."""
+IDLE_STEPS = 100
+"""Accepted steps in a row without any gradient after which training is called dead."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one step shows before it is applied."""
+
+    step: int
+    samples: int
+    loss: float
+    gradient_norm: float
+    """Before clipping."""
+    moments: tuple[float, float, float, float]
+    """Least and largest first moment, least and largest second moment."""
+    rates: tuple[float, ...]
+    weights: tuple[float, float]
+    """Least and largest number of one weight tensor, another one at each step."""
+    non_finite_inputs: int = 0
+    """Samples of the batch that hold a non-finite input; counted only when something is wrong."""
+
+
+@dataclass
+class Usual:
+    """Median and spread of the logarithms of a positive number over accepted steps: nothing else ever enters."""
+
+    values: deque[float] = field(default_factory=lambda: deque(maxlen=WATCHED))
+
+    def accept(self, value: float) -> None:
+        """Remember a finite, positive number of an accepted step."""
+        if value > 0:
+            self.values.append(math.log(value))
+
+    def is_spike(self, value: float) -> bool:
+        """Whether a finite number is far above what is usual."""
+        if len(self.values) < ENOUGH or value <= 0:
+            return False
+        if math.log(value) - min(self.values) <= math.log(LEAST_RATIO):
+            return False  # not even far above the least: the median need not be taken
+        median = float(np.median(self.values))
+        spread = 1.4826 * float(np.median(np.abs(np.array(self.values) - median)))
+        return math.log(value) - median > max(SPREADS * spread, math.log(LEAST_RATIO))
+
 
 @dataclass
 class Guard:
-    """Counts the samples of refused steps, one epoch at a time, and ends the run when they are too many."""
+    """Judges each step, counts the samples of refused ones an epoch at a time, and ends the run when they are too many."""
 
     max_skipped: float
     """Share of an epoch's samples that may be skipped, 0…1."""
     epoch_samples: int
+    classes: int = 2
     skipped: int = 0
     """Samples skipped in the current epoch."""
     reasons: list[str] = field(default_factory=list)
+    usual_loss: Usual = field(default_factory=Usual)
+    usual_norm: Usual = field(default_factory=Usual)
+    idle: int = 0
+    """Accepted steps in a row whose gradient was nil."""
 
     def check_inputs(self, non_finite: int, batch_size: int) -> None:
         """Stop before the first step when the inputs alone already cost more than may be skipped.
@@ -51,37 +121,123 @@ class Guard:
         self.skipped = 0
         self.reasons.clear()
 
-    def accepts(self, step: int, samples: int, loss: float, gradient_norm: float, non_finite_inputs: int) -> bool:
-        """Whether the step may be applied.
+    def check_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Stop when a weight or buffer is not finite: nothing that is computed with it may be reported.
 
-        Args:
-            step: number of the step, for the message.
-            samples: samples in its batch.
-            loss, gradient_norm: of the step; either may be non-finite.
-            non_finite_inputs: samples of the batch that hold a non-finite input.
+        Raises:
+            GuardStop: one is not; the message names it.
+        """
+        floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()}
+        extremes = torch.stack([torch.stack(torch.aminmax(tensor.detach().float())) for tensor in floating.values()])
+        sound = extremes.isfinite().all(1).tolist()
+        if wrong := [name for name, good in zip(floating, sound, strict=True) if not good]:
+            raise GuardStop(
+                f"stopped by the guard: {listed(wrong)} hold(s) numbers that are not finite though every step was sound: "
+                "damaged memory, or something else than the optimiser wrote there. No model was written. What to do: train "
+                "again; if it comes back, look at the machine"
+            )
+
+    def refuses(self, reading: Reading) -> tuple[Kind, str] | None:
+        """Why the step must not be applied, as a code and in words; None if it may be.
+
+        Raises:
+            GuardStop: for a hundred accepted steps nothing has moved.
+        """
+        found = self._fault(reading)
+        if found is None:
+            self.usual_loss.accept(reading.loss)
+            self.usual_norm.accept(reading.gradient_norm)
+            self._watch_life(reading)
+            return None
+        kind, what = found
+        return (
+            kind,
+            f"step {reading.step}: {what}; {reading.non_finite_inputs} of {reading.samples} samples hold a non-finite input",
+        )
+
+    def count(self, reading: Reading, kind: Kind, reason: str) -> None:
+        """Enter a refused step into the budget.
 
         Raises:
             GuardStop: more than `max_skipped` of the epoch's samples have been refused.
         """
-        if math.isfinite(loss) and math.isfinite(gradient_norm):
-            return True
-        self.skipped += samples
-        what = f"loss {loss:g}" if not math.isfinite(loss) else f"gradient norm {gradient_norm:g}"
-        reason = f"step {step}: {what}; {non_finite_inputs} of {samples} samples hold a non-finite input"
+        self.skipped += reading.samples
         self.reasons.append(reason)
         logger.warning("%s; the step was not applied", reason)
         if self.skipped > self.max_skipped * self.epoch_samples:
-            self._stop(non_finite_inputs)
-        return False
+            self._stop(kind, reading.non_finite_inputs)
 
-    def _stop(self, non_finite_inputs: int) -> None:
-        mend = (
+    def _fault(self, reading: Reading) -> tuple[Kind, str] | None:
+        """The first thing that is wrong, from the numbers that all others rest on to those that rest on them."""
+        if not all(math.isfinite(rate) and rate >= 0 for rate in reading.rates):
+            return "learning_rate", f"learning rate {', '.join(f'{rate:g}' for rate in reading.rates)}"
+        if not all(map(math.isfinite, reading.weights)):
+            return "weights", "the weights already hold numbers that are not finite"
+        least, largest, least_second, largest_second = reading.moments
+        if not all(map(math.isfinite, reading.moments)):
+            return (
+                "moments",
+                f"optimiser moments from {least:g} to {largest:g} and {least_second:g} to {largest_second:g}",
+            )
+        if least_second < 0:
+            return "moments", f"a second moment of {least_second:g}, which is a mean of squares"
+        if not math.isfinite(reading.loss):
+            return "loss", f"loss {reading.loss:g}"
+        if not math.isfinite(reading.gradient_norm):
+            return "gradient", f"gradient norm {reading.gradient_norm:g}"
+        if reading.loss > SPIKE_LOSS * math.log(self.classes) and self.usual_loss.is_spike(reading.loss):
+            return "loss_spike", f"loss {reading.loss:g}, far above the usual {_usual(self.usual_loss):.3g}"
+        if self.usual_norm.is_spike(reading.gradient_norm):
+            return (
+                "gradient_spike",
+                f"gradient norm {reading.gradient_norm:g}, far above the usual {_usual(self.usual_norm):.3g}",
+            )
+        return None
+
+    def _watch_life(self, reading: Reading) -> None:
+        self.idle = self.idle + 1 if reading.gradient_norm == 0 or max(reading.rates) == 0 else 0
+        if self.idle >= IDLE_STEPS:
+            why = "every learning rate is 0" if max(reading.rates) == 0 else "the gradient is exactly 0"
+            raise GuardStop(
+                f"stopped by the guard: {why} for {self.idle} steps in a row, so nothing is learnt. No model was written. "
+                "What to do: raise the learning rates, or look for a layer that gives the same for every input"
+            )
+
+    def _stop(self, kind: Kind, non_finite_inputs: int) -> None:
+        mends = {
+            "weights": "What to do: train again; if it comes back, look at the checkpoint and at the machine's memory",
+            "moments": "What to do: train again; if it comes back, look at the machine's memory",
+            "learning_rate": "What to do: correct train.encoder_learning_rate, train.head_learning_rate and the schedule",
+        }
+        mend = mends.get(
+            kind,
             MASK_THEM
             if non_finite_inputs
-            else "What to do: inputs are finite, so lower train.encoder_learning_rate and train.head_learning_rate"
+            else "What to do: inputs are finite, so lower train.encoder_learning_rate and train.head_learning_rate",
         )
         raise GuardStop(
-            f"stopped by the guard: {self.skipped} of {self.epoch_samples} samples of this epoch were skipped for a "
-            f"non-finite loss or gradient, more than guard.max_skipped = {self.max_skipped:.2%} allows. "
+            f"stopped by the guard: {self.skipped} of {self.epoch_samples} samples of this epoch were skipped for what was "
+            f"wrong with their steps, more than guard.max_skipped = {self.max_skipped:.2%} allows. "
             f"{'; '.join(self.reasons[-3:])}. No model was written. {mend}"
         )
+
+
+def _usual(usual: Usual) -> float:
+    return math.exp(float(np.median(usual.values)))
+
+
+def collapse(predicted_B: NDArray[np.int64], observed_B: NDArray[np.int64], logits_BK: FloatArray) -> str | None:
+    """What is wrong with forecasts that no longer tell anything apart, in words; None if they do.
+
+    Args:
+        predicted_B, observed_B: class indices.
+        logits_BK: what the classes were chosen by.
+    """
+    if len(np.unique(observed_B)) < 2 or len(observed_B) < ENOUGH:
+        return None
+    if np.ptp(logits_BK, axis=0).max() <= 1e-6 * max(1.0, float(np.abs(logits_BK).max())):
+        return "the logits are the same for every window"
+    if len(np.unique(predicted_B)) == 1:
+        share = Counter(observed_B.tolist())[int(predicted_B[0])] / len(observed_B)
+        return f"every window is called class {int(predicted_B[0])}, so the accuracy is just its share, {share:.2%}"
+    return None

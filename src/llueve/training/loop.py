@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from llueve.errors import GuardStop
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.products import quick_products
 from llueve.panel import FloatArray
-from llueve.stability.guard import Guard
+from llueve.stability.guard import Guard, Reading, collapse
 from llueve.stability.step import Batch, loss_and_gradients
+from llueve.training.optimiser import Optimiser, build_optimiser
 from llueve.training.precision import choose_precision
 from llueve.training.progress import TrainingProgress
 from llueve.windows import Part, Windows
@@ -43,6 +44,8 @@ class EpochRecord:
     validation_loss: float | None
     """Mean log-loss on validation; None if it was not finite."""
     skipped: int
+    collapsed: str | None
+    """What is wrong with forecasts of validation that tell nothing apart; None if they do."""
     seconds: float
     learning_rate: float
     """Largest rate of the epoch's last step."""
@@ -89,11 +92,11 @@ def train_model(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    optimiser = _optimiser(model, config)
+    optimiser = build_optimiser(model, config)
     steps = math.ceil(len(training) / config.batch_size)
     precision = _precision(model, windows, training, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rate_factor(config, steps))
-    guard = Guard(max_skipped, len(training))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser.adamw, _rate_factor(config, steps))
+    guard = Guard(max_skipped, len(training), classes=model.num_classes)
     guard.check_inputs(windows.non_finite(training), config.batch_size)
     order = np.random.default_rng(config.seed)
     best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -106,7 +109,11 @@ def train_model(
             train_loss, rate = _one_epoch(
                 model, windows, training, config, precision, order, optimiser, schedule, guard, progress
             )
-            validation_loss = log_loss(predict_logits(model, windows, validation), validation.y)
+            guard.check_weights(dict(model.state_dict()))
+            logits_BK = predict_logits(model, windows, validation)
+            validation_loss = log_loss(logits_BK, validation.y)
+            if collapsed := collapse(logits_BK.argmax(1), validation.y, logits_BK):
+                logger.warning("epoch %d, validation: %s", epoch, collapsed)
             skipped += guard.skipped
             line = EpochRecord(
                 epoch=epoch,
@@ -114,6 +121,7 @@ def train_model(
                 train_loss=train_loss,
                 validation_loss=validation_loss if math.isfinite(validation_loss) else None,
                 skipped=guard.skipped,
+                collapsed=collapsed,
                 seconds=round(time.perf_counter() - started, 3),
                 learning_rate=rate,
             )
@@ -152,7 +160,7 @@ def _one_epoch(
     config: TrainConfig,
     precision: torch.dtype,
     order: np.random.Generator,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     guard: Guard,
     progress: TrainingProgress,
@@ -160,22 +168,40 @@ def _one_epoch(
     """One pass over the training windows in random order: mean loss of the applied steps, and the last step's rate."""
     model.train()
     device = _device(model)
+    weights = [weight for weight in model.parameters() if weight.numel()]
     total, applied, rate = 0.0, 0, 0.0
     for number, batch in enumerate(batches(training, config.batch_size, order.permutation(len(training))), start=1):
         rate = float(max(schedule.get_last_lr()))
         given = as_batch(windows, batch, device)
         loss = loss_and_gradients(model, given, config, precision)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
-        loss_value, norm_value = torch.stack((loss, norm)).tolist()  # one read for both
-        bad_inputs = 0
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            bad_inputs = int((~given.x_BLC.isfinite().flatten(1).all(1)).sum())
-        if guard.accepts(number, len(batch), loss_value, norm_value, bad_inputs):
-            optimiser.step()
+        reading = _reading(number, given, loss, norm, optimiser, weights[number % len(weights)])
+        fault = guard.refuses(reading)
+        if fault is None:
+            optimiser.adamw.step()
             schedule.step()
-            total, applied = total + loss_value * len(batch), applied + len(batch)
+            total, applied = total + reading.loss * len(batch), applied + len(batch)
+        else:
+            guard.count(reading, *fault)
         progress.step(total / applied if applied else math.nan, rate, guard.skipped)
     return total / applied if applied else None, rate
+
+
+def _reading(number: int, batch: Batch, loss: Tensor, norm: Tensor, optimiser: Optimiser, weight: Tensor) -> Reading:
+    """Everything that the guard judges a step by, in one read from the device."""
+    seen = torch.cat((torch.stack((loss, norm, *torch.aminmax(weight.detach()))), optimiser.extremes())).tolist()
+    reading = Reading(
+        step=number,
+        samples=len(batch),
+        loss=seen[0],
+        gradient_norm=seen[1],
+        weights=(seen[2], seen[3]),
+        moments=(seen[4], seen[5], seen[6], seen[7]),
+        rates=tuple(optimiser.rates),
+    )
+    if all(map(math.isfinite, seen)):
+        return reading
+    return replace(reading, non_finite_inputs=int((~batch.x_BLC.isfinite().flatten(1).all(1)).sum()))
 
 
 @quick_products()
@@ -216,20 +242,6 @@ def as_batch(windows: Windows, part: Part, device: torch.device) -> Batch:
 
 def _device(model: TimerXLForClassification) -> torch.device:
     return model.encoder.forecasting.weight.device
-
-
-def _optimiser(model: TimerXLForClassification, config: TrainConfig) -> torch.optim.AdamW:
-    encoder = list(model.encoder.parameters())
-    known = {id(parameter) for parameter in encoder}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    return torch.optim.AdamW(
-        [
-            {"params": encoder, "lr": config.encoder_learning_rate},
-            {"params": rest, "lr": config.head_learning_rate},
-        ],
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
 
 
 def _rate_factor(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
