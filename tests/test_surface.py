@@ -137,19 +137,7 @@ def test_the_files_of_a_run() -> None:
 
 # Imports
 
-LIGHT = (
-    "sources",
-    "reading",
-    "rain",
-    "features",
-    "audit",
-    "panel",
-    "config",
-    "errors",
-    "windows",
-    "verification",
-    "run",
-)
+LIGHT = ("sources", "reading", "rain", "features", "audit", "panel", "config", "errors", "windows", "verification", "run")
 """Modules and packages that never import torch."""
 
 

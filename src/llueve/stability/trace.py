@@ -20,16 +20,18 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autograd, nn
 from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llueve.config import TrainConfig
 from llueve.model.classifier import TimerXLForClassification
 from llueve.stability.step import Batch, loss_and_gradients
+
+Phase = Literal["input", "weights", "forward", "backward"]
 
 OWN_CODE = str(Path(__file__).parents[1])
 PLAIN_NAMES = {"addmm": "linear", "mm": "linear", "bmm": "matmul", "baddbmm": "matmul", "to_copy": "to"}
@@ -44,7 +46,7 @@ OVERWRITING = ("copy_", "fill_", "zero_")
 class Trace:
     """The place where a non-finite number was born, and its first element."""
 
-    phase: Literal["input", "weights", "forward", "backward"]
+    phase: Phase
     operation: str
     """The torch operation, such as `softmax`; in the backward pass that whose gradient it is. Empty for inputs, weights."""
     module: str
@@ -100,8 +102,7 @@ def trace_step(
     Args:
         model, batch, config, precision: as `loss_and_gradients` takes them.
     """
-    watch, reached = _Watch(len(batch)), list[str]()
-    watch.start_from(_given(model, batch))
+    watch = _Watch(model, batch)
     before = [(parameter, parameter.grad) for parameter in model.parameters()]
     with ExitStack() as hooks:
         for name, module in model.named_modules():
@@ -109,12 +110,12 @@ def trace_step(
             hooks.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                noted = partial(_note, reached, name)
-                hooks.callback(parameter.register_post_accumulate_grad_hook(noted).remove)
+                reach = partial(watch.reach, name)
+                hooks.callback(parameter.register_post_accumulate_grad_hook(reach).remove)
         try:
             with watch:
                 loss = loss_and_gradients(model, batch, config, precision)
-            return _verdict(watch, loss, reached, dict(model.named_parameters()))
+            return watch.verdict(loss)
         finally:
             for parameter, gradient in before:
                 parameter.grad = gradient
@@ -122,7 +123,7 @@ def trace_step(
 
 def first_bad_cell(batch: Batch) -> tuple[int, int, int] | None:
     """Sample, step and variable of the first cell that is not finite, in that order; observed or not, it does harm."""
-    if _sound(batch.x_BLC):
+    if _is_sound(batch.x_BLC):
         return None
     sample, step, variable = (~batch.x_BLC.isfinite()).nonzero()[0].tolist()
     return sample, step, variable
@@ -150,20 +151,19 @@ class _Call:
 class _Watch(TorchDispatchMode):
     """Sees every operation, and keeps the origin of every memory that holds something non-finite."""
 
-    def __init__(self, samples: int) -> None:
-        super().__init__()
-        self.samples = samples
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.samples = len(batch)
         self.modules = [""]
         self.logits: Tensor | None = None
+        self.reached: list[tuple[str, Tensor]] = []
+        """Parameters in the order in which the backward pass came to them."""
         self.origins: dict[int, _Origin] = {}
         """By the address of the memory."""
         self.calls: dict[int, _Call] = {}
         """The operation that made each node of the backward pass, by the node's number."""
         self.orders = 0
-
-    def start_from(self, given: Iterable[tuple[Trace, Tensor]]) -> None:
-        """Inputs and weights that are not finite before the first operation."""
-        for trace, tensor in given:
+        for trace, tensor in _given(model, batch):
             self._born(tensor, trace, mask=False, rows=())
 
     def enter(self, name: str, *_: object) -> None:
@@ -176,49 +176,50 @@ class _Watch(TorchDispatchMode):
         if len(self.modules) == 1 and isinstance(out, Tensor):
             self.logits = out.detach()
 
+    def reach(self, name: str, parameter: Tensor) -> None:
+        """The backward pass has left a gradient in a parameter."""
+        self.reached.append((name, parameter))
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        node: Any = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        node: Any = torch._C._current_autograd_node()
         call = None
         if node is None:
             call = _Call(_plain(func, args), self.modules[-1], _own_line())
             # The number of the node that was made for this operation just before; the first of several is its own.
-            self.calls.setdefault(torch.autograd._get_sequence_nr() - 1, call)
-        if _views(func):
+            self.calls.setdefault(cast(Any, autograd)._get_sequence_nr() - 1, call)
+        kind = _kind(func)
+        if kind == "view":
             return func(*args, **kwargs)
         read = args[1:] if _name(func) in OVERWRITING else args
         given = list(_leaves((*read, *kwargs.values())))
         held = [origin for each in given if (origin := self.origin(each)) is not None]
         out = func(*args, **kwargs)
-        written = NOT_WRITTEN.fullmatch(_name(func)) is None
-        for each in _leaves((out,)):
-            if not _judged(each):
-                continue
-            if written and not _sound(each):
-                self._judge(each, given, held, call or self._backward(func, args, node), node is not None)
-            elif _whole(each):
+        for each in filter(_is_judged, _leaves((out,))):
+            if kind != "write" or _is_whole(each):
                 self.origins.pop(_memory(each), None)
+            if kind != "raw" and not _is_sound(each):
+                self._judge(each, given, held, call or self._backward(func, args, node), node is not None)
         return out
 
     def origin(self, each: object) -> _Origin | None:
         """The origin of what is non-finite in a tensor; None if nothing is, or nobody knows of it."""
-        if not _judged(each) or not (origin := self.origins.get(_memory(each))) or _sound(each):
+        if not _is_judged(each) or not (origin := self.origins.get(_memory(each))) or _is_sound(each):
             return None
         return origin
 
     def _judge(self, out: Tensor, given: list[object], held: list[_Origin], call: _Call, backward: bool) -> None:
-        faults = [origin for origin in held if not origin.mask]
-        if faults:
-            self._keep(out, min(faults, key=lambda origin: origin.order))
-            return
         bad = ~out.isfinite()
-        handed_on = bool(held) or any(_holds_mask(each) for each in given if not _same_memory(each, out))
+        handed_on = bool(held) or any(_holds_mask(each) for each in given if not _shares(each, out))
         mask = False
         if handed_on and not out.is_complex():
             worse = out.isnan() | (out == torch.inf)
             mask = not bool(worse.any())
             bad = bad if mask else worse
-        phase: Literal["forward", "backward"] = "backward" if backward else "forward"
+        if known := [origin for origin in held if mask or not origin.mask]:
+            self._keep(out, min(known, key=lambda origin: (origin.mask, origin.order)))
+            return
+        phase: Phase = "backward" if backward else "forward"
         trace = Trace(phase, call.operation, call.module, call.source, None, *_extent(bad))
         self._born(out, trace, mask, _rows(bad, self.samples))
 
@@ -227,8 +228,9 @@ class _Watch(TorchDispatchMode):
         self._keep(tensor, _Origin(self.orders, trace, mask, rows))
 
     def _keep(self, tensor: Tensor, origin: _Origin) -> None:
+        """In memory that is written piece by piece the first fault stays."""
         known = self.origins.get(_memory(tensor))
-        if _whole(tensor) or known is None or known.mask:
+        if known is None or known.mask:
             self.origins[_memory(tensor)] = origin
 
     def _backward(self, func: Any, args: Any, node: Any) -> _Call:
@@ -239,7 +241,25 @@ class _Watch(TorchDispatchMode):
         line = _own_line() or (asked.source if asked else "")
         return _Call(operation, asked.module if asked else "", line)
 
-    def sample_of(self, origin: _Origin) -> int | None:
+    def verdict(self, loss: Tensor) -> Trace | None:
+        """The origin of the loss, or else of the first gradient in backward order, that is not finite."""
+        if not _is_sound(loss):
+            return self._explain(loss, "forward", None)
+        for name, parameter in self.reached:
+            if parameter.grad is not None and not _is_sound(parameter.grad):
+                return self._explain(parameter.grad, "backward", name)
+        return None
+
+    def _explain(self, bad: Tensor, phase: Phase, name: str | None) -> Trace:
+        origin = self.origin(bad)
+        if origin is None:  # computed where no operation is seen
+            return Trace(phase, "", "", "", name, *_extent(~bad.isfinite()))
+        if origin.trace.phase in ("input", "weights"):
+            return origin.trace
+        reached = name if origin.trace.phase == "backward" else None
+        return replace(origin.trace, tensor=reached, sample=self._sample(origin))
+
+    def _sample(self, origin: _Origin) -> int | None:
         """The sample that the origin belongs to: as its tensor says, where the logits do not object."""
         rows = list(origin.rows)
         if origin.trace.phase == "forward" and self.logits is not None and len(self.logits) == self.samples:
@@ -249,43 +269,18 @@ class _Watch(TorchDispatchMode):
         return rows[0] if rows and (len(rows) < self.samples or self.samples == 1) else None
 
 
-def _verdict(watch: _Watch, loss: Tensor, reached: list[str], parameters: dict[str, nn.Parameter]) -> Trace | None:
-    """The origin of the loss, or else of the first gradient in backward order, that is not finite."""
-    if not _sound(loss):
-        return _explained(watch, loss, "forward", None)
-    for name in reached:
-        gradient = parameters[name].grad
-        if gradient is not None and not _sound(gradient):
-            return _explained(watch, gradient, "backward", name)
-    return None
-
-
-def _explained(watch: _Watch, bad: Tensor, phase: Literal["forward", "backward"], name: str | None) -> Trace:
-    origin = watch.origin(bad)
-    if origin is None:  # computed where no operation is seen
-        return Trace(phase, "", "", "", name, *_extent(~bad.isfinite()))
-    if origin.trace.phase in ("input", "weights"):
-        return origin.trace
-    trace = replace(origin.trace, sample=watch.sample_of(origin))
-    return replace(trace, tensor=name) if trace.phase == "backward" else trace
-
-
 def _given(model: nn.Module, batch: Batch) -> Iterator[tuple[Trace, Tensor]]:
     """Non-finite inputs, parameters and buffers, each with its trace."""
     if (cell := first_bad_cell(batch)) is not None:
         extent = _extent(~batch.x_BLC.isfinite())
         yield Trace("input", "", "", "", "x", *extent, *cell), batch.x_BLC
-    if not _sound(batch.facts_BF):
+    if not _is_sound(batch.facts_BF):
         extent = _extent(~batch.facts_BF.isfinite())
         yield Trace("input", "", "", "", "facts", *extent, extent[1][0]), batch.facts_BF
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if _judged(tensor) and not _sound(tensor):
+        if _is_judged(tensor) and not _is_sound(tensor):
             extent = _extent(~tensor.detach().isfinite())
             yield Trace("weights", "", name.rpartition(".")[0], "", name, *extent), tensor
-
-
-def _note(names: list[str], name: str, _parameter: Tensor) -> None:
-    names.append(name)
 
 
 def _leaves(values: Iterable[object]) -> Iterator[object]:
@@ -296,7 +291,7 @@ def _leaves(values: Iterable[object]) -> Iterator[object]:
             yield each
 
 
-def _judged(each: object) -> bool:
+def _is_judged(each: object) -> TypeGuard[Tensor]:
     return isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex())
 
 
@@ -304,16 +299,16 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _same_memory(each: object, tensor: Tensor) -> bool:
+def _shares(each: object, tensor: Tensor) -> bool:
     return isinstance(each, Tensor) and _memory(each) == _memory(tensor)
 
 
-def _whole(tensor: Tensor) -> bool:
+def _is_whole(tensor: Tensor) -> bool:
     """Whether it is all of its memory, and not a slice of it."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
-def _sound(tensor: Tensor) -> bool:
+def _is_sound(tensor: Tensor) -> bool:
     """Whether every element is finite: an extremum of numbers with a NaN among them is NaN."""
     if not tensor.numel():
         return True
@@ -340,11 +335,14 @@ def _rows(bad: Tensor, samples: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _views(func: Any) -> bool:
-    """Whether it only looks at memory in another way."""
-    returns = [each.alias_info for each in func._schema.returns]
-    looks = bool(returns) and all(each is not None and not each.is_write for each in returns)
-    return looks and NOT_WRITTEN.fullmatch(_name(func)) is None
+def _kind(func: Any) -> Literal["raw", "view", "write", "fresh"]:
+    """Whether it leaves its result unwritten, looks at memory in another way, writes into it, or takes new memory."""
+    if NOT_WRITTEN.fullmatch(_name(func)):
+        return "raw"
+    aliases = [each.alias_info for each in func._schema.returns]
+    if all(each is None for each in aliases):
+        return "fresh"
+    return "write" if any(each is not None and each.is_write for each in aliases) else "view"
 
 
 def _name(func: Any) -> str:
