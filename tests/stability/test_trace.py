@@ -192,7 +192,7 @@ HARMS = {
 
 
 @every_setup
-@pytest.mark.parametrize(("operation", "where"), zip(HARMS, itertools.cycle(["layer", "feed-forward", "norm"])))
+@pytest.mark.parametrize(("operation", "where"), list(zip(HARMS, itertools.cycle(["layer", "feed-forward", "norm"]))))
 def test_an_operation_of_a_module_in_one_sample(encoder, head, precision, size, operation, where, monkeypatch):
     model, batch = prepared(encoder, head, precision, size)
     sample = size[0] // 2
