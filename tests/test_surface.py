@@ -57,6 +57,9 @@ def test_the_commands_and_their_parameters() -> None:
             "output": ["--output"],
             "allow_missing": ["--allow-missing"],
         },
+        "incident list": {"run": ["run"], "as_json": ["--json"]},
+        "incident show": {"run": ["run"], "number": ["number"], "as_json": ["--json"]},
+        "incident replay": {"run": ["run"], "number": ["number"], "as_json": ["--json"]},
         "data openmeteo": {
             "latitude": ["--latitude"],
             "longitude": ["--longitude"],
@@ -132,6 +135,14 @@ def test_the_files_of_a_run() -> None:
         "model.json",
         "predictions.csv",
         "verification.json",
+    )
+    assert (run_files.INCIDENTS, *run_files.TENSORS, run_files.INCIDENT) == (
+        "incidents",
+        "batch.safetensors",
+        "before.safetensors",
+        "optimiser.safetensors",
+        "random.safetensors",
+        "incident.json",
     )
 
 

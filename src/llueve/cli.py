@@ -31,6 +31,8 @@ app.add_typer(config_app, name="config")
 checkpoint_app = typer.Typer(help="Look into and convert published checkpoints.", no_args_is_help=True)
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(data_commands.app, name="data")
+incident_app = typer.Typer(help="Look at refused training steps, and run them again.", no_args_is_help=True)
+app.add_typer(incident_app, name="incident")
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG.toml", help="The configuration; examples/ has complete ones.")
@@ -192,6 +194,49 @@ def checkpoint_convert(
 
     for path in pipeline.convert(file, to, output, tuple(allow_missing or ())):  # type: ignore[arg-type]
         Console(emoji=False).print(f"wrote {path}", highlight=False, markup=False)
+
+
+IncidentNumber = Annotated[
+    int | None, typer.Argument(metavar="[N]", help="Number of the incident; the last one without it.")
+]
+
+
+@incident_app.command("list")
+def incident_list(run: RunDirectory, as_json: AsJson = False) -> None:
+    """List the training steps of a run that were refused and kept."""
+    from llueve.stability import incident
+
+    found = incident.list_incidents(run)
+    if as_json:
+        sys.stdout.write(json.dumps([each.as_dict() for each in found], indent=2) + "\n")
+    elif found:
+        Console(emoji=False).print(incident.render_list(found))
+    else:
+        Console(emoji=False).print(f"{run}: no incidents", highlight=False, markup=False)
+
+
+@incident_app.command("show")
+def incident_show(run: RunDirectory, number: IncidentNumber = None, as_json: AsJson = False) -> None:
+    """Tell what one refused step was: why, when, with which samples, where it was computed."""
+    from llueve.stability import incident
+
+    about = incident.load_incident(run, number).about
+    if as_json:
+        sys.stdout.write(json.dumps(about.model_dump(), indent=2) + "\n")
+    else:
+        Console(emoji=False).print(incident.render_description(about))
+
+
+@incident_app.command("replay")
+def incident_replay(run: RunDirectory, number: IncidentNumber = None, as_json: AsJson = False) -> None:
+    """Run one refused step again, and tell whether it gives the same bits here."""
+    from llueve.stability import incident
+
+    replayed = incident.replay(incident.load_incident(run, number))
+    if as_json:
+        sys.stdout.write(json.dumps(replayed.as_dict(), indent=2) + "\n")
+    else:
+        Console(emoji=False).print(replayed.verdict, highlight=False, markup=False)
 
 
 def main() -> None:

@@ -9,10 +9,12 @@
 | `model.json` | everything else that a prediction needs |
 | `predictions.csv` | site, time, observed, probability of the test period |
 | `verification.json` | scores, references and verdict |
+| `incidents/NNN/` | a training step that was refused, if there was one: see `llueve.stability.incident` |
 """
 
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +27,11 @@ from llueve.errors import RunError
 CONFIG, AUDIT, HISTORY = "config.toml", "audit.json", "history.jsonl"
 WEIGHTS, MODEL, PREDICTIONS, VERIFICATION = "model.safetensors", "model.json", "predictions.csv", "verification.json"
 FILES = (CONFIG, AUDIT, HISTORY, WEIGHTS, MODEL, PREDICTIONS, VERIFICATION)
+INCIDENTS, INCIDENT = "incidents", "incident.json"
+TENSORS = ("batch.safetensors", "before.safetensors", "optimiser.safetensors", "random.safetensors")
+"""Files of an incident besides its description."""
+INCIDENT_NAME = re.compile(r"[0-9]{3}")
+"""Folder of an incident."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Run:
             raise RunError(
                 f"{self.directory}: holds files but no run ({CONFIG} is not there), so it is not overwritten"
             )
+        if (self.directory / INCIDENTS).is_symlink():
+            raise RunError(f"{self.directory / INCIDENTS}: is a link, which is not followed; remove it")
 
     def create(self, config: Config, overwrite: bool) -> None:
         """Make the directory and write the configuration into it.
@@ -67,6 +76,7 @@ class Run:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 (self.directory / name).unlink(missing_ok=True)
+            _remove_incidents(self.directory / INCIDENTS)
         except OSError as error:
             raise self._unwritable(error) from error
         self.write_text(CONFIG, config.to_toml())
@@ -157,6 +167,21 @@ class Run:
         return RunError(
             f"{self.directory}: cannot be written ({error.strerror or error}); choose another --run, or free the disk"
         )
+
+
+def _remove_incidents(folder: Path) -> None:
+    """Remove the incidents of an earlier run; no link is followed, and a folder that holds more than them stays."""
+    if not folder.is_dir():
+        return
+    for place in folder.iterdir():
+        if INCIDENT_NAME.fullmatch(place.name) and place.is_dir() and not place.is_symlink():
+            for name in (*TENSORS, INCIDENT):
+                (place / name).unlink(missing_ok=True)
+                (place / f".{name}.part").unlink(missing_ok=True)
+            with suppress(OSError):
+                place.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _write(path: Path, text: str) -> None:

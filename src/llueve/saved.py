@@ -173,6 +173,21 @@ def build_encoder(model: ModelConfig) -> PatchEncoder:
     return sizes.build(model.dropout, model.positions)
 
 
+def build_classifier(
+    encoder: PatchEncoder, model: ModelConfig, variables: int, facts: int, classes: int
+) -> TimerXLForClassification:
+    """The encoder with a fresh head of the configured kind."""
+    return TimerXLForClassification(
+        encoder,
+        classes,
+        model.head,
+        num_variables=variables,
+        num_facts=facts,
+        dropout=model.dropout,
+        instance_norm=model.instance_norm,
+    )
+
+
 def _classifier(
     encoder: PatchEncoder,
     model: ModelConfig,
@@ -182,15 +197,7 @@ def _classifier(
     classes: Sequence[str],
 ) -> TimerXLForClassification:
     calendar = calendar_facts(np.zeros(1, dtype="datetime64[ns]"), step_hours).shape[1]
-    return TimerXLForClassification(
-        encoder,
-        len(classes),
-        model.head,
-        num_variables=variables,
-        num_facts=calendar + len(statics),
-        dropout=model.dropout,
-        instance_norm=model.instance_norm,
-    )
+    return build_classifier(encoder, model, variables, calendar + len(statics), len(classes))
 
 
 def save_model(run: Run, saved: SavedModel) -> None:

@@ -1,0 +1,35 @@
+"""An incident: a training step that was refused, kept whole, and run again bit for bit.
+
+`RUN/incidents/001/`, `002/`, … hold what is needed, and no other file is:
+
+| file | content |
+| --- | --- |
+| `batch.safetensors` | what the model was given, and which window of which site each sample is |
+| `before.safetensors` | every weight and buffer; a refused step does not change them |
+| `optimiser.safetensors` | moments and step counts, as `PARAMETER.exp_avg` and the like |
+| `random.safetensors` | the random generators before the forward pass |
+| `incident.json` | everything else, with a hash of each file and of itself; written last, so without it the rest is torn |
+
+Nothing in them is run when they are read. Shapes: B batch, L steps, C variables, F facts, K classes.
+"""
+
+from llueve.stability.incident.description import Description, Incident
+from llueve.stability.incident.keeping import keep_incident, random_states
+from llueve.stability.incident.reading import Listed, list_incidents, load_incident
+from llueve.stability.incident.render import render_description, render_list
+from llueve.stability.incident.replay import Replayed, as_it_was, replay
+
+__all__ = [
+    "Description",
+    "Incident",
+    "Listed",
+    "Replayed",
+    "as_it_was",
+    "keep_incident",
+    "list_incidents",
+    "load_incident",
+    "random_states",
+    "render_description",
+    "render_list",
+    "replay",
+]

@@ -1,0 +1,580 @@
+"""Incidents: kept whole, replayed bit for bit in another process, and refused by name when torn, damaged or hostile."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save
+from torch import nn
+
+from llueve import cli
+from llueve.errors import CheckpointError, LlueveError, RunError, UsageError
+from llueve.run import INCIDENT, INCIDENTS, TENSORS, Run
+from llueve.saved import build_classifier, build_encoder
+from llueve.stability import incident as incidents
+from llueve.stability.incident import keep_incident, keeping, list_incidents, load_incident, random_states, replay
+from llueve.stability.step import loss_and_gradients
+from llueve.training.loop import as_batch
+from llueve.training.optimiser import build_optimiser
+from llueve.windows import build_windows, fit_scaler, split_panel
+
+KINDS = list(product(["timer_xl", "timer"], ["variables", "mean"], [torch.float32, torch.bfloat16]))
+
+
+@pytest.fixture
+def refused_step(make_panel, make_config):
+    """What the loop knows of its third step: with applied ones before it, dropout, and one sample planted bad or not."""
+
+    def make(architecture="timer_xl", head="variables", precision=torch.float32, bad=math.nan, **sections):
+        sizes = {"width": 16, "heads": 2, "dropout": 0.3, "architecture": architecture, "head": head}
+        panel, config = make_panel(times=200), make_config(**{"model": sizes, **sections})
+        split = split_panel(panel, config)
+        windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, "mask")
+        torch.manual_seed(0)
+        model = build_classifier(build_encoder(config.model), config.model, 3, 2, 2).train()
+        optimiser = build_optimiser(model, config.train).adamw
+        for step in range(3):
+            part = split.training[16 * step : 16 * step + 16]
+            batch = as_batch(windows, part, torch.device("cpu"))
+            state = random_states(torch.device("cpu"))
+            if step == 2 and bad is not None:
+                batch.x_BLC[5, 2, 1] = bad
+            loss = loss_and_gradients(model, batch, config.train, precision)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm, foreach=True)
+            if step < 2:
+                optimiser.step()
+        return {
+            "kind": "loss",
+            "reason": "step 3: loss nan",
+            "epoch": 1,
+            "step": 3,
+            "loss": float(loss),
+            "gradient_norm": float(norm),
+            "rates": [1e-3, 1e-3],
+            "model": model,
+            "optimiser": optimiser,
+            "batch": batch,
+            "part": part,
+            "random_state": state,
+            "precision": precision,
+            "train": config.train,
+            "model_config": config.model,
+            "variables": [("a", "mm"), ("b", None), ("c", None)],
+            "classes": ["0", "1"],
+            "sites": panel["site"].values,
+            "times": panel["time"].values,
+        }
+
+    return make
+
+
+@pytest.fixture
+def kept(refused_step, tmp_path):
+    """A run directory with one incident."""
+    assert keep_incident(tmp_path, **refused_step()) == tmp_path / INCIDENTS / "001"
+    return tmp_path
+
+
+def seal(path: Path, content: dict) -> None:
+    """Write a description whose own hash is right, as a hostile writer would."""
+    text = json.dumps({**content, "sha256": "0" * 64})
+    path.write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest()))
+
+
+def exchange(run: Path, name: str, change) -> None:
+    """Change the tensors of a file, with all hashes made right."""
+    folder = run / INCIDENTS / "001"
+    tensors = load_file(folder / name)
+    content = save(change(tensors))
+    (folder / name).write_bytes(content)
+    about = json.loads((folder / INCIDENT).read_text())
+    about["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    seal(folder / INCIDENT, about)
+
+
+def llueve(capsys, *arguments):
+    """Exit code, stdout and stderr of the command line; an exception that it lets through fails the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["llueve", *map(str, arguments)])
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    shown = capsys.readouterr()
+    return caught.value.code or 0, shown.out, shown.err
+
+
+# Keeping and replaying
+
+
+def test_every_kind_of_model_gives_the_same_bits_in_a_fresh_process(refused_step, tmp_path):
+    recorded = []
+    for architecture, head, precision in KINDS:
+        for bad in (None, math.nan):
+            run = tmp_path / str(len(recorded))
+            run.mkdir()
+            step = refused_step(architecture, head, precision, bad)
+            keep_incident(run, **step)
+            recorded.append((step["loss"], step["gradient_norm"]))
+    script = (
+        "import json, sys, torch\n"
+        "from llueve.stability.incident import load_incident, replay\n"
+        "torch.manual_seed(9)\n"
+        f"found = [replay(load_incident(f'{tmp_path}/{{number}}')) for number in range({len(recorded)})]\n"
+        "json.dump([(each.same, each.loss, each.gradient_norm, each.elsewhere) for each in found], sys.stdout)"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # which the replay sets back to the recorded one
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, env=environment
+    )
+    assert done.stderr == ""
+    for (loss, norm), (same, loss_there, norm_there, elsewhere) in zip(recorded, json.loads(done.stdout), strict=True):
+        assert same and elsewhere == []
+        assert (loss_there, norm_there) == (loss, norm) or (math.isnan(loss) and math.isnan(loss_there))
+    assert len({loss for loss, _ in recorded if math.isfinite(loss)}) == len(KINDS)
+
+
+def test_another_random_state_gives_other_numbers_and_no_excuse(kept, refused_step, tmp_path):
+    """Without it the test above would prove nothing."""
+    keep_incident(tmp_path, **{**refused_step(bad=None), "random_state": random_states(torch.device("cpu"))})
+    replayed = replay(load_incident(tmp_path))
+    assert not replayed.same and replayed.elsewhere == ()
+    assert "other numbers: loss" in replayed.verdict and "the step does not repeat" in replayed.verdict
+
+
+def test_a_replay_leaves_threads_generators_and_the_incident_as_they_were(kept):
+    found = load_incident(kept)
+    torch.manual_seed(3)
+    before, weights = torch.get_rng_state(), {name: tensor.clone() for name, tensor in found.weights.items()}
+    replay(found, threads=2)
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == 1
+    assert all(torch.equal(weights[name], tensor) for name, tensor in found.weights.items())
+
+
+def test_other_threads_and_another_machine_are_said_if_numbers_differ(refused_step, tmp_path):
+    step = refused_step(bad=None)
+    keep_incident(tmp_path, **{**step, "loss": step["loss"] * 1.5})
+    path = tmp_path / INCIDENTS / "001" / INCIDENT
+    about = json.loads(path.read_text())
+    about["machine"]["processor"], about["versions"]["torch"] = "Other 9000", "2.0.0"
+    seal(path, about)
+    replayed = replay(load_incident(tmp_path), threads=2)
+    assert not replayed.same
+    for words in ("(0.33 of it)", "threads 1 there, 2 here", "processor Other 9000 there", "torch 2.0.0 there"):
+        assert words in replayed.verdict
+
+
+def test_what_was_kept_comes_back(refused_step, tmp_path):
+    step = refused_step()
+    step["model"].head.variable_CW.requires_grad_(False)
+    keep_incident(tmp_path, **step)
+    found = load_incident(tmp_path)
+    for name in ("x_BLC", "observed_BLC", "facts_BF", "y_B"):
+        here, there = getattr(found.batch, name), getattr(step["batch"], name)
+        assert torch.equal(here.nan_to_num(9), there.nan_to_num(9)) and here.stride() == there.stride()
+    model = found.build_model()
+    assert model.training
+    for (name, here), (_, there) in zip(model.named_parameters(), step["model"].named_parameters(), strict=True):
+        assert torch.equal(here, there) and here.requires_grad == there.requires_grad
+        state = step["optimiser"].state[there]
+        assert all(torch.equal(found.optimiser[f"{name}.{key}"], value) for key, value in state.items())
+    assert found.site_B.tolist() == step["part"].site.tolist() and found.end_B.tolist() == step["part"].end.tolist()
+    about = found.about
+    assert (about.kind, about.epoch, about.step, about.loss.value) == ("loss", 1, 3, "nan")
+    assert about.train == step["train"] and about.model == step["model_config"]
+    index = int(step["part"].end[5])
+    assert (about.sites[5], about.times[5]) == ("s0", str(step["times"][index].astype("datetime64[s]")))
+
+
+def test_keeping_changes_nothing_of_the_training(refused_step, tmp_path):
+    step = refused_step()
+    before = {name: tensor.clone() for name, tensor in step["model"].state_dict().items()}
+    gradients = {name: each.grad.clone() for name, each in step["model"].named_parameters() if each.grad is not None}
+    generator = torch.get_rng_state()
+    keep_incident(tmp_path, **step)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(before[name], tensor) for name, tensor in step["model"].state_dict().items())
+    after = dict(step["model"].named_parameters())
+    assert gradients and all(
+        torch.equal(each.nan_to_num(9), after[name].grad.nan_to_num(9)) for name, each in gradients.items()
+    )
+
+
+def test_json_holds_no_nan(kept):
+    def refuse(word):
+        raise AssertionError(word)
+
+    json.loads((kept / INCIDENTS / "001" / INCIDENT).read_text(), parse_constant=refuse)
+
+
+def test_infinite_and_negative_numbers_are_kept_exactly(refused_step, tmp_path):
+    step = {
+        **refused_step(),
+        "loss": math.inf,
+        "gradient_norm": -math.inf,
+        "rates": [math.nan, 1e300],
+        "optimiser": None,
+    }
+    keep_incident(tmp_path, **step)
+    about = load_incident(tmp_path).about
+    assert (about.loss.bits, about.gradient_norm.bits) == ("7f800000", "ff800000")
+    assert about.rates == ["nan", 1e300] and load_incident(tmp_path).optimiser == {}
+
+
+# The cap
+
+
+def test_the_first_twenty_are_kept_and_the_rest_told(refused_step, tmp_path, caplog):
+    step = refused_step()
+    for number in range(1, keeping.MOST + 1):
+        assert keep_incident(tmp_path, **step).name == f"{number:03d}"
+    assert keep_incident(tmp_path, **step) is None
+    assert "not kept" in caplog.text and "20 are there" in caplog.text
+    assert [each.number for each in list_incidents(tmp_path)] == list(range(1, keeping.MOST + 1))
+
+
+def test_together_they_take_no_more_than_their_room(refused_step, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(keeping, "MOST_BYTES", 1000)
+    step = refused_step()
+    assert keep_incident(tmp_path, **step) is not None  # the first has room in any case
+    assert keep_incident(tmp_path, **step) is None
+    assert "together at most 1,000" in caplog.text
+
+
+def test_half_of_the_free_disk_is_left_to_the_model(refused_step, tmp_path, monkeypatch, caplog):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert keep_incident(tmp_path, **refused_step()) is None
+    assert "the disk has 1,000 left" in caplog.text and list_incidents(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("name", [TENSORS[2], INCIDENT])
+def test_a_disk_that_takes_no_more_is_a_run_error_and_leaves_nothing(refused_step, tmp_path, monkeypatch, code, name):
+    write = Run.write
+
+    def failing(run, file, fill):
+        def fail(path):
+            fill(path)
+            raise OSError(code, os.strerror(code))
+
+        write(run, file, fail if file == name else fill)
+
+    monkeypatch.setattr(Run, "write", failing)
+    with pytest.raises(RunError, match=f"001: a refused step cannot be kept there \\({os.strerror(code)}\\)"):
+        keep_incident(tmp_path, **refused_step())
+    assert list((tmp_path / INCIDENTS).iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder(refused_step, tmp_path):
+    (tmp_path / INCIDENTS).write_text("mine")
+    with pytest.raises(RunError, match="cannot be"):
+        keep_incident(tmp_path, **refused_step())
+    assert (tmp_path / INCIDENTS).read_text() == "mine"
+
+
+# Torn, damaged, hostile
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_kill_leaves_a_torn_one_that_the_list_names(refused_step, kept, monkeypatch, written):
+    """And the next one is kept beside it."""
+
+    class Killed(BaseException):
+        pass
+
+    done, write = [], Run.write
+
+    def stop(run, name, fill):
+        if len(done) == written:
+            raise Killed
+        done.append(name)
+        write(run, name, fill)
+
+    step = refused_step()
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write", stop)
+        with pytest.raises(Killed):
+            keep_incident(kept, **step)
+    first, second = list_incidents(kept)
+    assert first.fault is None and "002: is torn" in second.fault
+    with pytest.raises(RunError, match="002: is torn"):
+        load_incident(kept)
+    assert keep_incident(kept, **step).name == "003"
+    assert replay(load_incident(kept)).same
+
+
+@pytest.mark.parametrize("name", [*TENSORS, INCIDENT])
+@pytest.mark.parametrize("damage", ["absent", "truncated", "longer", "empty", "flipped", "folder", "link"])
+def test_a_damaged_file_is_refused_by_name(kept, name, damage, capsys):
+    path = kept / INCIDENTS / "001" / name
+    content = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif damage in ("truncated", "longer", "empty"):
+        path.write_bytes({"truncated": content[:-1], "longer": content + b" ", "empty": b""}[damage])
+    else:
+        path.rename(kept / "elsewhere")
+        if damage == "folder":
+            path.mkdir()
+        elif damage == "link":
+            path.symlink_to(kept / "elsewhere")
+    with pytest.raises((CheckpointError, RunError), match=name):
+        load_incident(kept)
+    for command in ("show", "replay"):
+        code, out, err = llueve(capsys, "incident", command, kept, "1")
+        assert (code, out) == (1, "") and name in err and "Traceback" not in err
+    if not (damage == "flipped" and name in TENSORS):  # the list compares sizes alone
+        assert name in list_incidents(kept)[0].fault
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.data())
+def test_any_flipped_byte_is_found(kept, data):
+    name = data.draw(st.sampled_from([*TENSORS, INCIDENT]))
+    path = kept / INCIDENTS / "001" / name
+    content = path.read_bytes()
+    at, bit = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(0, 7))
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
+    try:
+        with pytest.raises((CheckpointError, RunError), match=name):
+            load_incident(kept)
+    finally:
+        path.write_bytes(content)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(st.data())
+def test_a_description_that_was_changed_with_its_hash_is_refused_or_harmless(kept, data):
+    path = kept / INCIDENTS / "001" / INCIDENT
+    original = path.read_text()
+    about = json.loads(original)
+    place = about
+    key = data.draw(st.sampled_from(sorted(set(about) - {"sha256"})))
+    while isinstance(place[key], dict) and data.draw(st.booleans()):
+        place, key = place[key], data.draw(st.sampled_from(sorted(place[key])))
+    numbers = st.integers(-(10**20), 10**20) | st.sampled_from([0, 1, 10**9, 2**62])
+    place[key] = data.draw(JSON | numbers)
+    try:
+        seal(path, about)
+        found = load_incident(kept)
+        assert found.about.machine.threads <= 4096
+        replay(found, threads=1)
+        incidents.render_list(list_incidents(kept))
+        incidents.render_description(found.about)
+    except LlueveError:
+        pass
+    finally:
+        path.write_text(original)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"[" * 100_000, b'{"format": 1}', b"\xff\xfe", b'{"a": 1' + b"0" * 9999]
+)
+def test_a_description_that_is_none(kept, content):
+    path = kept / INCIDENTS / "001" / INCIDENT
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"001/incident\.json: is damaged"):
+        load_incident(kept)
+
+
+def test_another_format_is_said(kept):
+    path = kept / INCIDENTS / "001" / INCIDENT
+    seal(path, {**json.loads(path.read_text()), "format": 2})
+    with pytest.raises(CheckpointError, match="another version of llueve"):
+        load_incident(kept)
+
+
+def test_a_description_without_end_is_not_read(kept):
+    with (kept / INCIDENTS / "001" / INCIDENT).open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(CheckpointError, match="expected at most"):
+        load_incident(kept)
+
+
+def without(name):
+    return lambda tensors: {key: value for key, value in tensors.items() if key != name}
+
+
+def with_other(name, change):
+    return lambda tensors: {**tensors, name: change(tensors[name]).contiguous()}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        (TENSORS[0], without("y_B"), "the batch holds"),
+        (TENSORS[0], with_other("x_BLC", lambda x: x[:, :, :2]), "x_BLC has the shape"),
+        (TENSORS[0], with_other("x_BLC", lambda x: x.double()), "other types"),
+        (TENSORS[0], with_other("x_BLC", lambda x: x[0, 0, 0]), "x_BLC has the shape"),
+        (TENSORS[0], with_other("x_BLC", lambda x: x[:, :0]), "has the shape"),
+        (TENSORS[0], with_other("observed_BLC", lambda x: x[:5]), "observed_BLC has the shape"),
+        (TENSORS[0], with_other("facts_BF", lambda x: x[:, :1]), "facts_BF has the shape"),
+        (TENSORS[0], with_other("y_B", lambda y: y + 9), "y_B goes from"),
+        (TENSORS[0], with_other("y_B", lambda y: y - 100), "y_B goes from"),
+        (TENSORS[0], with_other("site_B", lambda site: site - 100), "negative index"),
+        (TENSORS[0], lambda tensors: {name: tensor[:0] for name, tensor in tensors.items()}, "has the shape"),
+        (TENSORS[1], without("gap_embedding_D"), "gap_embedding_D"),
+        (TENSORS[1], with_other("gap_embedding_D", lambda weight: weight[:3]), "gap_embedding_D"),
+        (TENSORS[1], with_other("gap_embedding_D", lambda weight: weight.half()), "gap_embedding_D"),
+        (TENSORS[1], lambda tensors: {**tensors, "more": torch.ones(2)}, "more"),
+        (TENSORS[2], lambda tensors: {"more.exp_avg": torch.ones(2)}, "more.exp_avg"),
+        (TENSORS[2], with_other("gap_embedding_D.exp_avg", lambda moment: moment[:3]), "gap_embedding_D.exp_avg"),
+        (TENSORS[3], without("cpu"), "random states of []"),
+        (TENSORS[3], with_other("cpu", lambda state: state[:5]), "random state of cpu is none"),
+        (TENSORS[3], with_other("cpu", lambda state: state.flip(0)), "random state of cpu is none"),
+        (TENSORS[3], with_other("cpu", lambda state: state.float()), "random state of cpu is none"),
+    ],
+)
+def test_parts_that_do_not_belong_together(kept, file, change, words):
+    exchange(kept, file, change)
+    with pytest.raises(CheckpointError, match="do not belong together") as caught:
+        load_incident(kept)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "size", [{"width": 2**40, "heads": 1}, {"layers": 10**9}, {"feed_forward": 10**18}, {"patch_length": 2**60}]
+)
+def test_a_model_that_would_fill_the_memory_is_refused_before_it_is_made(kept, size):
+    path = kept / INCIDENTS / "001" / INCIDENT
+    about = json.loads(path.read_text())
+    about["model"] = {**about["model"], **size}
+    seal(path, about)
+    with pytest.raises(CheckpointError, match="larger than its weights"):
+        load_incident(kept)
+
+
+def test_bytes_that_are_no_safetensors_though_their_hash_is_right(kept):
+    folder = kept / INCIDENTS / "001"
+    for content in (b"", b"\x80\x04K\x01.", (2**63 - 1).to_bytes(8, "little"), (2).to_bytes(8, "little") + b"[]"):
+        (folder / TENSORS[0]).write_bytes(content)
+        about = json.loads((folder / INCIDENT).read_text())
+        about["files"][TENSORS[0]] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        seal(folder / INCIDENT, about)
+        with pytest.raises(CheckpointError, match="is no safetensors file"):
+            load_incident(kept)
+
+
+# Links
+
+
+@pytest.mark.parametrize("which", ["incidents", "001"])
+def test_a_folder_that_is_a_link_is_not_followed(kept, refused_step, which, capsys):
+    path = kept / INCIDENTS if which == "incidents" else kept / INCIDENTS / "001"
+    path.rename(kept / "elsewhere")
+    path.symlink_to(kept / "elsewhere", target_is_directory=True)
+    with pytest.raises(RunError, match="is a link, which is not followed"):
+        load_incident(kept)
+    code, out, err = llueve(capsys, "incident", "replay", kept)
+    assert (code, out) == (1, "") and "is a link" in err
+    if which == "incidents":
+        with pytest.raises(RunError, match="is a link"):
+            keep_incident(kept, **refused_step())
+    else:
+        assert "is a link" in list_incidents(kept)[0].fault
+        assert keep_incident(kept, **refused_step()).name == "002"
+
+
+def test_overwriting_a_run_removes_its_incidents_and_nothing_else(kept, refused_step, make_config):
+    run, config = Run(kept), make_config()
+    run.create(config, overwrite=False) if not any(kept.iterdir()) else run.write_text("config.toml", "")
+    torn = kept / INCIDENTS / "002"
+    torn.mkdir()
+    (torn / f".{TENSORS[0]}.part").write_bytes(b"half")
+    run.create(config, overwrite=True)
+    assert not (kept / INCIDENTS).exists()
+    keep_incident(kept, **refused_step())
+    outside = kept.parent / "outside"
+    outside.mkdir()
+    (outside / TENSORS[0]).write_text("mine")
+    (kept / INCIDENTS / "002").symlink_to(outside, target_is_directory=True)
+    (kept / INCIDENTS / "notes").mkdir()
+    (kept / INCIDENTS / "001" / "notes.txt").write_text("mine")
+    run.create(config, overwrite=True)
+    assert (outside / TENSORS[0]).read_text() == "mine"
+    assert [path.name for path in (kept / INCIDENTS / "001").iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in (kept / INCIDENTS).iterdir()) == ["001", "002", "notes"]
+
+
+def test_overwriting_a_run_whose_incidents_are_a_link_is_refused(kept, make_config):
+    Run(kept).write_text("config.toml", "")
+    (kept / INCIDENTS).rename(kept / "elsewhere")
+    (kept / INCIDENTS).symlink_to(kept / "elsewhere", target_is_directory=True)
+    with pytest.raises(RunError, match="is a link"):
+        Run(kept).create(make_config(), overwrite=True)
+    assert (kept / "elsewhere" / "001" / INCIDENT).exists()
+
+
+# The command line
+
+
+def test_list_show_and_replay(kept, capsys):
+    code, out, _ = llueve(capsys, "incident", "list", kept)
+    assert code == 0 and "step 3: loss nan" in out
+    code, out, _ = llueve(capsys, "incident", "list", kept, "--json")
+    assert json.loads(out)[0]["loss"] == {"value": "nan", "bits": "7fc00000"} or "ffc00000" in out
+    code, out, _ = llueve(capsys, "incident", "show", kept, "1")
+    for words in ("loss", "16: s0 at 2020-", "timer_xl", "float32 on cpu"):
+        assert words in out
+    code, out, _ = llueve(capsys, "incident", "show", kept, "--json")
+    assert code == 0 and json.loads(out)["train"]["batch_size"] == 16
+    code, out, _ = llueve(capsys, "incident", "replay", kept)
+    assert code == 0 and "the same bits" in out
+    code, out, _ = llueve(capsys, "incident", "replay", kept, "1", "--json")
+    assert code == 0 and json.loads(out)["same"] and json.loads(out)["here"]["loss"] == "nan"
+
+
+def test_what_is_not_there(kept, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for command in ("list", "show", "replay"):
+        code, out, err = llueve(capsys, "incident", command, tmp_path / "nowhere")
+        assert (code, out) == (1, "") and "is no directory; give the DIR" in " ".join(err.split())
+    for command in ("show", "replay"):
+        code, out, err = llueve(capsys, "incident", command, empty)
+        assert (code, out) == (1, "") and "has no incidents" in err
+        code, out, err = llueve(capsys, "incident", command, kept, "7")
+        assert (code, out) == (2, "") and "has no incident 7; those that it has are 1" in err
+        for wrong in ("../001", "one", "1/../../001"):
+            assert llueve(capsys, "incident", command, kept, wrong)[0] == 2
+    code, out, _ = llueve(capsys, "incident", "list", empty)
+    assert code == 0 and "no incidents" in out
+    assert json.loads(llueve(capsys, "incident", "list", empty, "--json")[1]) == []
+    with pytest.raises(UsageError, match="has no incident -1"):
+        load_incident(kept, -1)
+
+
+def test_words_that_would_steer_a_terminal_are_not_sent_to_it(refused_step, tmp_path, capsys):
+    keep_incident(tmp_path, **{**refused_step(), "reason": "\x1b[2Jgone [bold]"})
+    for command in ("list", "show"):
+        _, out, _ = llueve(capsys, "incident", command, tmp_path)
+        assert "\x1b[2J" not in out and "gone [bold]" in out
+
+
+def test_a_slice_of_a_batch_can_be_kept_too(refused_step, tmp_path):
+    step = refused_step(bad=None)
+    batch = step["batch"][2:7]
+    torch.set_rng_state(step["random_state"]["cpu"])
+    loss = loss_and_gradients(step["model"], batch, step["train"], step["precision"])
+    norm = nn.utils.clip_grad_norm_(step["model"].parameters(), 1.0)
+    part = step["part"][2:7]
+    keep_incident(tmp_path, **{**step, "batch": batch, "part": part, "loss": float(loss), "gradient_norm": float(norm)})
+    assert replay(load_incident(tmp_path)).same
