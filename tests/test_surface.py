@@ -60,6 +60,12 @@ def test_the_commands_and_their_parameters() -> None:
         "incident list": {"run": ["run"], "as_json": ["--json"]},
         "incident show": {"run": ["run"], "number": ["number"], "as_json": ["--json"]},
         "incident replay": {"run": ["run"], "number": ["number"], "as_json": ["--json"]},
+        "incident explain": {
+            "run": ["run"],
+            "number": ["number"],
+            "language": ["--language"],
+            "as_json": ["--json"],
+        },
         "data openmeteo": {
             "latitude": ["--latitude"],
             "longitude": ["--longitude"],

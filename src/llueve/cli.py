@@ -239,6 +239,25 @@ def incident_replay(run: RunDirectory, number: IncidentNumber = None, as_json: A
         Console(emoji=False).print(replayed.verdict, highlight=False, markup=False)
 
 
+@incident_app.command("explain")
+def incident_explain(
+    run: RunDirectory,
+    number: IncidentNumber = None,
+    language: Annotated[str, typer.Option("--language", metavar="en|es", help="English or Spanish.")] = "en",
+    as_json: AsJson = False,
+) -> None:
+    """Find the cause of one refused step by replaying it under single changes, and tell what to do."""
+    if language not in ("en", "es"):
+        raise UsageError(f"--language {language}: expected en or es")
+    from llueve.stability import incident
+
+    told = incident.explain_incident(incident.load_incident(run, number))
+    if as_json:
+        sys.stdout.write(json.dumps(told.as_dict(), indent=2, allow_nan=False) + "\n")
+    else:
+        Console(emoji=False).print(incident.render_explanation(told, language), highlight=False)  # type: ignore[arg-type]
+
+
 def main() -> None:
     """Entry point: an error of llueve's own tree becomes its message and exit code, without a traceback."""
     logging.basicConfig(

@@ -30,6 +30,7 @@ from llueve.rain import class_labels
 from llueve.reading import read_panel, read_source
 from llueve.run import Run
 from llueve.saved import SavedModel, fingerprint, load_model, save_model
+from llueve.stability.incident import keep_incident
 from llueve.training.loop import predict_logits, probabilities, train_model
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
@@ -185,6 +186,22 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
     saved = SavedModel.build(panel, split, scaler, config)
     windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
     saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
+
+    def keep(**step: Any) -> None:
+        try:
+            keep_incident(
+                run.directory,
+                **step,
+                model_config=config.model,
+                variables=saved.variables,
+                classes=config.target.class_names,
+                sites=panel["site"].values.tolist(),
+                times=panel["time"].values,
+                step_hours=float(panel.attrs["step_hours"]),
+            )
+        except RunError as error:  # a full disk is no reason to lose the training
+            logger.warning("%s", error)
+
     trained = train_model(
         saved.classifier,
         windows,
@@ -193,6 +210,7 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
         config.train,
         config.guard.max_skipped,
         lambda line: run.append_history(line.as_dict()),
+        keep,
         console,
     )
     saved.trained.update(trained.as_dict())

@@ -11,6 +11,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -74,6 +75,7 @@ def refused_step(make_panel, make_config):
             "classes": ["0", "1"],
             "sites": panel["site"].values,
             "times": panel["time"].values,
+            "step_hours": 24.0,
         }
 
     return make
@@ -578,3 +580,24 @@ def test_a_slice_of_a_batch_can_be_kept_too(refused_step, tmp_path):
     part = step["part"][2:7]
     keep_incident(tmp_path, **{**step, "batch": batch, "part": part, "loss": float(loss), "gradient_norm": float(norm)})
     assert replay(load_incident(tmp_path)).same
+
+
+def test_explain_names_site_time_and_variable_and_the_one_change_that_cures(kept, capsys):
+    """Sample 5, step 2 of 8, variable b."""
+    code, out, _ = llueve(capsys, "incident", "explain", kept, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["cause"] == "missing_input"
+    (cell,) = told["cells"]
+    sample = load_incident(kept).about
+    when = np.datetime64(sample.times[5], "s") - (load_incident(kept).batch.x_BLC.shape[1] - 1 - 2) * np.timedelta64(
+        1, "D"
+    )
+    assert (cell["variable"], cell["site"], cell["first"]) == ("b", sample.sites[5], str(when))
+    assert {each["change"] for each in told["experiments"] if each["cures"]} == {
+        "missing and infinite cells masked",
+        "without samples 5",
+    }
+    for language, word in (("en", "Cause: missing_input"), ("es", "Causa: missing_input: celdas sin valor")):
+        code, out, _ = llueve(capsys, "incident", "explain", kept, "--language", language)
+        assert code == 0 and word in out
+    assert llueve(capsys, "incident", "explain", kept, "--language", "fr")[0] == 2

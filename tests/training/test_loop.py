@@ -34,6 +34,7 @@ def run(model, windows, split, config, max_skipped=0.0):
         config.train,
         max_skipped,
         history.append,
+        lambda **step: None,
         Console(file=io.StringIO()),
     )
     return trained, history

@@ -22,6 +22,7 @@ from llueve.model.classifier import TimerXLForClassification
 from llueve.model.products import quick_products
 from llueve.panel import FloatArray
 from llueve.stability.guard import Guard, Reading, collapse
+from llueve.stability.incident import random_states
 from llueve.stability.step import Batch, loss_and_gradients
 from llueve.training.optimiser import Optimiser, build_optimiser
 from llueve.training.precision import choose_precision
@@ -76,6 +77,7 @@ def train_model(
     config: TrainConfig,
     max_skipped: float,
     record: Callable[[EpochRecord], None],
+    keep: Callable[..., object],
     console: Console,
 ) -> Trained:
     """Train until the validation log-loss stops falling, and leave the best weights in `model`.
@@ -83,6 +85,7 @@ def train_model(
     Args:
         max_skipped: share of an epoch's samples that the guard may skip.
         record: called after each epoch.
+        keep: called with each refused step before anything is changed: `keep_incident` without what it knows of the data.
 
     Returns:
         What was reached.
@@ -107,7 +110,7 @@ def train_model(
             guard.start_epoch()
             progress.start_epoch(epoch)
             train_loss, rate = _one_epoch(
-                model, windows, training, config, precision, order, optimiser, schedule, guard, progress
+                model, windows, training, config, precision, order, optimiser, schedule, guard, keep, epoch, progress
             )
             guard.check_weights(dict(model.state_dict()))
             logits_BK = predict_logits(model, windows, validation)
@@ -163,6 +166,8 @@ def _one_epoch(
     optimiser: Optimiser,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     guard: Guard,
+    keep: Callable[..., object],
+    epoch: int,
     progress: TrainingProgress,
 ) -> tuple[float | None, float]:
     """One pass over the training windows in random order: mean loss of the applied steps, and the last step's rate."""
@@ -173,6 +178,7 @@ def _one_epoch(
     for number, batch in enumerate(batches(training, config.batch_size, order.permutation(len(training))), start=1):
         rate = float(max(schedule.get_last_lr()))
         given = as_batch(windows, batch, device)
+        random_state = random_states(device)
         loss = loss_and_gradients(model, given, config, precision)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
         reading = _reading(number, given, loss, norm, optimiser, weights[number % len(weights)])
@@ -182,7 +188,24 @@ def _one_epoch(
             schedule.step()
             total, applied = total + reading.loss * len(batch), applied + len(batch)
         else:
-            guard.count(reading, *fault)
+            kind, reason = fault
+            keep(
+                kind=kind,
+                reason=reason,
+                epoch=epoch,
+                step=number,
+                loss=reading.loss,
+                gradient_norm=reading.gradient_norm,
+                rates=reading.rates,
+                model=model,
+                optimiser=optimiser.adamw,
+                batch=given,
+                part=batch,
+                random_state=random_state,
+                precision=precision,
+                train=config,
+            )
+            guard.count(reading, kind, reason)
         progress.step(total / applied if applied else math.nan, rate, guard.skipped)
     return total / applied if applied else None, rate
 

@@ -14,6 +14,7 @@ Nothing in them is run when they are read. Shapes: B batch, L steps, C variables
 """
 
 from llueve.stability.incident.description import Description, Incident
+from llueve.stability.incident.explaining import Told, explain_incident, render_explanation
 from llueve.stability.incident.keeping import keep_incident, random_states
 from llueve.stability.incident.reading import Listed, list_incidents, load_incident
 from llueve.stability.incident.render import render_description, render_list
@@ -24,12 +25,15 @@ __all__ = [
     "Incident",
     "Listed",
     "Replayed",
+    "Told",
     "as_it_was",
+    "explain_incident",
     "keep_incident",
     "list_incidents",
     "load_incident",
     "random_states",
     "render_description",
+    "render_explanation",
     "render_list",
     "replay",
 ]

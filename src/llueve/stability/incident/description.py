@@ -107,6 +107,7 @@ class Description(Section):
     sites: list[str]
     times: list[str]
     """Site and issue time of each sample."""
+    step_hours: float = Field(gt=0)
     memory: dict[str, list[int]]
     """Dimensions of each tensor of the batch in their order in memory: the order of a sum decides its last bits."""
     versions: dict[str, str]

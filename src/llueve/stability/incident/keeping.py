@@ -71,6 +71,7 @@ def keep_incident(
     classes: Sequence[str],
     sites: Sequence[str],
     times: NDArray[np.datetime64],
+    step_hours: float,
 ) -> Path | None:
     """Keep a step that was refused, before anything of it is changed.
 
@@ -83,7 +84,7 @@ def keep_incident(
         batch, part: what the model was given, and the windows that it was made of.
         random_state: `random_states` from before the forward pass.
         variables: name and unit of each.
-        sites, times: of the whole panel.
+        sites, times, step_hours: of the whole panel.
 
     Returns:
         The new folder; None, with a line in the log, if there are too many already or the disk is too full.
@@ -124,6 +125,7 @@ def keep_incident(
         "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         "sites": [str(sites[index]) for index in part.site],
         "times": np.datetime_as_string(times[part.end], unit="s").tolist(),
+        "step_hours": step_hours,
         "memory": {name: _memory_order(tensor) for name, tensor in _parts(batch).items()},
         "versions": versions(),
         "machine": this_machine(batch.x_BLC.device),

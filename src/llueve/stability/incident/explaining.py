@@ -1,0 +1,129 @@
+"""The cause of an incident, in the names of its data: sites, times and variables instead of indices."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from llueve.model.classifier import TimerXLForClassification
+from llueve.saved import build_classifier, build_encoder
+from llueve.stability.causes import ADVICE, Explanation, Step, explain
+from llueve.stability.incident.description import Incident
+from llueve.stability.incident.replay import as_it_was
+
+Language = Literal["en", "es"]
+
+WORDS = {
+    "cause": ("Cause", "Causa"),
+    "born": ("Born", "Origen"),
+    "cells": ("Cells to blame", "Celdas culpables"),
+    "samples": ("Samples to blame", "Muestras culpables"),
+    "change": ("under this change alone", "con este único cambio"),
+    "loss": ("loss", "pérdida"),
+    "norm": ("gradient norm", "norma del gradiente"),
+    "cures": ("cures it", "lo cura"),
+    "yes": ("yes", "sí"),
+    "no": ("no", "no"),
+}
+
+
+@dataclass(frozen=True)
+class Blamed:
+    """Cells of one variable at one site that the cause rests on."""
+
+    variable: str
+    site: str
+    first: str
+    last: str
+    count: int
+    """Different times."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """An explanation with the names of what it speaks of."""
+
+    incident: Incident
+    explanation: Explanation
+    blamed: tuple[Blamed, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        about = self.incident.about
+        return {
+            "incident": self.incident.number,
+            "kind": about.kind,
+            **self.explanation.as_dict(),
+            "samples": [{"site": about.sites[row], "time": about.times[row]} for row in self.explanation.samples],
+            "cells": [vars(each) for each in self.blamed],
+        }
+
+
+def explain_incident(incident: Incident) -> Told:
+    """Find the cause of an incident by replaying it under single changes; see `llueve.stability.causes`."""
+    about = incident.about
+
+    def fresh() -> TimerXLForClassification:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(about.train.seed)
+            model = build_classifier(
+                build_encoder(about.model), about.model, len(about.variables), about.facts, len(about.classes)
+            )
+        return model.train(about.mode == "train")
+
+    with as_it_was(incident):
+        explanation = explain(
+            Step(
+                model=incident.build_model(),
+                batch=incident.batch,
+                config=about.train,
+                precision=incident.precision,
+                random_state=incident.random_state["cpu"],
+                kind=about.kind,
+                moments=incident.optimiser,
+                rates=tuple(float(rate) for rate in about.rates),
+                fresh=fresh,
+            )
+        )
+    return Told(incident, explanation, _blame(incident, explanation))
+
+
+def _blame(incident: Incident, explanation: Explanation) -> tuple[Blamed, ...]:
+    """Cells by variable and site, each time once though several windows see it."""
+    about, steps = incident.about, incident.batch.x_BLC.shape[1]
+    hour = np.timedelta64(round(about.step_hours * 3600), "s")
+    seen: dict[tuple[str, str], set[np.datetime64]] = defaultdict(set)
+    for sample, step, variable in explanation.cells:
+        time = np.datetime64(about.times[sample], "s") - (steps - 1 - step) * hour
+        seen[about.variables[variable][0], about.sites[sample]].add(time)
+    return tuple(
+        Blamed(variable, site, str(min(times)), str(max(times)), len(times))
+        for (variable, site), times in sorted(seen.items())
+    )
+
+
+def render_explanation(told: Told, language: Language = "en") -> Group:
+    """The explanation as a person reads it."""
+    pick = 0 if language == "en" else 1
+    words = {key: each[pick] for key, each in WORDS.items()}
+    found = told.explanation
+    lines = [Text(f"{words['cause']}: {found.cause}: {ADVICE[found.cause][pick]}.", style="bold")]
+    if found.trace is not None:
+        lines.append(Text(f"{words['born']}: {found.trace.sentence()}."))
+    if found.samples:
+        about = told.incident.about
+        named = "; ".join(f"{about.sites[row]}, {about.times[row]}" for row in found.samples)
+        lines.append(Text(f"{words['samples']}: {named}."))
+    cells = Table("variable", "site", "first", "last", "count", title=words["cells"], title_justify="left")
+    for each in told.blamed:
+        cells.add_row(each.variable, each.site, each.first, each.last, str(each.count))
+    table = Table(words["change"], words["loss"], words["norm"], words["cures"])
+    for experiment in found.experiments:
+        cures = words["yes"] if experiment.cures else words["no"]
+        table.add_row(experiment.change, f"{experiment.loss:.4g}", f"{experiment.gradient_norm:.4g}", cures)
+    return Group(*lines, *([cells] if told.blamed else []), table)
