@@ -13,6 +13,7 @@ A watched step costs about four plain ones in a model 16 wide, one and a half in
 """
 
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ from llueve.stability.step import Batch, loss_and_gradients
 
 Phase = Literal["input", "weights", "forward", "backward"]
 
-OWN_CODE = str(Path(__file__).parents[1])
+OWN_CODE = str(Path(__file__).parents[1]) + os.sep
 PLAIN_NAMES = {"addmm": "linear", "mm": "linear", "bmm": "matmul", "baddbmm": "matmul", "to_copy": "to"}
 """What the products are called by who writes them; the others are recognised."""
 NOT_WRITTEN = re.compile(r"(new_)?empty(_like|_strided|_permuted)?|lift_fresh")
@@ -162,6 +163,7 @@ class _Watch(TorchDispatchMode):
         """By the address of the memory."""
         self.calls: dict[int, _Call] = {}
         """The operation that made each node of the backward pass, by the node's number."""
+        self.weights = {shape for each in model.parameters() for shape in _shapes(each)}
         self.orders = 0
         for trace, tensor in _given(model, batch):
             self._born(tensor, trace, mask=False, rows=())
@@ -210,7 +212,7 @@ class _Watch(TorchDispatchMode):
 
     def _judge(self, out: Tensor, given: list[object], held: list[_Origin], call: _Call, backward: bool) -> None:
         bad = ~out.isfinite()
-        handed_on = bool(held) or any(_holds_mask(each) for each in given if not _shares(each, out))
+        handed_on = bool(held) or any(_holds_mask(each) for each in given if each is not out)
         mask = False
         if handed_on and not out.is_complex():
             worse = out.isnan() | (out == torch.inf)
@@ -221,7 +223,9 @@ class _Watch(TorchDispatchMode):
             return
         phase: Phase = "backward" if backward else "forward"
         trace = Trace(phase, call.operation, call.module, call.source, None, *_extent(bad))
-        self._born(out, trace, mask, _rows(bad, self.samples))
+        # Weights have no samples, and a product of batches may have them anywhere.
+        by_samples = tuple(out.shape) not in self.weights and call.operation != "matmul"
+        self._born(out, trace, mask, _rows(bad, self.samples) if by_samples else ())
 
     def _born(self, tensor: Tensor, trace: Trace, mask: bool, rows: tuple[int, ...]) -> None:
         self.orders += 1
@@ -235,11 +239,10 @@ class _Watch(TorchDispatchMode):
 
     def _backward(self, func: Any, args: Any, node: Any) -> _Call:
         """The forward operation whose gradient is computed, or the line of llueve's own that computes it."""
-        asked = self.calls.get(node._sequence_nr())
-        written_out = asked is None or isinstance(node, BackwardCFunction)
-        operation = _plain(func, args) if written_out or asked is None else asked.operation
-        line = _own_line() or (asked.source if asked else "")
-        return _Call(operation, asked.module if asked else "", line)
+        asked = self.calls.get(node._sequence_nr(), _Call("", "", ""))
+        written_out = isinstance(node, BackwardCFunction) or not asked.operation
+        operation = _plain(func, args) if written_out else asked.operation
+        return _Call(operation, asked.module, _own_line() or asked.source)
 
     def verdict(self, loss: Tensor) -> Trace | None:
         """The origin of the loss, or else of the first gradient in backward order, that is not finite."""
@@ -299,10 +302,6 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _shares(each: object, tensor: Tensor) -> bool:
-    return isinstance(each, Tensor) and _memory(each) == _memory(tensor)
-
-
 def _is_whole(tensor: Tensor) -> bool:
     """Whether it is all of its memory, and not a slice of it."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
@@ -325,6 +324,12 @@ def _holds_mask(each: object) -> bool:
 def _extent(bad: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Shape, first True and number of them."""
     return tuple(bad.shape), tuple(bad.nonzero()[0].tolist()), int(bad.sum())
+
+
+def _shapes(weight: Tensor) -> Iterator[tuple[int, ...]]:
+    """Those in which a weight or its gradient occurs: itself, without the 1 of a convolution, and turned."""
+    matrix = tuple(weight.shape[:-1] if weight.shape[2:] == (1,) else weight.shape)
+    yield from (tuple(weight.shape), matrix, matrix[::-1])
 
 
 def _rows(bad: Tensor, samples: int) -> tuple[int, ...]:
