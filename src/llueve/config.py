@@ -313,7 +313,7 @@ class TrainConfig(Section):
     """Epochs without a better validation log-loss before training ends."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of training steps: `auto` takes bfloat16 products where the machine has them, the encoder is wide enough, and a
-    first batch comes out alike. Every number that is reported is computed in float32."""
+    first batch comes out alike. Forecasts, and every score of them, are computed in float32."""
     class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Weight of each class in the loss, in the order of the classes; without it all count alike."""
     focal_gamma: float = Field(0.0, ge=0, le=10)

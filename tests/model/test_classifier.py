@@ -56,7 +56,9 @@ def test_the_default_head_starts_without_an_opinion():
 
 
 def informed(model):
-    nn.init.normal_(model.head.out.weight)
+    """With weights that let everything before them be seen."""
+    last = model.head.out if hasattr(model.head, "out") else model.head.classifier[-1]
+    nn.init.normal_(last.weight)
     return model
 
 
@@ -80,19 +82,59 @@ def test_the_default_head_tells_variables_apart_and_the_notes_head_does_not():
 
 @pytest.mark.parametrize("head", ["mean", "variables"])
 def test_what_is_not_observed_has_no_influence(head):
-    model = build(head)
-    if head == "variables":
-        informed(model)
+    """Whatever stands in cells that were not observed, the bits are the same; what is observed does count."""
+    model = informed(build(head))
     x, seen, facts = window()
     seen[:, 4:8, 1] = False
     seen[:, -3:, 2] = False
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(x * seen, seen, facts), model(torch.where(seen, x, 0), seen, facts), rtol=0, atol=0
-        )
-        first = model(x * seen, seen, facts)
-        x[..., 0] += 1  # what is observed does have one
-        assert head == "mean" or (model(x * seen, seen, facts) - first).abs().max() > 1e-4
+        clean = model(torch.where(seen, x, 0), seen, facts)
+        assert torch.equal(clean, model(torch.where(seen, x, 1e3), seen, facts))
+        moved = x.clone()
+        moved[:, :4, 0] += torch.randn(4)
+        assert (model(torch.where(seen, moved, 0), seen, facts) - clean).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("head", ["mean", "variables"])
+@pytest.mark.parametrize("steps", [slice(4, 8), slice(5, 7)], ids=["a whole patch", "a part of one"])
+def test_a_zero_that_was_observed_is_not_a_cell_that_was_not(head, steps):
+    model = informed(build(head))
+    x, seen, facts = window()
+    x[:, steps, 1] = 0
+    hidden = seen.clone()
+    hidden[:, steps, 1] = False
+    with torch.no_grad():
+        assert (model(x, seen, facts) - model(x, hidden, facts)).abs().max() > 1e-6
+
+
+def test_the_gap_embedding_tells_how_much_was_observed():
+    model = informed(build("variables"))
+    x, seen, facts = window()
+    seen[:, 5:7, 1] = False
+    with torch.no_grad():
+        before = model(x * seen, seen, facts)
+        torch.nn.init.normal_(model.gap_embedding_D)
+        assert (model(x * seen, seen, facts) - before).abs().max() > 1e-4
+        whole = torch.ones_like(seen)
+        full = model(x, whole, facts)
+        torch.nn.init.normal_(model.gap_embedding_D)
+        assert torch.equal(model(x, whole, facts), full)  # nothing is missing: it adds nothing
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_an_absent_patch_is_not_seen_at_any_admitted_scale(scale):
+    model = build("mean")
+    model.instance_norm = False
+    x, seen, _ = window()
+    seen[:, 4:8, 1] = False
+    with torch.no_grad():
+        tokens = [
+            model.encoder.tokens(torch.where(seen, x * scale, junk).transpose(1, 2), seen.transpose(1, 2))
+            for junk in (0.0, 999.0)
+        ]
+    present = torch.ones(5, 3, 3, dtype=torch.bool)
+    present[:, 1, 1] = False
+    assert torch.equal(tokens[0][present], tokens[1][present])
 
 
 @pytest.mark.parametrize("head", ["mean", "variables"])

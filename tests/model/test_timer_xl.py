@@ -185,3 +185,29 @@ def test_a_constant_window_is_normalised_to_zero_with_finite_gradients():
     assert window.x_BCL.abs().max() == 0
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [TimerXL, Timer])
+def test_a_forecast_before_the_training_does_not_bind_it(kind):
+    """Rotary tables made in inference mode serve training too, in float64 as well."""
+    torch.manual_seed(0)
+    encoder = kind(4, width=16, layers=1, heads=2, feed_forward=16).double()
+    x_BCL = torch.randn(2, 5, 28, dtype=torch.float64)  # a shape of its own, so that its tables are new
+    with torch.inference_mode():
+        encoder.tokens(x_BCL)
+    encoder.tokens(x_BCL).sum().backward()
+
+
+@pytest.mark.parametrize("kind", [TimerXL, Timer])
+def test_no_window_at_all_gives_no_token(kind):
+    assert kind(4, width=16, layers=1, heads=2, feed_forward=16).tokens(torch.zeros(0, 3, 12)).shape == (0, 3, 3, 16)
+
+
+def test_second_derivatives_are_refused_and_not_wrong():
+    encoder = small(dtype=torch.float64)
+    bias = encoder.blocks.attn_layers[0].attention.inner_attention.attn_bias.emb.weight
+    (grad,) = torch.autograd.grad(
+        encoder.tokens(torch.randn(1, 3, 12, dtype=torch.float64)).square().sum(), bias, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        grad.sum().backward()

@@ -18,13 +18,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from llueve.model.products import small_products
 
-ABSENT_SCORE = -1e4
+ABSENT_SCORE = -1e9
 """Added to the score of a key without an observation: exp of it is exactly zero beside any present key, and a row whose
-keys are all absent stays finite (uniform), where −∞ would make it NaN."""
+keys are all absent stays finite (uniform), where −∞ would make it NaN. Scores of inputs that the classifier admits stay
+far above it."""
 
 CHUNK_ROWS = 64
 """Rows from which on the kernel works at full speed; chunks have at least so many, in whole patches."""
@@ -149,6 +151,7 @@ class _Fused(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     @small_products()
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, delta_H, out, logsumexp = ctx.saved_tensors
@@ -171,7 +174,11 @@ class _Fused(torch.autograd.Function):
             grad_key[:, :, :end] += chunk[1]
             grad_value[:, :, :end] += chunk[2]
         grad_delta_H = None
-        if ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[3] and ctx.variables == 1:
+            grad_delta_H = torch.zeros_like(
+                delta_H
+            )  # every pair is of one variable: a constant, which softmax does not see
+        elif ctx.needs_input_grad[3]:
             grad_delta_H = _bias_gradient(
                 query, key, value, delta_H, out, logsumexp, grad_out, ctx.variables, ctx.scale
             )

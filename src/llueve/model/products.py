@@ -8,9 +8,9 @@ several shapes at the start, keeps float32's accuracy.
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -50,41 +50,85 @@ class _RoundedLinear(torch.autograd.Function):
 
 @contextmanager
 def quick_products() -> Iterator[None]:
-    """Compute float32 products by oneDNN inside, where it is as exact as MKL."""
-    with _permitting("bf16" if _exact() else _products().fp32_precision):
+    """Compute float32 products by oneDNN inside, where it is as exact as MKL.
+
+    The switch is the whole process's: while one thread is inside, products of others go the same way. The outermost that
+    enters throws it, and the last that leaves puts it back.
+    """
+    with _SWITCH.thrown():
         yield
 
 
 @contextmanager
 def small_products() -> Iterator[None]:
     """Back to MKL inside: it is the quicker one for the many small products of attention's kernel."""
-    with _permitting("ieee"):
+    with _SWITCH.rested():
         yield
+
+
+class _Switch:
+    """Torch's process-wide switch, with the number of threads that want it thrown: it is left as it was found."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.here = threading.local()
+        self.threads = 0
+        self.before = ""
+        self.exact: bool | None = None
+
+    @contextmanager
+    def thrown(self) -> Iterator[None]:
+        if getattr(self.here, "inside", False):
+            yield
+            return
+        with self.lock:
+            self.exact = _is_exact() if self.exact is None else self.exact
+            if self.exact and self.threads == 0:
+                self.before = _products().fp32_precision
+                _products().fp32_precision = "bf16"
+            self.threads += 1
+            self.here.inside = True
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.here.inside = False
+                self.threads -= 1
+                if self.exact and self.threads == 0:
+                    _products().fp32_precision = self.before
+
+    @contextmanager
+    def rested(self) -> Iterator[None]:
+        with self.lock:  # beside other threads it stays as it is: both ways are exact, this one slower
+            rests = bool(self.exact) and self.threads == 1 and getattr(self.here, "inside", False)
+            if rests:
+                _products().fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            with self.lock:
+                if rests and self.threads:
+                    _products().fp32_precision = "bf16"
 
 
 def _products() -> Any:
     return cast(Any, torch.backends.mkldnn).matmul
 
 
-@contextmanager
-def _permitting(precision: str) -> Iterator[None]:
-    switch = _products()
-    before = switch.fp32_precision
-    switch.fp32_precision = precision
-    try:
-        yield
-    finally:
-        switch.fp32_precision = before
-
-
-@lru_cache(maxsize=1)
-def _exact() -> bool:
+def _is_exact() -> bool:
     """Whether this processor computes float32 products in float32 though bfloat16 is permitted."""
     generator = torch.Generator().manual_seed(0)
-    with _permitting("bf16"):
+    before = _products().fp32_precision
+    _products().fp32_precision = "bf16"
+    try:
         for rows, inner, columns in TRIED:
             a, b = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
             error = float((a @ b - a.double() @ b.double()).abs().max())
             if error > FLOAT32_ERROR * math.sqrt(inner):
                 return False
+    finally:
+        _products().fp32_precision = before
     return True
+
+
+_SWITCH = _Switch()

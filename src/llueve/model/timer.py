@@ -23,6 +23,7 @@ ROTARY_BASE = 10_000.0
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def rotary_waves(patches: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine and sine (N, 1, E): coordinates i and i + E/2 turn together, by position · θ^(−2i/E), θ = 10000."""
     frequency_R = ROTARY_BASE ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float64) / head_width)
@@ -156,16 +157,16 @@ class Timer(PatchEncoder):
 
     def layers(self, token_BCND: Tensor, absent_BCN: Tensor | None) -> Tensor:
         """Tokens after the final norm; every variable is a sequence of its own."""
-        batch, _, patches, width = token_BCND.shape
+        variables, patches, width = token_BCND.shape[1:]
         waves = rotary_waves(patches, width // self.heads, token_BCND.device)
         x_BND = token_BCND.flatten(0, 1)
         absent_BN = None if absent_BCN is None else absent_BCN.flatten(0, 1)
         for layer in self.model.layers:
             x_BND = layer(x_BND, waves, absent_BN, self.rounding or x_BND.dtype)
-        return cast(Tensor, self.model.norm(x_BND).unflatten(0, (batch, -1)))
+        return cast(Tensor, self.model.norm(x_BND).unflatten(0, (-1, variables)))
 
     def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:
-        """The unbiased standard deviation, without ε as published; only a spread that is nil (a constant window, which
-        gave NaN there) is lifted to 1e-5, so that it is normalised to zero."""
+        """The unbiased standard deviation, without ε as published; a spread below 1e-5 (that of a constant window, which
+        gave NaN there, is nil) is lifted to it."""
         unbiased = variance_BC1 * count_BC1 / (count_BC1 - 1).clamp(min=1)
         return torch.sqrt(unbiased.clamp(min=1e-10))

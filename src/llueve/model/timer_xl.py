@@ -25,6 +25,7 @@ Positions = Literal["flattened", "time"]
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def rotary_table(variables: int, patches: int, head_width: int, positions: Positions, device: torch.device) -> Tensor:
     """Unit complex numbers (T, 1, E/2) that turn each pair of a head's width; the second half of the width is not turned.
 

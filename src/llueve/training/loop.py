@@ -120,7 +120,7 @@ def train_model(
             skipped += guard.skipped
             line = EpochRecord(
                 epoch=epoch,
-                phase="scratch",
+                phase="training",
                 train_loss=train_loss,
                 validation_loss=validation_loss if math.isfinite(validation_loss) else None,
                 skipped=guard.skipped,
