@@ -97,6 +97,8 @@ class DataConfig(Section):
     """Table with the columns site, latitude, longitude (degrees north and east), for what needs neighbours."""
     accumulation_hours: dict[str, float] = {}
     """Hours over which a precipitation column sums, where that is not one step of the table."""
+    stamps: Literal["start", "end"] | None = None
+    """Which end of `accumulation_hours` the times of an ERA5 archive mark; daily sums mostly mark the start."""
 
 
 class RegionConfig(Section):

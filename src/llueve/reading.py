@@ -13,7 +13,7 @@ from llueve.sources.positions import with_positions
 from llueve.sources.table import read_table
 from llueve.windows import cut_indices
 
-ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask")
+ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask", "stamps")
 """Settings that say how an archive is read."""
 
 

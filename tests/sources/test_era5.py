@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llueve import pipeline
 from llueve.config import TargetConfig, load_config
 from llueve.errors import ConfigError, DataError
+from llueve.rain import next_sum_mm
 from llueve.reading import read_source
 
 RAIN = TargetConfig(variable="tp", threshold_mm=1.0)
@@ -284,8 +285,106 @@ def test_the_ensemble_mean_sums_three_hours(grid_file):
 
 
 def test_hours_of_the_configuration(grid_file):
-    panel = read(grid_file("a.nc", {"tp": rain()}, step_hours=24), accumulation_hours={"tp": 24.0})
-    assert panel["tp"].attrs["accumulation_hours"] == 24.0
+    path = grid_file("a.nc", {"tp": rain()}, step_hours=24)
+    panel = read(path, accumulation_hours={"tp": 24.0}, stamps="end")
+    assert panel["tp"].attrs["accumulation_hours"] == 24.0 and str(panel["time"].values[0])[:10] == "2023-01-01"
+    with pytest.raises(DataError, match=r"which end of its 24 h does a time mark.*set data.stamps"):
+        read(path, accumulation_hours={"tp": 24.0})
+    with pytest.raises(DataError, match=r"data.stamps belongs to data.accumulation_hours"):
+        read(path, stamps="end")
+    with pytest.raises(DataError, match=r"are 12, 24 h with data.stamps"):
+        read(
+            grid_file("b.nc", {"tp": rain(), "cp": rain()}, step_hours=24),
+            accumulation_hours={"tp": 24.0, "cp": 12},
+            stamps="start",
+        )
+
+
+def test_daily_totals_stamped_at_their_start_tell_no_future(grid_file):
+    """`resample("1D").sum()` stamps the start: the day's rain, and its mean warmth, are known at its end."""
+    hours = rain(shape=(240, 3, 4))
+    path = grid_file(
+        "a.nc", {"tp": hours.reshape(10, 24, 3, 4).sum(axis=1), "t2m": warmth(shape=(10, 3, 4))}, step_hours=24
+    )
+    panel = read(path, accumulation_hours={"tp": 24.0}, stamps="start", target=RAIN)
+    assert str(panel["time"].values[0]) == "2023-01-02T00:00:00.000000000" and panel.sizes["time"] == 10
+    # Issued at the end of the first day, the forecast is of the second day's rain.
+    following = by_site(hours[24:48].sum(axis=0, keepdims=True))[:, 0] * 1000
+    np.testing.assert_allclose(next_sum_mm(panel, "tp", 24)[:, 0], following, rtol=1e-5)
+    assert "stamp the start" in finding(panel, "moved_stamps").message
+
+
+@pytest.mark.parametrize(
+    ("name", "attrs"),
+    [
+        ("precip", {"units": "m", "long_name": "Total precipitation"}),
+        ("tot_prec", {"units": "m", "standard_name": "precipitation_amount"}),
+        ("rr", {"units": "m", "standard_name": "lwe_thickness_of_precipitation_amount"}),
+        ("precipitation", {"units": "m"}),
+    ],
+)
+def test_precipitation_by_other_names_is_a_sum(grid_file, name, attrs):
+    hourly = rain(shape=(96, 3, 4))
+    path = grid_file("a.nc", {name: from_midnight(hourly)}, about=LAND, attrs={name: attrs})
+    panel = read(path, target=TargetConfig(variable=name, threshold_mm=1.0))
+    assert panel[name].attrs == {"units": "mm", "accumulation_hours": 1.0}
+    np.testing.assert_allclose(panel[name].values[:, 1:], by_site(hourly)[:, 1:] * 1000, atol=2e-4)
+
+
+def test_a_target_that_is_not_known_to_be_a_sum_is_refused(grid_file):
+    path = grid_file("a.nc", {"x": rain()}, attrs={"x": {"units": "m", "long_name": "Total precipitation rate"}})
+    target = TargetConfig(variable="x", threshold_mm=1.0)
+    with pytest.raises(DataError, match=r"not known to be a sum over time.*data.accumulation_hours.x"):
+        read(path, target=target)
+    read(path, target=target, accumulation_hours={"x": 1.0}, stamps="end")
+
+
+FLUXES = {
+    "tp": {"units": "m", "GRIB_stepType": "accum"},
+    "e": {"units": "m of water equivalent", "GRIB_stepType": "accum"},
+    "slhf": {"units": "J m**-2", "GRIB_stepType": "accum"},
+}
+
+
+@pytest.mark.parametrize("about", [LAND, {}])
+def test_signed_sums_are_taken_as_the_rain_beside_them(grid_file, about):
+    hourly = {"e": -rain(3, (96, 3, 4)), "slhf": (warmth(4, (96, 3, 4)) - 280) * 1e5, "tp": rain(shape=(96, 3, 4))}
+    # A grid that tells nothing, so that without a name the rain's course alone decides.
+    grid = {"latitude": [1.0, 0.8, 0.6], "longitude": [10, 10.2, 10.4, 10.6]}
+    sums = {name: from_midnight(values) for name, values in hourly.items()}
+    path = grid_file("a.nc", sums, about=about, attrs=FLUXES, **grid)
+    panel = read(path)
+    assert list(panel.data_vars) == ["e", "slhf", "tp"]
+    for name, scale in (("tp", 1000), ("e", 1), ("slhf", 1)):
+        expected = by_site(hourly[name])[:, 1:] * scale
+        np.testing.assert_allclose(
+            panel[name].values[:, 1:], expected, atol=2e-4 if scale > 1 else 1e-6 * abs(expected).max()
+        )
+    with pytest.raises(DataError, match=r"data.accumulation is 'previous_step', but .*count many times; take that"):
+        read(path, accumulation="previous_step")
+    hourly_path = grid_file("b.nc", hourly, attrs=FLUXES, **grid)
+    np.testing.assert_allclose(read(hourly_path)["slhf"], by_site(hourly["slhf"]), rtol=1e-6)
+
+
+def test_packing_noise_makes_no_rain_out_of_sums_since_midnight(grid_file):
+    hourly = rain(shape=(241, 3, 4)) * (np.arange(241) % 6 == 0)[:, None, None]
+    noisy = from_midnight(hourly) + (np.random.default_rng(0).random((241, 1, 1)) - 0.5) * 9e-6
+    panel = read(grid_file("a.nc", {"tp": np.maximum(noisy, 0)}, about=LAND))
+    days = panel["tp"].values[:, 1:].reshape(12, 10, 24).sum(axis=2)
+    expected = by_site(hourly[1:]).reshape(12, 10, 24).sum(axis=2) * 1000
+    np.testing.assert_allclose(days, expected, atol=0.006)
+    assert "levelled" in finding(panel, "packing_noise").message and float(panel["tp"].min()) == 0.0
+
+
+def test_the_course_of_the_sun_is_no_sum_since_midnight(grid_file):
+    hour = np.arange(0, 24 * 20, 6)
+    light = np.maximum(0, np.sin(((hour - 10) % 24 - 6) / 12 * np.pi)) * 3e6  # Hawaii
+    path = grid_file("a.nc", {"ssrd": np.tile(light[:, None, None], (1, 3, 4))}, step_hours=6)
+    assert "grid of 0.25° is one of ERA5" in finding(read(path), "accumulation").message
+
+
+def test_a_reanalysis_is_said_to_know_more_than_a_forecast(grid_file):
+    assert "optimistic" in finding(read(grid_file("a.nc", {"t2m": warmth()})), "reanalysis").message
 
 
 def test_old_files_tell_a_sum_by_its_name(grid_file):
@@ -397,7 +496,7 @@ def test_the_transitional_layout_of_days(tmp_path, grid_file):
         ({"units": {"tpp": "m"}}, "did you mean 'tp'?"),
         ({"exclude": ("tp", "t2m")}, "found only t2m, tp, which data.exclude leaves out"),
         ({"site": "place"}, "data.site has no meaning"),
-        ({"sentinels": (-9999.0,), "categories": {"a": "static"}}, "take out data.sentinels, data.categories"),
+        ({"infinite": "missing", "categories": {"a": "static"}}, "take out data.infinite, data.categories"),
         ({"step_hours": 5}, "57 of 72 times are off that step"),
         ({"land_mask": "a.nc"}, 'does nothing while data.cells is "all"'),
         ({"cells": "land"}, "needs to know where land is"),
