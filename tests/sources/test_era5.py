@@ -194,6 +194,25 @@ def test_infinite_values_and_undeclared_fills_are_refused(grid_file, odd):
         read(grid_file("a.nc", {"t2m": values}))
 
 
+@pytest.mark.parametrize("mark", [-9999.0, -999.0, -32767.0])
+def test_numbers_that_mean_missing_are_refused_or_named(grid_file, mark):
+    values = warmth(shape=(24, 20, 30))
+    values[7, 4, 5] = mark
+    path = grid_file("a.nc", {"t2m": values}, latitude=np.arange(20) * 0.25, longitude=np.arange(30) * 0.25)
+    regions = {"all": {"box": [6, -1, -1, 9]}}
+    with pytest.raises(DataError, match=rf"t2m: {mark:g} at 2023-01-01T07:00:00: far below all others.*data.sentinels"):
+        read(path, regions)
+    panel = read(path, regions, sentinels=(mark,))
+    assert np.isnan(panel["t2m"].values[0, 7]) and np.isnan(panel["t2m"].values).sum() == 1
+    assert finding(panel, "sentinels").count == 1
+
+
+def test_a_flux_may_be_such_a_number(grid_file):
+    values = (warmth() - 280) * 1e5
+    values[3, 1, 1] = -9999.0
+    assert np.isfinite(read(grid_file("a.nc", {"sshf_rate": values}))["sshf_rate"]).all()
+
+
 # Accumulations
 
 
@@ -497,6 +516,7 @@ def test_the_transitional_layout_of_days(tmp_path, grid_file):
         ({"exclude": ("tp", "t2m")}, "found only t2m, tp, which data.exclude leaves out"),
         ({"site": "place"}, "data.site has no meaning"),
         ({"infinite": "missing", "categories": {"a": "static"}}, "take out data.infinite, data.categories"),
+        ({"step_hours": 0.0001}, "data.step_hours = 0.0001: expected at least a second"),
         ({"step_hours": 5}, "57 of 72 times are off that step"),
         ({"land_mask": "a.nc"}, 'does nothing while data.cells is "all"'),
         ({"cells": "land"}, "needs to know where land is"),
@@ -630,3 +650,25 @@ def test_a_run_from_archive_to_forecast(grid_file, tmp_path):
 def load_config_again(config, folder):
     (folder / "again.toml").write_text(config.to_toml())
     return load_config(folder / "again.toml")
+
+
+def test_a_model_knows_the_cells_of_its_regions(grid_file, tmp_path):
+    """The same names over another grid are other places."""
+    (tmp_path / "era5").mkdir()
+    (tmp_path / "mine.toml").write_text(TOML)
+    values = {"tp": rain(shape=(1440, 3, 4)), "t2m": warmth(shape=(1440, 3, 4))}
+    grid_file("era5/a.nc", values)
+    pipeline.train(load_config(tmp_path / "mine.toml"), tmp_path / "run")
+    newer = {name: array[:48] for name, array in values.items()}
+    assert len(pipeline.predict(tmp_path / "run", grid_file("new.nc", newer, start="2024-01-01"))) == 2
+    wider = {name: np.repeat(array, 2, axis=2)[:, :, :5] for name, array in newer.items()}
+    other = grid_file("wider.nc", wider, start="2024-01-01", longitude=9.75 + np.arange(5) * 0.25)
+    assert len(pipeline.predict(tmp_path / "run", other)) == 2  # more around them changes no region
+    shifted = grid_file("shifted.nc", newer, start="2024-01-01", longitude=9.75 + np.arange(4) * 0.25)
+    with pytest.raises(DataError, match=r"region north is 6 cells .6 with values.* trained on 8 cells .*another place"):
+        pipeline.predict(tmp_path / "run", shifted)
+    # A model from before cells were kept is still read.
+    description = json.loads((tmp_path / "run" / "model.json").read_text())
+    del description["cells"]
+    (tmp_path / "run" / "model.json").write_text(json.dumps(description))
+    assert len(pipeline.predict(tmp_path / "run", shifted)) == 2

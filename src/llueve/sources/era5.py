@@ -72,8 +72,9 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
                 "data.start and data.end"
             )
         findings += overlaps + about_times(told, axis, step) + _about_checksums(fields)
-        panel, about = _panel(data, fields, chosen, axis, step, compute)
-    findings += about
+        panel, about, cells = _panel(data, fields, chosen, axis, step, compute)
+        identities = {region.name: region.identity(grid) for region in chosen} if regions else {}
+    findings += about + _about_cells(chosen, cells, named=bool(regions))
     if not regions:
         panel, sea = _without_sea(panel)
         findings += sea
@@ -94,6 +95,16 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
         findings.append(Finding("moved_stamps", "info", message))
     findings.append(Finding("reanalysis", "info", REANALYSIS))
     panel.attrs = {"step_hours": step / HOUR, "source": data.path, "findings": tuple(findings), "categories": {}}
+    # What makes each region's mean: another grid, area or polygon would make other means under the same names.
+    panel.attrs["cells"] = {
+        region.name: {
+            "count": len(region.cells),
+            "with_values": int(np.max([by_region[number] for by_region in cells.values()])),
+            "sha256": identities[region.name],
+        }
+        for number, region in enumerate(chosen)
+        if identities
+    }
     return check_panel(panel)
 
 
@@ -254,8 +265,8 @@ def _about_checksums(fields: dict[str, list[Field]]) -> list[Finding]:
 
 def _panel(
     data: DataConfig, fields: dict[str, list[Field]], regions: list[Region], axis: Seconds, step: int, compute: Compute
-) -> tuple[xr.Dataset, list[Finding]]:
-    """Every variable reduced and turned into a panel's array; and what was met."""
+) -> tuple[xr.Dataset, list[Finding], dict[str, NDArray[np.int64]]]:
+    """Every variable reduced and turned into a panel's array; what was met; and by variable, cells with values (R,)."""
     names = [region.name for region in regions]
     first = next(iter(fields.values()))[0]
     layout = Layout.of(regions, (len(first.latitude), len(first.longitude)))
@@ -269,12 +280,11 @@ def _panel(
         units = _units(data, name, each)
         noise = max(accumulation.noise(field, units) for field in each)
         least = -noise if accumulation.is_never_negative(each[0]) else None
-        series = merge(each, axis, layout, names, least, compute)
+        series = merge(each, axis, layout, names, least, compute, data.sentinels)
         arrays[name], about = _array(data, name, each, series, units, axis, step, siblings)
         findings += series.findings + about
         used[name] = series.cells_R
         told_T, preliminary_T = told_T | series.told_T, preliminary_T | series.preliminary_T
-    findings += _about_cells(regions, used)
     if preliminary_T.any():
         times = np.flatnonzero(preliminary_T)
         message = f"{len(times)} of {len(axis)} times are preliminary (ERA5T), which ECMWF may still change"
@@ -287,7 +297,7 @@ def _panel(
         "longitude": ("site", [region.longitude for region in regions], {"units": "degrees_east"}),
         "recorded": (("site", "time"), np.broadcast_to(told_T, (len(names), len(axis))).copy()),
     }
-    return xr.Dataset({name: arrays[name] for name in fields}, coords), findings
+    return xr.Dataset({name: arrays[name] for name in fields}, coords), findings, used
 
 
 def _units(data: DataConfig, name: str, fields: list[Field]) -> str | None:
@@ -342,23 +352,24 @@ def _array(
     return (("site", "time"), np.ascontiguousarray(values_TR.T, dtype=np.float32), attrs), findings
 
 
-def _about_cells(regions: list[Region], used: dict[str, NDArray[np.int64]]) -> list[Finding]:
-    """How many cells made each region's means.
+def _about_cells(regions: list[Region], used: dict[str, NDArray[np.int64]], named: bool) -> list[Finding]:
+    """How many cells made each region's means; where each cell is a site, one in the sea may have none.
 
     Raises:
         DataError: none of a region's cells ever has a value.
     """
     cells_VR = np.array(list(used.values()))
-    if all(len(region.cells) == 1 for region in regions) and len(regions) > 1:
-        message = f"{len(regions)} sites of one cell each"
-        return [Finding("region_cells", "info", message, count=len(regions))]
-    findings = []
+    alone = all(len(region.cells) == 1 for region in regions) and len(regions) > 1
+    message = f"{len(regions)} sites of one cell each"
+    findings = [Finding("region_cells", "info", message, count=len(regions))] if alone else []
     for region, by_variable in zip(regions, cells_VR.T, strict=True):
-        if by_variable.max() == 0:
+        if by_variable.max() == 0 and (named or not alone):
             raise DataError(
                 f"regions.{region.name}: its {len(region.cells)} cells are missing at all times in all variables; they lie in "
                 "the sea, or the files are empty there"
             )
+        if alone:
+            continue
         fewer = [f"{name} {count}" for name, count in zip(used, by_variable, strict=True) if count != by_variable.max()]
         message = f"{region.name}: means over {by_variable.max()} of its {len(region.cells)} cells"
         message += f" ({listed(fewer)})" if fewer else ""

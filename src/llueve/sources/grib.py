@@ -30,7 +30,8 @@ def decoded(member: Member, folder: Path) -> list[Member]:
         DataError: the extra `grib` is not installed, or the file is damaged or on no regular grid.
     """
     folder.mkdir()
-    command = [sys.executable, "-m", "llueve.sources.grib", member.path, str(folder)]
+    # -P: nothing in the folder that the user happens to be in may pass for a library.
+    command = [sys.executable, "-P", "-m", "llueve.sources.grib", member.path, str(folder)]
     limit = LEAST_SECONDS + Path(member.path).stat().st_size / BYTES_PER_SECOND
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
@@ -86,8 +87,12 @@ def _grid(handle: int) -> tuple[list[float], list[float]]:
     rows, columns = eccodes.codes_get(handle, "Nj"), eccodes.codes_get(handle, "Ni")
     first = [eccodes.codes_get(handle, f"{axis}OfFirstGridPointInDegrees") for axis in ("latitude", "longitude")]
     last = [eccodes.codes_get(handle, f"{axis}OfLastGridPointInDegrees") for axis in ("latitude", "longitude")]
-    east = last[1] + 360.0 if last[1] < first[1] else last[1]
-    return np.linspace(first[0], last[0], rows).tolist(), np.linspace(first[1], east, columns).tolist()
+    end = last[1]
+    if eccodes.codes_get(handle, "iScansNegatively"):
+        end -= 360.0 if end > first[1] else 0.0
+    else:
+        end += 360.0 if end < first[1] else 0.0
+    return np.linspace(first[0], last[0], rows).tolist(), np.linspace(first[1], end, columns).tolist()
 
 
 def convert(path: Path, folder: Path) -> list[str]:

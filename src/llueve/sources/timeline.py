@@ -97,7 +97,9 @@ def panel_axis(data: DataConfig, told: Mapping[str, Seconds]) -> tuple[Seconds, 
     steps, counts = np.unique(np.diff(every), return_counts=True)
     if data.step_hours is not None:
         step = round(data.step_hours * HOUR)
-        off = np.flatnonzero((every - every[0]) % step) if step else every
+        if step == 0:
+            raise DataError(f"{data.path}: data.step_hours = {data.step_hours:g}: expected at least a second, 1 / 3600")
+        off = np.flatnonzero((every - every[0]) % step)
         if len(off):
             raise DataError(
                 f"{data.path}: data.step_hours = {data.step_hours:g}, but {len(off)} of {len(every)} times are off that step, "
