@@ -6,6 +6,7 @@ from typing import Any
 import netCDF4
 import numpy as np
 import pytest
+import xarray as xr
 from gridfiles import by_site, codes, finding, rain, read, warmth
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -92,6 +93,39 @@ def test_every_layout_gives_the_same_panel(grid_file, layout):
     assert np.abs(away).max() < 1e-6 and np.abs(panel["longitude"].values).max() <= 180
     late = [each.count for each in panel.attrs["findings"] if each.code == "preliminary"]
     assert late == ([72 - change] if change < 72 else [])
+
+
+@pytest.mark.parametrize(
+    "longitude", [(359.5, 359.75, 0.0, 0.25), (179.5, 179.75, -180.0, -179.75), (0.25, 0.0, 359.75, 359.5)]
+)
+def test_longitudes_over_a_seam(grid_file, longitude):
+    panel = read(grid_file("a.nc", {"t2m": warmth()}, longitude=longitude))
+    expected = (np.array(longitude) + 180) % 360 - 180
+    np.testing.assert_allclose(panel["longitude"].values[:4], expected)
+    np.testing.assert_array_equal(panel["t2m"], by_site(warmth()))
+
+
+def test_files_may_order_their_rows_and_columns_differently(grid_file, tmp_path):
+    values = warmth(shape=(144, 3, 4))
+    grid_file("a.nc", {"t2m": values[:72]})
+    grid_file("b.nc", {"t2m": values[72:, ::-1]}, start="2023-01-04", latitude=(0.5, 0.75, 1.0))
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(values))
+    columns = [2, 3, 0, 1]  # as of a globe that begins elsewhere
+    grid_file("b.nc", {"t2m": values[72:, :, ::-1]}, start="2023-01-04", longitude=(10.75, 10.5, 10.25, 10.0))
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(values))
+    globe = np.array([0.0, 90.0, 180.0, 270.0])
+    grid_file("a.nc", {"t2m": values[:72]}, longitude=globe)
+    grid_file("b.nc", {"t2m": values[72:][:, :, columns]}, start="2023-01-04", longitude=globe - 180)
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(values))
+
+
+def test_one_step_files_keep_their_time_as_a_scalar(grid_file, tmp_path):
+    for hour in range(3):
+        path = tmp_path / f"{hour}.nc"
+        with xr.open_dataset(grid_file("a.nc", {"t2m": warmth()}), decode_times=False) as dataset:
+            dataset.isel(valid_time=hour).to_netcdf(path)
+    (tmp_path / "a.nc").unlink()
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(warmth()[:3]))
 
 
 def test_scalar_coordinates_are_dropped(grid_file):
@@ -561,6 +595,26 @@ def test_a_table_refuses_the_settings_of_an_archive(tmp_path, make_config):
     config = make_config(data={"path": str(table)}, regions={"a": {"point": [0, 0]}})
     with pytest.raises(DataError, match=r"for which \[regions\] has no meaning"):
         read_source(config)
+
+
+def test_a_path_that_is_not_there_is_told_as_such(tmp_path, make_config):
+    regions = {"a": {"point": [0, 0]}}
+    for path, part in (
+        (tmp_path / "era5", "no such file or folder"),
+        (tmp_path / "*.nc", "no file of an ERA5 archive"),
+        ("https://host/a.csv", "is the address of a table; download it"),
+    ):
+        with pytest.raises(DataError, match=part):
+            read_source(make_config(data={"path": str(path)}, regions=regions))
+
+
+def test_brackets_of_a_folder_are_no_pattern(grid_file, tmp_path):
+    folder = tmp_path / "data [2023]"
+    folder.mkdir()
+    grid_file("data [2023]/a.nc", {"tp": rain(), "t2m": warmth()})
+    for path in ("*.nc", "a.nc", "../data [2023]"):
+        (folder / "a.toml").write_text(TOML.replace("era5/*.nc", path))
+        assert read_source(load_config(folder / "a.toml")).sizes == {"site": 2, "time": 72}
 
 
 def test_paths_start_at_the_configuration_file(tmp_path):

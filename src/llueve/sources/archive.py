@@ -30,6 +30,8 @@ MAGIC: dict[bytes, Kind | Literal["zip"]] = {
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 DATA_SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".grib", ".grib2", ".grb", ".grb2", ".zip")
 """In a folder, files of other names that hold no grid are passed over; a file with such a name must hold one."""
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".parquet")
+"""Behind an address, which has no first bytes to look at; any other address is a Zarr store."""
 
 MOST_MEMBERS = 1000
 """Files in one zip: the CDS packs a handful."""
@@ -58,7 +60,7 @@ def is_gridded(path: str) -> bool:
     if path.startswith("package:"):
         return False
     if "://" in path:
-        return True
+        return not path.lower().split("?")[0].endswith(TABLE_SUFFIXES)
     place = Path(path)
     if place.is_dir() or not place.exists():
         return place.is_dir() or (glob.has_magic(path) and any(True for _ in _matching(path)))

@@ -61,7 +61,7 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
         _fields(data, predicting=target is None) as (fields, contents, members, findings),
         workers(data.dask) as compute,
     ):
-        grid = _grid(fields)
+        fields, grid = _on_one_grid(fields)
         land = _land(data, grid, fields, contents, members)
         chosen, overlaps = choose_regions(grid, regions, land)
         told = {name: np.unique(np.concatenate([field.seconds for field in each])) for name, each in fields.items()}
@@ -211,17 +211,23 @@ def _check_names(data: DataConfig, names: list[str], predicting: bool) -> None:
                 raise DataError(f"{data.path}: data.{key} names {name!r}; the files hold {listed(names, 40)}{hint}")
 
 
-def _grid(fields: dict[str, list[Field]]) -> Grid:
-    """The one grid of all files."""
-    grids = [(field, Grid(field.label, field.latitude, field.longitude)) for each in fields.values() for field in each]
-    first = grids[0][1]
-    for field, grid in grids:
-        if not grid.same_as(first):
-            raise DataError(
-                f"{field.label}: {field.name} covers {grid.extent}, but {first.source} {first.extent}; files of one archive have "
-                "one grid: read them apart, or fetch them for the same area"
-            )
-    return first
+def _on_one_grid(fields: dict[str, list[Field]]) -> tuple[dict[str, list[Field]], Grid]:
+    """The fields in the order of rows and columns that the first has, and their one grid."""
+    lead = next(iter(fields.values()))[0]
+    first = Grid(lead.label, lead.latitude, lead.longitude)
+
+    def laid(field: Field) -> Field:
+        grid = Grid(field.label, field.latitude, field.longitude)
+        if grid.same_as(first):
+            return field
+        if (order := first.order_in(grid)) is not None:
+            return field.reordered(*order)
+        raise DataError(
+            f"{field.label}: {field.name} covers {grid.extent}, but {first.source} {first.extent}; files of one archive have "
+            "one grid: read them apart, or fetch them for the same area"
+        )
+
+    return {name: [laid(field) for field in each] for name, each in fields.items()}, first
 
 
 def _land(

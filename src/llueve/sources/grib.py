@@ -5,6 +5,7 @@ line of JSON to standard output. Accumulations carry the hours that each value c
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,7 +127,18 @@ def convert(path: Path, folder: Path) -> list[str]:
         group["messages"][rank] = (number, head["seconds"], head["hours"])
     if not groups:
         raise DataError("holds no GRIB message; fetch it again")
-    return _write(path, folder, groups)
+    sizes = [len(each["messages"]) * len(each["grid"][0]) * len(each["grid"][1]) for each in groups.values()]
+    size, room = sum(sizes) * FILL.itemsize, shutil.disk_usage(folder).free
+    if size > room:
+        raise DataError(
+            f"decodes to {size:,} bytes, more than the {room:,} free in {folder.parent}; set TMPDIR to a place with room"
+        )
+    try:
+        return _write(path, folder, groups)
+    except (OSError, RuntimeError) as error:  # of the NetCDF library; the decoder's own errors are neither
+        raise DataError(
+            f"cannot be decoded into {folder.parent} ({error}): the disk may be full; set TMPDIR to a place with room"
+        ) from error
 
 
 def _write(path: Path, folder: Path, groups: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:

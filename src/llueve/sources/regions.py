@@ -63,6 +63,13 @@ class Grid:
         mine, others = (self.latitude, self.longitude), (other.latitude, other.longitude)
         return all(len(a) == len(b) and np.abs(a - b).max() < 1e-3 for a, b in zip(mine, others, strict=True))
 
+    def order_in(self, other: "Grid") -> tuple[Integers, Integers] | None:
+        """Where another grid has each of these rows and columns; None unless it has just these."""
+        if len(self.latitude) != len(other.latitude) or len(self.longitude) != len(other.longitude):
+            return None
+        rows, columns = _matches(self.latitude, other.latitude), _matches(self.longitude, other.longitude)
+        return None if (rows < 0).any() or (columns < 0).any() else (rows, columns)
+
 
 @dataclass(frozen=True)
 class Region:
