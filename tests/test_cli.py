@@ -8,8 +8,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -840,3 +842,23 @@ def test_evaluate_without_the_table(copy: Project) -> None:
 
 def test_colons_of_a_message_are_text_not_pictures(tmp_path: Path) -> None:
     llueve("config", "check", tmp_path / ":x:.toml").refused(2, ":x:.toml")
+
+
+def test_sigterm_ends_as_an_exception_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cleans up behind itself does: unpacked files leave the temporary folder."""
+    left = []
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="llueve-") as folder:
+            left.append(Path(folder))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "app", work)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 143 and not left[0].exists() and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_predict_keeps_an_address_as_it_is(done: Project) -> None:
+    llueve("predict", done.run, "gs://nowhere/era5.zarr").refused(1, "gs://nowhere/era5.zarr: is an ERA5 archive")

@@ -1,5 +1,7 @@
 """Derived variables: by hand, in known units, and never from the future."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -150,3 +152,15 @@ def test_what_cannot_be_made_is_refused(keys, error, message):
 def test_without_a_wish_the_panel_is_as_it_was():
     panel = panel_of()
     assert add_features(panel, FeaturesConfig()) is panel
+
+
+@pytest.mark.parametrize("statistic", ["mean", "std", "sum", "min", "max"])
+def test_rolling_holds_few_windows_at_a_time(statistic):
+    x_ST = np.random.default_rng(0).normal(size=(2, 30_000))
+    tracemalloc.start()
+    rolled_ST = rolling(x_ST, 720, statistic)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * 2**20  # all windows together are 337 MiB
+    for end in (719, 12_345, 29_999):
+        assert rolled_ST[1, end] == pytest.approx(getattr(x_ST[1, end - 719 : end + 1], statistic)(), rel=1e-12)

@@ -1,14 +1,16 @@
 """The command line: parses arguments, calls the pipeline, prints what comes back.
 
-Exit codes: 0 fine, 1 failed, 2 wrong use or configuration, 3 stopped by the guard, 4 errors in the audit.
+Exit codes: 0 fine, 1 failed, 2 wrong use or configuration, 3 stopped by the guard, 4 errors in the audit, 143 ended by
+SIGTERM.
 """
 
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -89,7 +91,8 @@ def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
 def predict(
     run: RunDirectory,
     table: Annotated[
-        Path, typer.Argument(metavar="INPUT.csv", help="A table with the trained columns, CSV or Parquet.")
+        str,
+        typer.Argument(metavar="INPUT", help="A table with the trained columns, or a trained archive's newer files."),
     ],
     every_window: Annotated[bool, typer.Option("--all", help="Every complete window, not each site's last.")] = False,
     output: Annotated[
@@ -267,6 +270,7 @@ def main() -> None:
     )
     # Spinning threads stall every small operation as soon as another process needs a core (docs/decisions/0007).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    earlier = signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except LlueveError as error:
@@ -274,3 +278,10 @@ def main() -> None:
             f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(error.exit_code)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _terminated(number: int, _: object) -> NoReturn:
+    """End as an exception does, so that unpacked files leave the temporary folder."""
+    sys.exit(128 + number)

@@ -5,6 +5,7 @@ Lengths in time carry their unit in the name; `context`, `stride` and `lags` cou
 """
 
 import difflib
+import glob
 import tomllib
 from datetime import date, datetime, time
 from pathlib import Path
@@ -97,6 +98,8 @@ class DataConfig(Section):
     """Table with the columns site, latitude, longitude (degrees north and east), for what needs neighbours."""
     accumulation_hours: dict[str, float] = {}
     """Hours over which a precipitation column sums, where that is not one step of the table."""
+    stamps: Literal["start", "end"] | None = None
+    """Which end of `accumulation_hours` the times of an ERA5 archive mark; daily sums mostly mark the start."""
 
 
 class RegionConfig(Section):
@@ -431,8 +434,17 @@ def _absolute(config: Config, folder: Path) -> Config:
 
 
 def _placed(path: str, folder: Path) -> str:
-    """A path that no longer depends on the folder, unless it is a package's or an address."""
-    return path if path.startswith("package:") or "://" in path else str((folder / path).resolve())
+    """A path that no longer depends on the folder, unless it is a package's or an address.
+
+    Where it is a pattern, brackets in the name of the folder are none of it.
+    """
+    if path.startswith("package:") or "://" in path:
+        return path
+    if not glob.has_magic(path) or (folder / path).exists():
+        return str((folder / path).resolve())
+    parts = Path(path).parts
+    plain = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    return str(Path(glob.escape(str(folder.joinpath(*parts[:plain]).resolve())), *parts[plain:]))
 
 
 def _region_placed(region: RegionConfig, folder: Path) -> RegionConfig:

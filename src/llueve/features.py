@@ -19,6 +19,8 @@ Doubles = NDArray[np.float64]
 
 ZERO_CELSIUS_K = 273.15
 EARTH_RADIUS_KM = 6371.0
+ROLLING_BYTES = 8 * 2**20
+"""Of windows that are copied at a time."""
 CELSIUS = ("degC", "°C", "C", "celsius")
 
 
@@ -69,9 +71,15 @@ def tendency(x_ST: Doubles, steps: int) -> Doubles:
 def rolling(x_ST: Doubles, steps: int, statistic: Statistic) -> Doubles:
     """Mean, (population) standard deviation, sum, least or largest of the last `steps` values, t's own included."""
     rolled_ST = np.full_like(x_ST, np.nan)
-    if x_ST.shape[1] >= steps:
-        # The method of an array has the statistic's own name.
-        rolled_ST[:, steps - 1 :] = getattr(sliding_window_view(x_ST, steps, axis=1), statistic)(axis=-1)
+    if x_ST.shape[1] < steps:
+        return rolled_ST
+    # Some statistics copy every window: site by site and piece by piece, so that memory grows with neither.
+    piece = max(1, ROLLING_BYTES // (x_ST.itemsize * steps))
+    for x_T, rolled_T in zip(x_ST, rolled_ST, strict=True):
+        windows, results = sliding_window_view(x_T, steps), rolled_T[steps - 1 :]
+        for start in range(0, len(windows), piece):
+            # The method of an array has the statistic's own name.
+            results[start : start + piece] = getattr(windows[start : start + piece], statistic)(axis=-1)
     return rolled_ST
 
 

@@ -108,7 +108,8 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
 
     Args:
         directory: a finished run.
-        table: CSV or Parquet with the trained columns, or ERA5 files with the trained variables.
+        table: CSV or Parquet with the trained columns, or ERA5 files, a pattern or a store's address with the trained
+            variables.
         every_window: every complete window instead of each site's last one.
 
     Raises:

@@ -1,6 +1,8 @@
 """From the configured table or archive to the panel that a training may see."""
 
+import glob
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -13,7 +15,7 @@ from llueve.sources.positions import with_positions
 from llueve.sources.table import read_table
 from llueve.windows import cut_indices
 
-ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask")
+ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask", "stamps")
 """Settings that say how an archive is read."""
 
 
@@ -74,8 +76,15 @@ def _read(
         from llueve.sources.era5 import read_era5  # its libraries take a second that a table need not wait for
 
         return read_era5(data, regions, target)
+    if "://" in data.path:
+        raise DataError(f"{data.path}: is the address of a table; download it and set data.path to the file")
+    is_own = data.path.startswith("package:") or glob.has_magic(data.path)
+    if not is_own and not Path(data.path).exists():
+        raise DataError(f"{data.path}: cannot be read (no such file or folder); check data.path")
     given = [f"data.{name}" for name in ARCHIVES_ONLY if getattr(data, name) != DataConfig.model_fields[name].default]
     if given or regions:
+        if glob.has_magic(data.path) and not Path(data.path).exists():
+            raise DataError(f"{data.path}: no file of an ERA5 archive matches this pattern; check data.path")
         raise DataError(
             f"{data.path}: is read as a table, for which {(given or ['[regions]'])[0]} has no meaning; take it out, or set "
             'data.format = "era5"'

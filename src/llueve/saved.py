@@ -54,6 +54,7 @@ class ModelFile(Section):
     split: dict[str, Any]
     fingerprint: str
     trained: dict[str, Any]
+    cells: dict[str, dict[str, int | str]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _event_is_a_class(self) -> Self:
@@ -84,6 +85,8 @@ class SavedModel:
     """Of the panel that it was trained and verified on."""
     trained: dict[str, Any] = field(default_factory=dict)
     """Best epoch, its validation loss, samples skipped."""
+    cells: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+    """Of each region of a gridded archive: cells, cells with values, and SHA-256 of where they lie."""
 
     @classmethod
     def build(cls, panel: xr.Dataset, split: Split, scaler: Scaler, config: Config) -> "SavedModel":
@@ -115,6 +118,7 @@ class SavedModel:
             step_hours=step_hours,
             missing=config.windows.missing,
             fingerprint=fingerprint(panel),
+            cells=panel.attrs.get("cells", {}),
             split={
                 "validation_start": str(split.validation_start),
                 "test_start": str(split.test_start),
@@ -126,7 +130,7 @@ class SavedModel:
         """The panel with the trained variables in the trained order.
 
         Raises:
-            DataError: variables, units or step differ from the trained ones; each difference is named.
+            DataError: variables, units, step or the cells of a region differ from the trained ones; each difference is named.
         """
         step_hours = float(panel.attrs["step_hours"])
         here = {name: panel[name].attrs.get("units") for name in feature_names(panel)}
@@ -145,6 +149,11 @@ class SavedModel:
         )
         if sorted(static_names(panel)) != sorted(self.statics):
             problems.append(f"its static columns are {static_names(panel)}, trained with {self.statics}")
+        problems.extend(
+            f"the region {name} is {_in_cells(cells)}, trained on {_in_cells(self.cells[name])}: means of another place"
+            for name, cells in panel.attrs.get("cells", {}).items()
+            if name in self.cells and cells != self.cells[name]
+        )
         if problems:
             source = panel.attrs.get("source", "the table")
             raise DataError(f"{source}: differs from what the model was trained on: {'; '.join(problems)}")
@@ -154,6 +163,10 @@ class SavedModel:
 
 def _in_units(units: str | None) -> str:
     return "without a unit (write it into the header: name [unit])" if units is None else f"in {units}"
+
+
+def _in_cells(cells: Mapping[str, int | str]) -> str:
+    return f"{cells['count']} cells ({cells['with_values']} with values, at {str(cells['sha256'])[:8]})"
 
 
 def fingerprint(panel: xr.Dataset) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import netCDF4
 import numpy as np
 import pytest
+import xarray as xr
 from gridfiles import by_site, codes, finding, rain, read, warmth
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from llueve import pipeline
 from llueve.config import TargetConfig, load_config
 from llueve.errors import ConfigError, DataError
+from llueve.rain import next_sum_mm
 from llueve.reading import read_source
 
 RAIN = TargetConfig(variable="tp", threshold_mm=1.0)
@@ -91,6 +93,39 @@ def test_every_layout_gives_the_same_panel(grid_file, layout):
     assert np.abs(away).max() < 1e-6 and np.abs(panel["longitude"].values).max() <= 180
     late = [each.count for each in panel.attrs["findings"] if each.code == "preliminary"]
     assert late == ([72 - change] if change < 72 else [])
+
+
+@pytest.mark.parametrize(
+    "longitude", [(359.5, 359.75, 0.0, 0.25), (179.5, 179.75, -180.0, -179.75), (0.25, 0.0, 359.75, 359.5)]
+)
+def test_longitudes_over_a_seam(grid_file, longitude):
+    panel = read(grid_file("a.nc", {"t2m": warmth()}, longitude=longitude))
+    expected = (np.array(longitude) + 180) % 360 - 180
+    np.testing.assert_allclose(panel["longitude"].values[:4], expected)
+    np.testing.assert_array_equal(panel["t2m"], by_site(warmth()))
+
+
+def test_files_may_order_their_rows_and_columns_differently(grid_file, tmp_path):
+    values = warmth(shape=(144, 3, 4))
+    grid_file("a.nc", {"t2m": values[:72]})
+    grid_file("b.nc", {"t2m": values[72:, ::-1]}, start="2023-01-04", latitude=(0.5, 0.75, 1.0))
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(values))
+    columns = [2, 3, 0, 1]  # as of a globe that begins elsewhere
+    grid_file("b.nc", {"t2m": values[72:, :, ::-1]}, start="2023-01-04", longitude=(10.75, 10.5, 10.25, 10.0))
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(values))
+    globe = np.array([0.0, 90.0, 180.0, 270.0])
+    grid_file("a.nc", {"t2m": values[:72]}, longitude=globe)
+    grid_file("b.nc", {"t2m": values[72:][:, :, columns]}, start="2023-01-04", longitude=globe - 180)
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(values))
+
+
+def test_one_step_files_keep_their_time_as_a_scalar(grid_file, tmp_path):
+    for hour in range(3):
+        path = tmp_path / f"{hour}.nc"
+        with xr.open_dataset(grid_file("a.nc", {"t2m": warmth()}), decode_times=False) as dataset:
+            dataset.isel(valid_time=hour).to_netcdf(path)
+    (tmp_path / "a.nc").unlink()
+    np.testing.assert_array_equal(read(tmp_path)["t2m"], by_site(warmth()[:3]))
 
 
 def test_scalar_coordinates_are_dropped(grid_file):
@@ -193,6 +228,25 @@ def test_infinite_values_and_undeclared_fills_are_refused(grid_file, odd):
         read(grid_file("a.nc", {"t2m": values}))
 
 
+@pytest.mark.parametrize("mark", [-9999.0, -999.0, -32767.0])
+def test_numbers_that_mean_missing_are_refused_or_named(grid_file, mark):
+    values = warmth(shape=(24, 20, 30))
+    values[7, 4, 5] = mark
+    path = grid_file("a.nc", {"t2m": values}, latitude=np.arange(20) * 0.25, longitude=np.arange(30) * 0.25)
+    regions = {"all": {"box": [6, -1, -1, 9]}}
+    with pytest.raises(DataError, match=rf"t2m: {mark:g} at 2023-01-01T07:00:00: far below all others.*data.sentinels"):
+        read(path, regions)
+    panel = read(path, regions, sentinels=(mark,))
+    assert np.isnan(panel["t2m"].values[0, 7]) and np.isnan(panel["t2m"].values).sum() == 1
+    assert finding(panel, "sentinels").count == 1
+
+
+def test_a_flux_may_be_such_a_number(grid_file):
+    values = (warmth() - 280) * 1e5
+    values[3, 1, 1] = -9999.0
+    assert np.isfinite(read(grid_file("a.nc", {"sshf_rate": values}))["sshf_rate"]).all()
+
+
 # Accumulations
 
 
@@ -284,8 +338,106 @@ def test_the_ensemble_mean_sums_three_hours(grid_file):
 
 
 def test_hours_of_the_configuration(grid_file):
-    panel = read(grid_file("a.nc", {"tp": rain()}, step_hours=24), accumulation_hours={"tp": 24.0})
-    assert panel["tp"].attrs["accumulation_hours"] == 24.0
+    path = grid_file("a.nc", {"tp": rain()}, step_hours=24)
+    panel = read(path, accumulation_hours={"tp": 24.0}, stamps="end")
+    assert panel["tp"].attrs["accumulation_hours"] == 24.0 and str(panel["time"].values[0])[:10] == "2023-01-01"
+    with pytest.raises(DataError, match=r"which end of its 24 h does a time mark.*set data.stamps"):
+        read(path, accumulation_hours={"tp": 24.0})
+    with pytest.raises(DataError, match=r"data.stamps belongs to data.accumulation_hours"):
+        read(path, stamps="end")
+    with pytest.raises(DataError, match=r"are 12, 24 h with data.stamps"):
+        read(
+            grid_file("b.nc", {"tp": rain(), "cp": rain()}, step_hours=24),
+            accumulation_hours={"tp": 24.0, "cp": 12},
+            stamps="start",
+        )
+
+
+def test_daily_totals_stamped_at_their_start_tell_no_future(grid_file):
+    """`resample("1D").sum()` stamps the start: the day's rain, and its mean warmth, are known at its end."""
+    hours = rain(shape=(240, 3, 4))
+    path = grid_file(
+        "a.nc", {"tp": hours.reshape(10, 24, 3, 4).sum(axis=1), "t2m": warmth(shape=(10, 3, 4))}, step_hours=24
+    )
+    panel = read(path, accumulation_hours={"tp": 24.0}, stamps="start", target=RAIN)
+    assert str(panel["time"].values[0]) == "2023-01-02T00:00:00.000000000" and panel.sizes["time"] == 10
+    # Issued at the end of the first day, the forecast is of the second day's rain.
+    following = by_site(hours[24:48].sum(axis=0, keepdims=True))[:, 0] * 1000
+    np.testing.assert_allclose(next_sum_mm(panel, "tp", 24)[:, 0], following, rtol=1e-5)
+    assert "stamp the start" in finding(panel, "moved_stamps").message
+
+
+@pytest.mark.parametrize(
+    ("name", "attrs"),
+    [
+        ("precip", {"units": "m", "long_name": "Total precipitation"}),
+        ("tot_prec", {"units": "m", "standard_name": "precipitation_amount"}),
+        ("rr", {"units": "m", "standard_name": "lwe_thickness_of_precipitation_amount"}),
+        ("precipitation", {"units": "m"}),
+    ],
+)
+def test_precipitation_by_other_names_is_a_sum(grid_file, name, attrs):
+    hourly = rain(shape=(96, 3, 4))
+    path = grid_file("a.nc", {name: from_midnight(hourly)}, about=LAND, attrs={name: attrs})
+    panel = read(path, target=TargetConfig(variable=name, threshold_mm=1.0))
+    assert panel[name].attrs == {"units": "mm", "accumulation_hours": 1.0}
+    np.testing.assert_allclose(panel[name].values[:, 1:], by_site(hourly)[:, 1:] * 1000, atol=2e-4)
+
+
+def test_a_target_that_is_not_known_to_be_a_sum_is_refused(grid_file):
+    path = grid_file("a.nc", {"x": rain()}, attrs={"x": {"units": "m", "long_name": "Total precipitation rate"}})
+    target = TargetConfig(variable="x", threshold_mm=1.0)
+    with pytest.raises(DataError, match=r"not known to be a sum over time.*data.accumulation_hours.x"):
+        read(path, target=target)
+    read(path, target=target, accumulation_hours={"x": 1.0}, stamps="end")
+
+
+FLUXES = {
+    "tp": {"units": "m", "GRIB_stepType": "accum"},
+    "e": {"units": "m of water equivalent", "GRIB_stepType": "accum"},
+    "slhf": {"units": "J m**-2", "GRIB_stepType": "accum"},
+}
+
+
+@pytest.mark.parametrize("about", [LAND, {}])
+def test_signed_sums_are_taken_as_the_rain_beside_them(grid_file, about):
+    hourly = {"e": -rain(3, (96, 3, 4)), "slhf": (warmth(4, (96, 3, 4)) - 280) * 1e5, "tp": rain(shape=(96, 3, 4))}
+    # A grid that tells nothing, so that without a name the rain's course alone decides.
+    grid = {"latitude": [1.0, 0.8, 0.6], "longitude": [10, 10.2, 10.4, 10.6]}
+    sums = {name: from_midnight(values) for name, values in hourly.items()}
+    path = grid_file("a.nc", sums, about=about, attrs=FLUXES, **grid)
+    panel = read(path)
+    assert list(panel.data_vars) == ["e", "slhf", "tp"]
+    for name, scale in (("tp", 1000), ("e", 1), ("slhf", 1)):
+        expected = by_site(hourly[name])[:, 1:] * scale
+        np.testing.assert_allclose(
+            panel[name].values[:, 1:], expected, atol=2e-4 if scale > 1 else 1e-6 * abs(expected).max()
+        )
+    with pytest.raises(DataError, match=r"data.accumulation is 'previous_step', but .*count many times; take that"):
+        read(path, accumulation="previous_step")
+    hourly_path = grid_file("b.nc", hourly, attrs=FLUXES, **grid)
+    np.testing.assert_allclose(read(hourly_path)["slhf"], by_site(hourly["slhf"]), rtol=1e-6)
+
+
+def test_packing_noise_makes_no_rain_out_of_sums_since_midnight(grid_file):
+    hourly = rain(shape=(241, 3, 4)) * (np.arange(241) % 6 == 0)[:, None, None]
+    noisy = from_midnight(hourly) + (np.random.default_rng(0).random((241, 1, 1)) - 0.5) * 9e-6
+    panel = read(grid_file("a.nc", {"tp": np.maximum(noisy, 0)}, about=LAND))
+    days = panel["tp"].values[:, 1:].reshape(12, 10, 24).sum(axis=2)
+    expected = by_site(hourly[1:]).reshape(12, 10, 24).sum(axis=2) * 1000
+    np.testing.assert_allclose(days, expected, atol=0.006)
+    assert "levelled" in finding(panel, "packing_noise").message and float(panel["tp"].min()) == 0.0
+
+
+def test_the_course_of_the_sun_is_no_sum_since_midnight(grid_file):
+    hour = np.arange(0, 24 * 20, 6)
+    light = np.maximum(0, np.sin(((hour - 10) % 24 - 6) / 12 * np.pi)) * 3e6  # Hawaii
+    path = grid_file("a.nc", {"ssrd": np.tile(light[:, None, None], (1, 3, 4))}, step_hours=6)
+    assert "grid of 0.25° is one of ERA5" in finding(read(path), "accumulation").message
+
+
+def test_a_reanalysis_is_said_to_know_more_than_a_forecast(grid_file):
+    assert "optimistic" in finding(read(grid_file("a.nc", {"t2m": warmth()})), "reanalysis").message
 
 
 def test_old_files_tell_a_sum_by_its_name(grid_file):
@@ -397,7 +549,8 @@ def test_the_transitional_layout_of_days(tmp_path, grid_file):
         ({"units": {"tpp": "m"}}, "did you mean 'tp'?"),
         ({"exclude": ("tp", "t2m")}, "found only t2m, tp, which data.exclude leaves out"),
         ({"site": "place"}, "data.site has no meaning"),
-        ({"sentinels": (-9999.0,), "categories": {"a": "static"}}, "take out data.sentinels, data.categories"),
+        ({"infinite": "missing", "categories": {"a": "static"}}, "take out data.infinite, data.categories"),
+        ({"step_hours": 0.0001}, "data.step_hours = 0.0001: expected at least a second"),
         ({"step_hours": 5}, "57 of 72 times are off that step"),
         ({"land_mask": "a.nc"}, 'does nothing while data.cells is "all"'),
         ({"cells": "land"}, "needs to know where land is"),
@@ -442,6 +595,26 @@ def test_a_table_refuses_the_settings_of_an_archive(tmp_path, make_config):
     config = make_config(data={"path": str(table)}, regions={"a": {"point": [0, 0]}})
     with pytest.raises(DataError, match=r"for which \[regions\] has no meaning"):
         read_source(config)
+
+
+def test_a_path_that_is_not_there_is_told_as_such(tmp_path, make_config):
+    regions = {"a": {"point": [0, 0]}}
+    for path, part in (
+        (tmp_path / "era5", "no such file or folder"),
+        (tmp_path / "*.nc", "no file of an ERA5 archive"),
+        ("https://host/a.csv", "is the address of a table; download it"),
+    ):
+        with pytest.raises(DataError, match=part):
+            read_source(make_config(data={"path": str(path)}, regions=regions))
+
+
+def test_brackets_of_a_folder_are_no_pattern(grid_file, tmp_path):
+    folder = tmp_path / "data [2023]"
+    folder.mkdir()
+    grid_file("data [2023]/a.nc", {"tp": rain(), "t2m": warmth()})
+    for path in ("*.nc", "a.nc", "../data [2023]"):
+        (folder / "a.toml").write_text(TOML.replace("era5/*.nc", path))
+        assert read_source(load_config(folder / "a.toml")).sizes == {"site": 2, "time": 72}
 
 
 def test_paths_start_at_the_configuration_file(tmp_path):
@@ -531,3 +704,25 @@ def test_a_run_from_archive_to_forecast(grid_file, tmp_path):
 def load_config_again(config, folder):
     (folder / "again.toml").write_text(config.to_toml())
     return load_config(folder / "again.toml")
+
+
+def test_a_model_knows_the_cells_of_its_regions(grid_file, tmp_path):
+    """The same names over another grid are other places."""
+    (tmp_path / "era5").mkdir()
+    (tmp_path / "mine.toml").write_text(TOML)
+    values = {"tp": rain(shape=(1440, 3, 4)), "t2m": warmth(shape=(1440, 3, 4))}
+    grid_file("era5/a.nc", values)
+    pipeline.train(load_config(tmp_path / "mine.toml"), tmp_path / "run")
+    newer = {name: array[:48] for name, array in values.items()}
+    assert len(pipeline.predict(tmp_path / "run", grid_file("new.nc", newer, start="2024-01-01"))) == 2
+    wider = {name: np.repeat(array, 2, axis=2)[:, :, :5] for name, array in newer.items()}
+    other = grid_file("wider.nc", wider, start="2024-01-01", longitude=9.75 + np.arange(5) * 0.25)
+    assert len(pipeline.predict(tmp_path / "run", other)) == 2  # more around them changes no region
+    shifted = grid_file("shifted.nc", newer, start="2024-01-01", longitude=9.75 + np.arange(4) * 0.25)
+    with pytest.raises(DataError, match=r"region north is 6 cells .6 with values.* trained on 8 cells .*another place"):
+        pipeline.predict(tmp_path / "run", shifted)
+    # A model from before cells were kept is still read.
+    description = json.loads((tmp_path / "run" / "model.json").read_text())
+    del description["cells"]
+    (tmp_path / "run" / "model.json").write_text(json.dumps(description))
+    assert len(pipeline.predict(tmp_path / "run", shifted)) == 2

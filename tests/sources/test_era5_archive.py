@@ -84,6 +84,29 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
         read(path)
 
 
+def test_a_bomb_of_files_that_share_their_bytes(tmp_path):
+    """One small file, named a hundred times in the directory of the zip."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("a.nc", b"\x89HDF\r\n\x1a\n" + b"\0" * 900_000)
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    entry, end = content[start : content.index(b"PK\x05\x06")], content[content.index(b"PK\x05\x06") :]
+    end = end[:8] + struct.pack("<HHI", 100, 100, 100 * len(entry)) + end[16:]
+    path.write_bytes(content[:start] + 100 * entry + end)
+    with pytest.raises(DataError, match="share its bytes"):
+        read(path)
+
+
+def test_a_bomb_of_many_small_files(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for number in range(20):
+            target.writestr(f"{number}.nc", b"\0" * 1_000_000)
+    with pytest.raises(DataError, match=r"would grow from 2.,... to 20,000,000 bytes"):
+        read(path)
+
+
 def test_a_zip_that_lies_about_its_size(pair, tmp_path):
     """The directory says 10 bytes, or an entry says more than it holds: neither is believed."""
     path = zipped(tmp_path / "a.zip", pair[:1], compression=zipfile.ZIP_DEFLATED)
@@ -134,6 +157,19 @@ def test_a_folder_passes_over_what_is_no_data_but_not_over_failed_downloads(pair
         read(tmp_path)
 
 
+def test_a_link_to_nothing_is_passed_over_unless_it_should_be_data(pair, tmp_path):
+    (tmp_path / "latest").symlink_to(tmp_path / "gone")
+    assert "latest" in finding(read(tmp_path), "skipped_files").message
+    (tmp_path / "latest.nc").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"latest.nc: cannot be read"):
+        read(tmp_path)
+
+
+def test_an_address_of_a_table_is_no_store():
+    assert is_gridded("gs://bucket/era5.zarr") and is_gridded("https://host/store")
+    assert not is_gridded("https://host/rain.csv") and not is_gridded("https://host/rain.CSV?key=1")
+
+
 def test_paths_that_mean_nothing(tmp_path):
     for path, part in (("gone.nc", "no such file"), ("*.nc", "no file matches"), ("empty", "found nothing")):
         (tmp_path / "empty").mkdir(exist_ok=True)
@@ -150,7 +186,9 @@ def test_a_pattern_and_several_paths(pair, tmp_path):
 # GRIB
 
 
-def write_grib(path: Path, hours: int = 48, since_midnight: bool = False, kinds=("tp", "2t"), expver="0001") -> Path:
+def write_grib(
+    path: Path, hours: int = 48, since_midnight: bool = False, kinds=("tp", "2t"), expver="0001", westward: bool = False
+) -> Path:
     """Messages as ECMWF packs them: instants, and sums over one hour or since 00 UTC."""
     eccodes = pytest.importorskip("eccodes")
     start, hour = np.datetime64("2023-01-01T00"), np.timedelta64(1, "h")
@@ -161,6 +199,10 @@ def write_grib(path: Path, hours: int = 48, since_midnight: bool = False, kinds=
         "localDefinitionNumber": 1, "class": "ea", "expver": expver, "bitsPerValue": 24,
     }  # fmt: skip
     values = {"tp": rain()[:hours].astype(float), "2t": warmth()[:hours].astype(float)}
+    if westward:
+        fixed |= {"longitudeOfFirstGridPointInDegrees": 10.75, "longitudeOfLastGridPointInDegrees": 10.0}
+        fixed["iScansNegatively"] = 1
+        values = {kind: array[:, :, ::-1] for kind, array in values.items()}
     if since_midnight:
         days = values["tp"].reshape(-1, 24, 3, 4)
         values["tp"] = days.cumsum(axis=1).reshape(-1, 3, 4)
@@ -201,6 +243,37 @@ def test_grib_says_itself_that_sums_begin_at_midnight(tmp_path):
     panel = read(write_grib(tmp_path / "a.grib", since_midnight=True))
     np.testing.assert_allclose(panel["tp"], by_site(rain()[:48]) * 1000, atol=1e-3)
     assert "begin at 00 UTC" in finding(panel, "accumulation").message
+
+
+def test_grib_from_east_to_west(tmp_path):
+    panel = read(write_grib(tmp_path / "a.grib", westward=True))
+    assert panel["longitude"].values[:4].tolist() == [10.75, 10.5, 10.25, 10.0]
+    there = by_site(warmth()[:48])
+    for column, longitude in enumerate((10.0, 10.25, 10.5, 10.75)):
+        np.testing.assert_allclose(panel["t2m"].sel(site=f"1,{longitude:g}"), there[column], atol=1e-4)
+
+
+def test_grib_takes_no_library_from_the_folder_it_is_called_in(tmp_path, monkeypatch):
+    path = write_grib(tmp_path / "a.grib", hours=2)
+    (tmp_path / "random.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    assert read(path).sizes["time"] == 2 and not (tmp_path / "ran").exists()
+
+
+def test_grib_that_the_disk_cannot_hold(tmp_path, monkeypatch):
+    path = write_grib(tmp_path / "a.grib", hours=2)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(grib.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 100))
+    with pytest.raises(DataError, match=r"decodes to 192 bytes, more than the 100 free in .*set TMPDIR"):
+        grib.convert(path, tmp_path / "out")
+    monkeypatch.undo()
+
+    def full(*_, **__):
+        raise RuntimeError("NetCDF: HDF error")
+
+    monkeypatch.setattr(netCDF4, "Dataset", full)
+    with pytest.raises(DataError, match=r"cannot be decoded into .*the disk may be full; set TMPDIR"):
+        grib.convert(path, tmp_path / "out")
 
 
 def test_grib_of_two_versions(tmp_path):
@@ -318,6 +391,30 @@ def test_a_cluster_gives_the_same_panel(grid_file, tmp_path):
     for name in ("tp", "t2m"):
         np.testing.assert_array_equal(here[name], there[name])
     assert here.attrs["findings"] == there.attrs["findings"]
+
+
+def test_a_cluster_that_loses_its_workers(pair, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from distributed.client import FutureCancelledError
+
+    class Client:
+        def __init__(self, *_, **__):
+            pass
+
+        def compute(self, work):
+            return work
+
+        def gather(self, _):
+            raise errors.pop()
+
+        def close(self):
+            pass
+
+    errors = [distributed.KilledWorker("a", None, 3), FutureCancelledError("a", "lost"), TimeoutError()]
+    monkeypatch.setattr(distributed, "Client", Client)
+    while errors:
+        with pytest.raises(DataError, match=r"data.dask = 'tcp://x:1': the cluster lost the work"):
+            read(pair[0], dask="tcp://x:1")
 
 
 def test_means_do_not_depend_on_how_times_fall_into_blocks(pair, monkeypatch):

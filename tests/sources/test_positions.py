@@ -43,3 +43,9 @@ def test_what_is_no_table_of_positions_is_refused(tmp_path, text, why):
 def test_a_table_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         with_positions(PANEL, str(tmp_path / "none.csv"))
+
+
+def test_names_are_texts(tmp_path):
+    panel = xr.Dataset(coords={"site": ["001", "NA"]})
+    path = write(tmp_path, "site,latitude,longitude\n001,1,2\nNA,-22,17\n,3,4\n")
+    np.testing.assert_allclose(with_positions(panel, path)["latitude"], [1, -22])

@@ -305,3 +305,35 @@ def test_a_single_cell_and_a_single_row(tmp_path):
     panel = read(path)
     assert panel["site"].values.tolist() == ["-12,-77"]
     np.testing.assert_array_equal(panel["t2m"][0], warmth()[:48, 0, 0])
+
+
+def test_a_region_that_reaches_beyond_the_grid_is_named(grid_file, tmp_path):
+    path = grid_file("a.nc", {"t2m": warmth()})
+    assert "region_beyond_grid" not in codes(read(path, {"a": {"box": [1.1, 9.9, 0.4, 10.9]}}))
+    for box in ([2, 10, 0.5, 10.75], [1, 9, 0.5, 10.75], [1, 10, 0.5, 12], [1, 10, -3, 10.75]):
+        assert "a: reaches" in finding(read(path, {"a": {"box": box}}), "region_beyond_grid").message
+    (tmp_path / "a.json").write_text('{"type":"Polygon","coordinates":[[[9,0],[11,0],[11,2],[9,2],[9,0]]]}')
+    polygon = {"a": {"polygon": str(tmp_path / "a.json")}}
+    assert "reaches 1.00° beyond" in finding(read(path, polygon), "region_beyond_grid").message
+
+
+def test_a_mask_in_percent_is_refused(grid_file):
+    path = grid_file("a.nc", {"t2m": warmth()})
+    percent = np.full((1, 3, 4), 10.0)
+    mask = grid_file("mask.nc", {"lsm": percent})
+    with pytest.raises(DataError, match="expected shares from 0 to 1, found 10 to 10"):
+        read(path, {"a": {"box": [2, 9, 0, 11]}}, cells="land", land_mask=str(mask))
+
+
+def test_a_mask_may_have_its_long_name(grid_file):
+    share = np.tile(np.arange(12).reshape(3, 4) % 2, (72, 1, 1))
+    path = grid_file("a.nc", {"t2m": warmth(), "land_sea_mask": share})
+    assert finding(read(path, {"a": {"box": [2, 9, 0, 11]}}, cells="land"), "region_cells").count == 6
+
+
+def test_a_point_in_the_sea_is_an_error_beside_others_too(grid_file):
+    values = warmth()
+    values[:, 0, 0] = np.nan
+    path = grid_file("a.nc", {"t2m": values})
+    with pytest.raises(DataError, match=r"regions.a: its 1 cells are missing at all times"):
+        read(path, {"a": {"point": [1.0, 10.0]}, "b": {"point": [0.5, 10.5]}})

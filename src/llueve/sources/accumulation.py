@@ -6,6 +6,7 @@ Shapes: T times, S sites.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,10 +23,19 @@ PRECIPITATION = {
     "tp", "cp", "lsp", "sf", "csf", "lsf", "total_precipitation", "convective_precipitation",
     "large_scale_precipitation", "snowfall", "convective_snowfall", "large_scale_snowfall",
 }  # fmt: skip
-NEVER_NEGATIVE = PRECIPITATION | {
-    "ro", "sro", "ssro", "smlt", "ssrd", "strd", "tisr", "fdir", "cdir", "ssrdc", "strdc", "uvb", "runoff", "surface_runoff",
-    "sub_surface_runoff", "snowmelt", "surface_solar_radiation_downwards", "surface_thermal_radiation_downwards",
-    "toa_incident_solar_radiation", "total_sky_direct_solar_radiation_at_surface",
+PRECIPITATION_NAMES = re.compile(
+    r"((total|convective|large[- ]scale|stratiform|daily|accumulated|total accumulated) )?(precipitation|rainfall|snowfall)"
+    r"( amount| sum| accumulation)?|((lwe_)?thickness_of_)?(convective_|large_scale_|stratiform_)?"
+    r"(precipitation|rainfall|snowfall)_amount"
+)
+"""The `long_name` and `standard_name` of depths of precipitation; a rate or flux is none."""
+RADIATION = {
+    "ssrd", "strd", "tisr", "fdir", "cdir", "ssrdc", "strdc", "uvb", "surface_solar_radiation_downwards",
+    "surface_thermal_radiation_downwards", "toa_incident_solar_radiation", "total_sky_direct_solar_radiation_at_surface",
+}  # fmt: skip
+"""Rises from the morning on and falls at night by itself, so that its course may look like a sum since 00 UTC."""
+NEVER_NEGATIVE = PRECIPITATION | RADIATION | {
+    "ro", "sro", "ssro", "smlt", "runoff", "surface_runoff", "sub_surface_runoff", "snowmelt",
 }  # fmt: skip
 ACCUMULATED = NEVER_NEGATIVE | {
     "e", "pev", "es", "ssr", "str", "tsr", "ttr", "ssrc", "strc", "tsrc", "ttrc", "slhf", "sshf", "ewss", "nsss", "lgws",
@@ -56,12 +66,29 @@ class Summed:
     reasons: str
 
 
+def is_precipitation(field: Field) -> bool:
+    """Whether the values are depths of rain or snow, by any name that the file gives them."""
+    names = [field.name.lower()]
+    names += [str(field.attrs.get(key, "")).strip().lower() for key in ("long_name", "standard_name")]
+    return field.short_name in PRECIPITATION or any(PRECIPITATION_NAMES.fullmatch(name) for name in names)
+
+
 def is_accumulated(field: Field) -> bool:
     """Whether the values are sums over time: by the file's own word, else by the variable's name."""
     kind = str(field.attrs.get("GRIB_stepType", ""))
     if not kind and "time: sum" in str(field.attrs.get("cell_methods", "")):
         return True
-    return kind == "accum" if kind else field.short_name in ACCUMULATED
+    return kind == "accum" if kind else field.short_name in ACCUMULATED or is_precipitation(field)
+
+
+def is_never_negative(field: Field) -> bool:
+    """Whether the values are sums of what only ever adds up: rain and radiation, but no flux that may turn its sign."""
+    return is_accumulated(field) and (field.short_name in NEVER_NEGATIVE or is_precipitation(field))
+
+
+def judged_first(fields: list[Field]) -> bool:
+    """Whether the course of the values tells what they sum, for others of the same files too."""
+    return is_never_negative(fields[0]) and fields[0].short_name not in RADIATION
 
 
 def noise(field: Field, units: str | None) -> float:
@@ -71,20 +98,46 @@ def noise(field: Field, units: str | None) -> float:
 
 
 def decide(
-    setting: str, name: str, fields: list[Field], seconds: Seconds, mean_TS: Floats, tolerance: float, step: int
+    setting: str,
+    name: str,
+    fields: list[Field],
+    seconds: Seconds,
+    mean_TS: Floats,
+    tolerance: float,
+    step: int,
+    siblings: Mapping[str, Summed],
 ) -> Summed:
     """Which of the two kinds the fields of one variable are.
+
+    Args:
+        setting: `data.accumulation`.
+        name: the variable.
+        fields: all its fields.
+        seconds: the panel's times.
+        mean_TS: its values.
+        tolerance: how far packing may lower a sum.
+        step: seconds between times.
+        siblings: what was decided for rain and runoff, by the file that holds them.
 
     Raises:
         DataError: the files and the values disagree, or neither tells and `data.accumulation` does not either.
     """
     told, hours, reasons = _told(fields)
-    seen = _seen(seconds, mean_TS, tolerance, step)
+    seen = _seen(seconds, mean_TS, tolerance, step, judged_first(fields)) if is_never_negative(fields[0]) else None
+    kin = next((siblings[field.label] for field in fields if field.label in siblings), None)
+    if seen is None and kin is not None:
+        seen = kin.kind, "rain or runoff in the same files is summed so"
     if seen:
         reasons.append(seen[1])
     if setting in ("previous_step", "from_00utc"):
         if setting == "from_00utc" and seen and seen[0] == "previous_step":
             raise DataError(f"{name}: data.accumulation is 'from_00utc', but {seen[1]}; take that setting out")
+        by_messages = told == "from_00utc" and any("llueve_hours" in field.attrs for field in fields)
+        if setting == "previous_step" and (by_messages or (seen and seen[0] == "from_00utc")):
+            raise DataError(
+                f"{name}: data.accumulation is 'previous_step', but {'; '.join(reasons)}: each day's rain would count many "
+                f"times; take that setting out. If each value does sum one step, set data.accumulation_hours.{name} to its hours"
+            )
         doubt = f" (against it: {'; '.join(reasons)})" if {told, seen[0] if seen else None} - {setting, None} else ""
         kind: Kind = "previous_step" if setting == "previous_step" else "from_00utc"
         return Summed(kind, hours, f"data.accumulation{doubt}")
@@ -137,8 +190,11 @@ def _told(fields: list[Field]) -> tuple[Kind | None, float, list[str]]:
     return next(iter(kinds), None), covered.pop(), list(kinds.values())
 
 
-def _seen(seconds: Seconds, mean_TS: Floats, tolerance: float, step: int) -> tuple[Kind, str] | None:
-    """What the values show: sums since 00 UTC never fall inside a day, and fall after 00 UTC."""
+def _seen(seconds: Seconds, mean_TS: Floats, tolerance: float, step: int, by_rise: bool) -> tuple[Kind, str] | None:
+    """What values that are never negative show: sums since 00 UTC never fall inside a day, and fall after 00 UTC.
+
+    Without `by_rise` only falls count, as radiation rises and falls with the sun.
+    """
     adjacent = np.diff(seconds) == step
     after_midnight = seconds[:-1] % DAY == 0
     rise_TS = np.diff(mean_TS, axis=0)
@@ -147,7 +203,7 @@ def _seen(seconds: Seconds, mean_TS: Floats, tolerance: float, step: int) -> tup
     resets = int((rise_TS[adjacent & after_midnight] < -tolerance).sum())
     if step * 4 > DAY:
         return None
-    if falls == 0 and rises >= LEAST_RISES and resets >= LEAST_RESETS:
+    if by_rise and falls == 0 and rises >= LEAST_RISES and resets >= LEAST_RESETS:
         return (
             "from_00utc",
             f"values rise {rises} times and never fall inside a day, and fall {resets} times after 00 UTC",
@@ -158,14 +214,15 @@ def _seen(seconds: Seconds, mean_TS: Floats, tolerance: float, step: int) -> tup
 
 
 def hours_and_values(
-    summed: Summed, name: str, seconds: Seconds, mean_TS: Floats, tolerance: float, step: int
+    summed: Summed, name: str, seconds: Seconds, mean_TS: Floats, tolerance: float, step: int, never_negative: bool
 ) -> tuple[float, Floats, int]:
-    """Hours that each value sums, the values as such sums, and how many tiny negatives became 0.
+    """Hours that each value sums, the values as such sums, and how many little falls inside a day were levelled.
 
     Sums since 00 UTC become differences, with the first one missing where what came before it is unknown.
 
     Raises:
-        DataError: sums since 00 UTC fall inside a day, or are sampled so that no difference is a step.
+        DataError: sums since 00 UTC of what is never negative fall inside a day, or are sampled so that no difference is a
+            step.
     """
     if summed.kind == "previous_step":
         return summed.hours, mean_TS, 0
@@ -180,20 +237,35 @@ def hours_and_values(
             f"{name}: sums since 00 UTC, but the times of day are {times} without 00 UTC, so the rain before midnight is in "
             "no value; fetch 00 UTC too"
         )
+    levelled = 0
+    if never_negative:
+        risen_TS = _highest_of_day(seconds, mean_TS)
+        fall_TS = risen_TS - mean_TS
+        if (fall_TS > tolerance).any():
+            time, site = np.argwhere(fall_TS > tolerance)[0]
+            raise DataError(
+                f"{name}: sums since 00 UTC cannot fall inside a day, but do {(fall_TS > tolerance).sum()} times, first by "
+                f"{fall_TS[time, site]:g} at {np.datetime64(int(seconds[time]), 's')}; fetch that day again, or set "
+                "data.accumulation to 'previous_step' if every value sums one hour"
+            )
+        mean_TS, levelled = risen_TS, int((fall_TS > 0).sum())
     before_TS = np.vstack([np.full((1, mean_TS.shape[1]), np.nan), mean_TS[:-1]])
     before_TS[np.r_[True, np.diff(seconds) != step]] = np.nan
     # The value at 00 UTC belongs to the day before, so the next one starts anew, and needs nothing before it.
     before_TS[clock == step] = 0.0
-    value_TS = mean_TS - before_TS
-    below_TS = value_TS < 0
-    if (value_TS < -tolerance).any():
-        time, site = np.argwhere(value_TS < -tolerance)[0]
-        raise DataError(
-            f"{name}: sums since 00 UTC cannot fall inside a day, but do {(value_TS < -tolerance).sum()} times, first by "
-            f"{-value_TS[time, site]:g} at {np.datetime64(int(seconds[time]), 's')}; set data.accumulation to "
-            "'previous_step' if each value sums one hour"
-        )
-    return step / 3600, np.where(below_TS, 0.0, value_TS), int(below_TS.sum())
+    return step / 3600, mean_TS - before_TS, levelled
+
+
+def _highest_of_day(seconds: Seconds, mean_TS: Floats) -> Floats:
+    """The largest value of the day so far: with it, differences add up to the day's total in spite of packing noise.
+
+    Setting negative differences to zero would keep every rise of the noise and drop every fall: rain out of nothing.
+    """
+    risen_TS = np.empty_like(mean_TS)
+    starts = np.flatnonzero(np.diff((seconds - 1) // DAY, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(seconds)], strict=True):
+        risen_TS[start:end] = np.fmax.accumulate(np.fmax(mean_TS[start:end], 0.0), axis=0)
+    return np.where(np.isnan(mean_TS), np.nan, risen_TS)
 
 
 def kind_finding(name: str, summed: Summed, hours: float) -> Finding:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -29,6 +30,8 @@ MAGIC: dict[bytes, Kind | Literal["zip"]] = {
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 DATA_SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".grib", ".grib2", ".grb", ".grb2", ".zip")
 """In a folder, files of other names that hold no grid are passed over; a file with such a name must hold one."""
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".parquet")
+"""Behind an address, which has no first bytes to look at; any other address is a Zarr store."""
 
 MOST_MEMBERS = 1000
 """Files in one zip: the CDS packs a handful."""
@@ -38,6 +41,8 @@ MOST_RATIO = 100.0
 """NetCDF inside a zip is compressed already, its ratio is near 1; a bomb's is above 100."""
 RATIO_FROM = 2**20
 """Smaller files may compress as they like."""
+HEADER_BYTES = 30
+"""Least bytes before the content of each file in a zip."""
 COPY_BYTES = 2**20
 
 
@@ -55,7 +60,7 @@ def is_gridded(path: str) -> bool:
     if path.startswith("package:"):
         return False
     if "://" in path:
-        return True
+        return not path.lower().split("?")[0].endswith(TABLE_SUFFIXES)
     place = Path(path)
     if place.is_dir() or not place.exists():
         return place.is_dir() or (glob.has_magic(path) and any(True for _ in _matching(path)))
@@ -131,6 +136,8 @@ def _in_folder(folder: Path, findings: list[Finding]) -> list[str]:
     for place in sorted(folder.iterdir()):
         if place.is_dir() and sniff(place) is None:
             below.append(place.name)
+        elif not place.exists() and place.suffix.lower() not in DATA_SUFFIXES:
+            passed.append(place.name)  # a link to nothing
         elif sniff(place) is not None or place.suffix.lower() in DATA_SUFFIXES:
             chosen.append(str(place))
         else:
@@ -213,7 +220,18 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path, folder: Path) -> 
                 f"{path}: {entry.filename!r} would grow from {entry.compress_size:,} to {entry.file_size:,} bytes, more than "
                 f"{MOST_RATIO:g} times, as no download of the CDS does; unpack it yourself if you trust it"
             )
-    size, room = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
+    size, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+    spans = sorted((entry.header_offset, entry.header_offset + HEADER_BYTES + entry.compress_size) for entry in entries)
+    if any(end > start for (_, end), (start, _) in pairwise([*spans, (stored, stored)])):
+        raise DataError(
+            f"{path}: files in the zip share its bytes, as only a forged or damaged one does; fetch it again"
+        )
+    if size > max(RATIO_FROM, MOST_RATIO * stored):
+        raise DataError(
+            f"{path}: would grow from {stored:,} to {size:,} bytes, more than {MOST_RATIO:g} times, as no download of the CDS "
+            "does; unpack it yourself if you trust it"
+        )
+    room = shutil.disk_usage(folder).free
     if size > min(MOST_BYTES, 0.9 * room):
         raise DataError(
             f"{path}: unpacks to {size:,} bytes, more than {MOST_BYTES:,} or than the {room:,} free in {folder.parent}; "

@@ -3,7 +3,9 @@
 Shapes: t times of one block, T times, U cells that some region uses, R regions.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,10 @@ CLUSTER_SECONDS = 10
 """How long a cluster may take to answer."""
 HUGE = 1e12
 """No quantity of ERA5 comes near; an undeclared fill value (9.97e36, 1e20) lies far above."""
+MARKS = (-99.9, -999.0, -999.9, -9999.0, -9999.9, -32767.0, -32768.0, -99999.0, -999999.0)
+"""Numbers that people write for "missing"."""
+ROUNDING = 1e-6
+"""Share by which float32 may move such a number."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,19 @@ class Block:
     """The most negative value beyond that noise, and its time in the block."""
     wild: tuple[float, int] | None
     """An infinite or absurdly large value, and its time in the block."""
+    mark: tuple[float, int] | None
+    """A number that people write for "missing", apart from all other values, and its time in the block."""
+    marked: int
+    """Cells that held one of `data.sentinels`, and are missing."""
 
 
 def reduce_block(
-    values: NDArray[Any], fallback: NDArray[Any] | None, layout: Layout, least: float | None, sketch: bool
+    values: NDArray[Any],
+    fallback: NDArray[Any] | None,
+    layout: Layout,
+    least: float | None,
+    sketch: bool,
+    sentinels: tuple[float, ...] = (),
 ) -> Block:
     """Reduce some times of a field, (t, rows, columns) of the layout's box.
 
@@ -86,7 +101,10 @@ def reduce_block(
         layout: the cells.
         least: negative values down to this one are noise and become 0; None where negatives are meant.
         sketch: whether to sum the cells at random too.
+        sentinels: numbers that mean missing.
     """
+    values, marked = _without_sentinels(values, sentinels)
+    fallback = None if fallback is None else _without_sentinels(fallback, sentinels)[0]
     times = values.shape[0]
     x_tU = values.reshape(times, -1)
     whole = len(layout.cells) == x_tU.shape[1]
@@ -98,6 +116,7 @@ def reduce_block(
         takes = np.isnan(x_tU) & ~np.isnan(other_tU)
         filled = takes.any(axis=1)
         x_tU = np.where(takes, other_tU, x_tU)
+    mark = _mark(x_tU)
     tiny, worst = 0, None
     if least is not None and (below := x_tU < 0).any():
         tiny = int((below & (x_tU >= least)).sum())
@@ -122,7 +141,29 @@ def reduce_block(
         sketch_tU = (
             np.full((times, 2), np.nan) if random is None else np.einsum("tu,ku->tk", x_tU.astype(np.float64), random)
         )
-    return Block(mean_tR, cells_tR, present_U, sketch_tU, filled, tiny, worst, wild)
+    return Block(mean_tR, cells_tR, present_U, sketch_tU, filled, tiny, worst, wild, mark, marked)
+
+
+def _without_sentinels(values: NDArray[Any], sentinels: tuple[float, ...]) -> tuple[NDArray[Any], int]:
+    """The values with NaN for each sentinel, and how many there were."""
+    if not sentinels:
+        return values, 0
+    hit = np.any([np.abs(values - sentinel) <= ROUNDING * abs(sentinel) for sentinel in sentinels], axis=0)
+    return np.where(hit, values.dtype.type(np.nan), values), int(hit.sum())
+
+
+def _mark(x_tU: NDArray[Any]) -> tuple[float, int] | None:
+    """The least value and its time, if it is a number that means missing and lies far below all others.
+
+    Far is farther than these lie from each other: -999 may be a flux among others, but is no temperature of 290 K.
+    """
+    lowest = float(np.fmin.reduce(x_tU, axis=None))
+    if not any(abs(lowest - mark) <= ROUNDING * abs(mark) for mark in MARKS):
+        return None
+    others = x_tU[(x_tU > lowest) & (x_tU < HUGE)]
+    if len(others) and float(others.min()) - lowest <= float(others.max() - others.min()):
+        return None
+    return lowest, int(np.flatnonzero(x_tU == lowest)[0]) // x_tU.shape[1]
 
 
 def _means(x_tU: NDArray[Any], layout: Layout) -> Floats:
@@ -151,7 +192,9 @@ def _means_of_present(
     return mean_tR, cells_tR
 
 
-def delayed_blocks(field: Field, chosen: slice, layout: Layout, least: float | None, sketch: bool) -> list[Any]:
+def delayed_blocks(
+    field: Field, chosen: slice, layout: Layout, least: float | None, sketch: bool, sentinels: tuple[float, ...]
+) -> list[Any]:
     """The field's blocks as work to be done, in the order of its times; `chosen` selects among them."""
     time, latitude, longitude = field.dims
     arrays = []
@@ -166,7 +209,7 @@ def delayed_blocks(field: Field, chosen: slice, layout: Layout, least: float | N
     others = arrays[1] if len(arrays) > 1 else [None] * len(arrays[0])
     work = delayed(reduce_block)
     shared = delayed(layout, traverse=False)
-    return [work(one, other, shared, least, sketch) for one, other in zip(arrays[0], others, strict=True)]
+    return [work(one, other, shared, least, sketch, sentinels) for one, other in zip(arrays[0], others, strict=True)]
 
 
 def _times_per_block(box: xr.DataArray, source: xr.DataArray, time: Any) -> int:
@@ -199,9 +242,22 @@ def workers(address: str | None) -> Iterator[Any]:
             f"data.dask = {address!r}: no cluster answers there ({error}); start one, or leave it out"
         ) from error
     try:
-        yield lambda work: client.gather(client.compute(list(work)))
+        yield lambda work: _gathered(client, work, address)
     finally:
         client.close()
+
+
+def _gathered(client: Any, work: Sequence[Any], address: str) -> Any:
+    """The work done by a cluster, whose workers may die meanwhile."""
+    from distributed import KilledWorker
+
+    try:
+        return client.gather(client.compute(list(work)))
+    except (KilledWorker, CancelledError, asyncio.CancelledError, TimeoutError, ConnectionError) as error:
+        raise DataError(
+            f"data.dask = {address!r}: the cluster lost the work ({type(error).__name__}): its workers died, for want of memory "
+            "say, or it was shut down; look into its log, or leave data.dask out"
+        ) from error
 
 
 def computed(work: Sequence[Any], compute: Any, label: str) -> list[Block]:

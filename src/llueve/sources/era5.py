@@ -27,10 +27,14 @@ from llueve.sources.regions import Grid, Region, choose_regions, mask_cells
 from llueve.sources.timeline import HOUR, MOST_CELLS, Seconds, about_times, moment, panel_axis
 
 TABLES_ONLY = (
-    "site", "site_name", "time", "time_format", "time_zone", "missing", "sentinels", "infinite", "duplicates",
-    "wind_directions", "categories",
+    "site", "site_name", "time", "time_format", "time_zone", "missing", "infinite", "duplicates", "wind_directions",
+    "categories",
 )  # fmt: skip
 """Settings that say how a table is read; an archive says all that itself."""
+REANALYSIS = (
+    "a reanalysis has seen observations from after its own times, and comes five days late: skill from ERA5 to ERA5 is "
+    "optimistic, and a forecast of tomorrow needs other inputs"
+)
 
 
 def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: TargetConfig | None) -> xr.Dataset:
@@ -52,11 +56,12 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
         DataError: the files cannot be read into a correct panel; the message says where and what to do.
     """
     _check_options(data, target)
+    late = _hours_late(data)
     with (
         _fields(data, predicting=target is None) as (fields, contents, members, findings),
         workers(data.dask) as compute,
     ):
-        grid = _grid(fields)
+        fields, grid = _on_one_grid(fields)
         land = _land(data, grid, fields, contents, members)
         chosen, overlaps = choose_regions(grid, regions, land)
         told = {name: np.unique(np.concatenate([field.seconds for field in each])) for name, each in fields.items()}
@@ -67,8 +72,9 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
                 "data.start and data.end"
             )
         findings += overlaps + about_times(told, axis, step) + _about_checksums(fields)
-        panel, about = _panel(data, fields, chosen, axis, step, compute)
-    findings += about
+        panel, about, cells = _panel(data, fields, chosen, axis, step, compute)
+        identities = {region.name: region.identity(grid) for region in chosen} if regions else {}
+    findings += about + _about_cells(chosen, cells, named=bool(regions))
     if not regions:
         panel, sea = _without_sea(panel)
         findings += sea
@@ -77,7 +83,28 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
             f"{data.path}: target.variable {target.variable!r} is not among the variables ({listed(list(panel.data_vars), 40)}); "
             "it must be a sum of precipitation such as tp"
         )
+    if target is not None and target.variable is not None and "accumulation_hours" not in panel[target.variable].attrs:
+        raise DataError(
+            f"{data.path}: target.variable {target.variable!r} is not known to be a sum over time: its file gives no stepType, "
+            f"and its names are none of a depth of precipitation; if it is one, set data.accumulation_hours.{target.variable} "
+            "to the hours that each value sums"
+        )
+    if late:
+        panel = panel.assign_coords(time=panel["time"].values + np.timedelta64(round(late * HOUR), "s"))
+        message = f"values stand at the end of the {late:g} h that they sum; the files stamp the start (data.stamps)"
+        findings.append(Finding("moved_stamps", "info", message))
+    findings.append(Finding("reanalysis", "info", REANALYSIS))
     panel.attrs = {"step_hours": step / HOUR, "source": data.path, "findings": tuple(findings), "categories": {}}
+    # What makes each region's mean: another grid, area or polygon would make other means under the same names.
+    panel.attrs["cells"] = {
+        region.name: {
+            "count": len(region.cells),
+            "with_values": int(np.max([by_region[number] for by_region in cells.values()])),
+            "sha256": identities[region.name],
+        }
+        for number, region in enumerate(chosen)
+        if identities
+    }
     return check_panel(panel)
 
 
@@ -94,6 +121,37 @@ def _check_options(data: DataConfig, target: TargetConfig | None) -> None:
             f"{data.path}: target.label = {target.label!r}: an ERA5 archive has no label column; set target.variable, such as "
             "tp, and target.threshold_mm"
         )
+
+
+def _hours_late(data: DataConfig) -> float:
+    """Hours by which the files stamp their values too early: what a value sums must lie before its time.
+
+    Daily means carry the stamps of the daily sums beside them, so all variables are moved alike.
+
+    Raises:
+        DataError: sums made elsewhere without a word on which end their times mark.
+    """
+    hours = sorted(set(data.accumulation_hours.values()))
+    if not hours:
+        if data.stamps is not None:
+            raise DataError(
+                f"{data.path}: data.stamps belongs to data.accumulation_hours, which is not set; take it out"
+            )
+        return 0.0
+    if data.stamps is None:
+        raise DataError(
+            f"{data.path}: data.accumulation_hours: which end of its {listed([f'{each:g}' for each in hours])} h does a time "
+            "mark? Daily sums of pandas, xarray and the CDS mark the start, and would tell the future if read as the end: "
+            'set data.stamps to "start" or "end"'
+        )
+    if data.stamps == "end":
+        return 0.0
+    if len(hours) > 1:
+        raise DataError(
+            f'{data.path}: data.accumulation_hours are {listed([f"{each:g}" for each in hours])} h with data.stamps = "start", '
+            "so no one time is the end of all; read them apart"
+        )
+    return hours[0]
 
 
 def _has_no_sea(field: Field) -> bool:
@@ -153,17 +211,23 @@ def _check_names(data: DataConfig, names: list[str], predicting: bool) -> None:
                 raise DataError(f"{data.path}: data.{key} names {name!r}; the files hold {listed(names, 40)}{hint}")
 
 
-def _grid(fields: dict[str, list[Field]]) -> Grid:
-    """The one grid of all files."""
-    grids = [(field, Grid(field.label, field.latitude, field.longitude)) for each in fields.values() for field in each]
-    first = grids[0][1]
-    for field, grid in grids:
-        if not grid.same_as(first):
-            raise DataError(
-                f"{field.label}: {field.name} covers {grid.extent}, but {first.source} {first.extent}; files of one archive have "
-                "one grid: read them apart, or fetch them for the same area"
-            )
-    return first
+def _on_one_grid(fields: dict[str, list[Field]]) -> tuple[dict[str, list[Field]], Grid]:
+    """The fields in the order of rows and columns that the first has, and their one grid."""
+    lead = next(iter(fields.values()))[0]
+    first = Grid(lead.label, lead.latitude, lead.longitude)
+
+    def laid(field: Field) -> Field:
+        grid = Grid(field.label, field.latitude, field.longitude)
+        if grid.same_as(first):
+            return field
+        if (order := first.order_in(grid)) is not None:
+            return field.reordered(*order)
+        raise DataError(
+            f"{field.label}: {field.name} covers {grid.extent}, but {first.source} {first.extent}; files of one archive have "
+            "one grid: read them apart, or fetch them for the same area"
+        )
+
+    return {name: [laid(field) for field in each] for name, each in fields.items()}, first
 
 
 def _land(
@@ -207,8 +271,8 @@ def _about_checksums(fields: dict[str, list[Field]]) -> list[Finding]:
 
 def _panel(
     data: DataConfig, fields: dict[str, list[Field]], regions: list[Region], axis: Seconds, step: int, compute: Compute
-) -> tuple[xr.Dataset, list[Finding]]:
-    """Every variable reduced and turned into a panel's array; and what was met."""
+) -> tuple[xr.Dataset, list[Finding], dict[str, NDArray[np.int64]]]:
+    """Every variable reduced and turned into a panel's array; what was met; and by variable, cells with values (R,)."""
     names = [region.name for region in regions]
     first = next(iter(fields.values()))[0]
     layout = Layout.of(regions, (len(first.latitude), len(first.longitude)))
@@ -216,16 +280,17 @@ def _panel(
     arrays: dict[str, Any] = {}
     used: dict[str, NDArray[np.int64]] = {}
     told_T = preliminary_T = np.zeros(len(axis), np.bool_)
-    for name, each in fields.items():
+    siblings: dict[str, accumulation.Summed] = {}
+    # Rain first: what it sums is told by its course, and tells it for fluxes in the same files.
+    for name, each in sorted(fields.items(), key=lambda item: not accumulation.judged_first(item[1])):
         units = _units(data, name, each)
-        never_negative = accumulation.is_accumulated(each[0]) and each[0].short_name in accumulation.NEVER_NEGATIVE
-        least = -max(accumulation.noise(field, units) for field in each) if never_negative else None
-        series = merge(each, axis, layout, names, least, compute)
-        arrays[name], about = _array(data, name, each, series, units, axis, step)
+        noise = max(accumulation.noise(field, units) for field in each)
+        least = -noise if accumulation.is_never_negative(each[0]) else None
+        series = merge(each, axis, layout, names, least, compute, data.sentinels)
+        arrays[name], about = _array(data, name, each, series, units, axis, step, siblings)
         findings += series.findings + about
         used[name] = series.cells_R
         told_T, preliminary_T = told_T | series.told_T, preliminary_T | series.preliminary_T
-    findings += _about_cells(regions, used)
     if preliminary_T.any():
         times = np.flatnonzero(preliminary_T)
         message = f"{len(times)} of {len(axis)} times are preliminary (ERA5T), which ECMWF may still change"
@@ -238,7 +303,7 @@ def _panel(
         "longitude": ("site", [region.longitude for region in regions], {"units": "degrees_east"}),
         "recorded": (("site", "time"), np.broadcast_to(told_T, (len(names), len(axis))).copy()),
     }
-    return xr.Dataset(arrays, coords), findings
+    return xr.Dataset({name: arrays[name] for name in fields}, coords), findings, used
 
 
 def _units(data: DataConfig, name: str, fields: list[Field]) -> str | None:
@@ -253,9 +318,19 @@ def _units(data: DataConfig, name: str, fields: list[Field]) -> str | None:
 
 
 def _array(
-    data: DataConfig, name: str, fields: list[Field], series: Series, units: str | None, axis: Seconds, step: int
+    data: DataConfig,
+    name: str,
+    fields: list[Field],
+    series: Series,
+    units: str | None,
+    axis: Seconds,
+    step: int,
+    siblings: dict[str, accumulation.Summed],
 ) -> tuple[Any, list[Finding]]:
-    """A variable by (site, time) with its unit and, for sums, the hours that they cover; and what was decided."""
+    """A variable by (site, time) with its unit and, for sums, the hours that they cover; and what was decided.
+
+    What rain sums is added to `siblings`, by file.
+    """
     values_TR, attrs, findings = series.mean_TR, dict[str, Any](), []
     kinds = {accumulation.is_accumulated(field) for field in fields}
     if len(kinds) > 1:
@@ -264,37 +339,43 @@ def _array(
         attrs["accumulation_hours"] = data.accumulation_hours[name]
     elif kinds == {True}:
         tolerance = max(accumulation.noise(field, units) for field in fields)
-        summed = accumulation.decide(data.accumulation, name, fields, axis, values_TR, tolerance, step)
-        hours, values_TR, tiny = accumulation.hours_and_values(summed, name, axis, values_TR, tolerance, step)
+        summed = accumulation.decide(data.accumulation, name, fields, axis, values_TR, tolerance, step, siblings)
+        if accumulation.judged_first(fields):
+            siblings.update({field.label: summed for field in fields})
+        only_adds = accumulation.is_never_negative(fields[0])
+        hours, values_TR, tiny = accumulation.hours_and_values(
+            summed, name, axis, values_TR, tolerance, step, only_adds
+        )
         attrs["accumulation_hours"] = hours
         findings.append(accumulation.kind_finding(name, summed, hours))
         if tiny:
-            message = f"{name}: {tiny:,} differences a little below zero, as packing leaves them, became 0"
+            message = f"{name}: {tiny:,} little falls inside a day, as packing leaves them, were levelled"
             findings.append(Finding("packing_noise", "info", message, variable=name, count=tiny))
-    if fields[0].short_name in accumulation.PRECIPITATION and units in accumulation.DEPTHS:
+    if accumulation.is_precipitation(fields[0]) and units in accumulation.DEPTHS:
         values_TR, units = values_TR * accumulation.DEPTHS[units], "mm"
     if units is not None:
         attrs["units"] = units
     return (("site", "time"), np.ascontiguousarray(values_TR.T, dtype=np.float32), attrs), findings
 
 
-def _about_cells(regions: list[Region], used: dict[str, NDArray[np.int64]]) -> list[Finding]:
-    """How many cells made each region's means.
+def _about_cells(regions: list[Region], used: dict[str, NDArray[np.int64]], named: bool) -> list[Finding]:
+    """How many cells made each region's means; where each cell is a site, one in the sea may have none.
 
     Raises:
         DataError: none of a region's cells ever has a value.
     """
     cells_VR = np.array(list(used.values()))
-    if all(len(region.cells) == 1 for region in regions) and len(regions) > 1:
-        message = f"{len(regions)} sites of one cell each"
-        return [Finding("region_cells", "info", message, count=len(regions))]
-    findings = []
+    alone = all(len(region.cells) == 1 for region in regions) and len(regions) > 1
+    message = f"{len(regions)} sites of one cell each"
+    findings = [Finding("region_cells", "info", message, count=len(regions))] if alone else []
     for region, by_variable in zip(regions, cells_VR.T, strict=True):
-        if by_variable.max() == 0:
+        if by_variable.max() == 0 and (named or not alone):
             raise DataError(
                 f"regions.{region.name}: its {len(region.cells)} cells are missing at all times in all variables; they lie in "
                 "the sea, or the files are empty there"
             )
+        if alone:
+            continue
         fewer = [f"{name} {count}" for name, count in zip(used, by_variable, strict=True) if count != by_variable.max()]
         message = f"{region.name}: means over {by_variable.max()} of its {len(region.cells)} cells"
         message += f" ({listed(fewer)})" if fewer else ""

@@ -5,6 +5,7 @@ line of JSON to standard output. Accumulations carry the hours that each value c
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ def decoded(member: Member, folder: Path) -> list[Member]:
         DataError: the extra `grib` is not installed, or the file is damaged or on no regular grid.
     """
     folder.mkdir()
-    command = [sys.executable, "-m", "llueve.sources.grib", member.path, str(folder)]
+    # -P: nothing in the folder that the user happens to be in may pass for a library.
+    command = [sys.executable, "-P", "-m", "llueve.sources.grib", member.path, str(folder)]
     limit = LEAST_SECONDS + Path(member.path).stat().st_size / BYTES_PER_SECOND
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
@@ -86,8 +88,12 @@ def _grid(handle: int) -> tuple[list[float], list[float]]:
     rows, columns = eccodes.codes_get(handle, "Nj"), eccodes.codes_get(handle, "Ni")
     first = [eccodes.codes_get(handle, f"{axis}OfFirstGridPointInDegrees") for axis in ("latitude", "longitude")]
     last = [eccodes.codes_get(handle, f"{axis}OfLastGridPointInDegrees") for axis in ("latitude", "longitude")]
-    east = last[1] + 360.0 if last[1] < first[1] else last[1]
-    return np.linspace(first[0], last[0], rows).tolist(), np.linspace(first[1], east, columns).tolist()
+    end = last[1]
+    if eccodes.codes_get(handle, "iScansNegatively"):
+        end -= 360.0 if end > first[1] else 0.0
+    else:
+        end += 360.0 if end < first[1] else 0.0
+    return np.linspace(first[0], last[0], rows).tolist(), np.linspace(first[1], end, columns).tolist()
 
 
 def convert(path: Path, folder: Path) -> list[str]:
@@ -121,7 +127,18 @@ def convert(path: Path, folder: Path) -> list[str]:
         group["messages"][rank] = (number, head["seconds"], head["hours"])
     if not groups:
         raise DataError("holds no GRIB message; fetch it again")
-    return _write(path, folder, groups)
+    sizes = [len(each["messages"]) * len(each["grid"][0]) * len(each["grid"][1]) for each in groups.values()]
+    size, room = sum(sizes) * FILL.itemsize, shutil.disk_usage(folder).free
+    if size > room:
+        raise DataError(
+            f"decodes to {size:,} bytes, more than the {room:,} free in {folder.parent}; set TMPDIR to a place with room"
+        )
+    try:
+        return _write(path, folder, groups)
+    except (OSError, RuntimeError) as error:  # of the NetCDF library; the decoder's own errors are neither
+        raise DataError(
+            f"cannot be decoded into {folder.parent} ({error}): the disk may be full; set TMPDIR to a place with room"
+        ) from error
 
 
 def _write(path: Path, folder: Path, groups: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:

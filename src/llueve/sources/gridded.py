@@ -7,7 +7,7 @@ Shapes: T times, Y latitudes, X longitudes.
 import zlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,6 +82,13 @@ class Field:
             told = abs(self.latitude[1] - self.latitude[0])
         return None if told is None else round(float(told), 4)
 
+    def reordered(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> "Field":
+        """The same field with its rows and columns in that order."""
+        order = {self.dims[1]: rows, self.dims[2]: columns}
+        fallback = None if self.fallback is None else self.fallback.isel(order)
+        latitude, longitude = self.latitude[rows], self.longitude[columns]
+        return replace(self, array=self.array.isel(order), fallback=fallback, latitude=latitude, longitude=longitude)
+
     @property
     def packing_step(self) -> float:
         """Distance between neighbouring values of a packed file, 0 where values are stored as they are."""
@@ -135,11 +142,13 @@ def read_fields(member: Member, wanted: Callable[[str], bool], files: ExitStack)
             array = dataset.variables[name]
             if name in (*TIMES, *LATITUDES, *LONGITUDES, *LAND_MASKS, "expver"):
                 continue
-            if array.dtype.kind not in "fiu" or _named(dataset, TIMES, array.dims) is None:
+            if array.dtype.kind not in "fiu" or _time_of(dataset, array) is None:
                 if array.ndim:
                     left_out.append(name)
                 continue
             names.append(name)
+        _refuse_monthly(member.label, {name: dataset.variables[name].attrs for name in names if wanted(name)})
+        for name in names:
             if wanted(name):
                 fields += _fields(member.label, dataset, name, about)
     findings = []
@@ -150,6 +159,20 @@ def read_fields(member: Member, wanted: Callable[[str], bool], files: ExitStack)
         findings += _absent_chunks(member, {field.name for field in fields})
     land = any(name in dataset.variables for name in LAND_MASKS)
     return Contents(fields, names, land, findings)
+
+
+def _refuse_monthly(label: str, attrs: dict[str, dict[Any, Any]]) -> None:
+    """Raise for means over a month, in one sentence where all of a file are."""
+    kinds = {name: str(each.get("GRIB_stepType", "")) for name, each in attrs.items()}
+    monthly = [name for name, kind in kinds.items() if kind in MONTHLY]
+    if not monthly:
+        return
+    every = len(monthly) == len(kinds)
+    raise DataError(
+        f"{label}: {'every variable' if every else listed(monthly)} is a mean over each month (stepType "
+        f"{listed(sorted({kinds[name] for name in monthly}))}), which tells nothing of the next hours; fetch hourly data, or "
+        + ("leave the file out of data.path" if every else "leave them out with data.exclude")
+    )
 
 
 def _open(member: Member) -> xr.Dataset:
@@ -179,16 +202,19 @@ def _named(dataset: xr.Dataset, names: tuple[str, ...], dims: tuple[Hashable, ..
     return next((name for name in names if name in dims and name in dataset.variables), None)
 
 
+def _time_of(dataset: xr.Dataset, array: xr.DataArray | xr.Variable) -> str | None:
+    """The name of a variable's times: a dimension, or the one time of a file that keeps it as a scalar."""
+    single = (name for name in TIMES if name in dataset.variables and dataset.variables[name].ndim == 0)
+    return _named(dataset, TIMES, array.dims) or (next(single, None) if array.ndim > 1 else None)
+
+
 def _fields(label: str, dataset: xr.Dataset, name: str, about: str) -> list[Field]:
     """A variable as fields with increasing times: one, or more where the file has a time twice."""
     array = dataset[name]
     where = f"{label}: {name}"
-    if (kind := str(array.attrs.get("GRIB_stepType", ""))) in MONTHLY:
-        raise DataError(
-            f"{where}: a mean over each month (stepType {kind}), which tells nothing of the next hours; fetch hourly data, "
-            "or leave it out with data.exclude"
-        )
-    time = cast("str", _named(dataset, TIMES, array.dims))
+    time = cast("str", _time_of(dataset, array))
+    if time not in array.dims:
+        array = array.expand_dims(time)
     axes = {}
     for key, names in (("latitude", LATITUDES), ("longitude", LONGITUDES)):
         axis = _named(dataset, names, array.dims) or next((n for n in names if n in dataset.variables), None)
@@ -245,6 +271,8 @@ def _shape(array: xr.DataArray) -> str:
 def _axis(where: str, axis: xr.DataArray, largest: float) -> Floats:
     """Latitudes or longitudes, evenly spaced and in range."""
     values = np.atleast_1d(np.asarray(axis.values, dtype=np.float64))
+    if largest == 360.0 and values.size > 1:
+        values = _unwrapped(values)
     steps = np.diff(values)
     even = len(steps) == 0 or np.abs(steps - steps.mean()).max() < EVEN * abs(steps.mean())
     if values.size == 0 or not np.isfinite(values).all() or np.abs(values).max() > largest or not even:
@@ -255,6 +283,12 @@ def _axis(where: str, axis: xr.DataArray, largest: float) -> Floats:
     if largest == 360.0 and len(steps) and abs(steps[0]) * len(values) > 360.0 + abs(steps[0]) / 2:
         raise DataError(f"{where}: its longitudes go round more than once, so cells would count twice; cut it to 360°")
     return values
+
+
+def _unwrapped(longitude: Floats) -> Floats:
+    """Longitudes without the jump that they make at 0 or 180: 359.5, 359.75, 0 becomes 359.5, 359.75, 360."""
+    unwrapped = np.unwrap(longitude, period=360.0)
+    return unwrapped - 360.0 * np.ceil((unwrapped.max() - 360.0) / 360.0) if unwrapped.max() > 360.0 else unwrapped
 
 
 def _expver(label: str, values: NDArray[Any]) -> NDArray[np.int64]:

@@ -52,6 +52,7 @@ def merge(
     regions: Sequence[str],
     least: float | None,
     compute: Compute,
+    sentinels: tuple[float, ...] = (),
 ) -> Series:
     """Reduce the fields of one variable and lay them on the panel's times.
 
@@ -70,7 +71,9 @@ def merge(
     for field, span in zip(fields, spans, strict=True):
         at = np.searchsorted(axis, field.seconds[span])
         if len(at):
-            parts.append(_reduced(field, at, span, axis, layout, least, bool((count[at] > 1).any()), compute, findings))
+            shared = bool((count[at] > 1).any())
+            work = delayed_blocks(field, span, layout, least, shared, sentinels)
+            parts.append(_reduced(field, at, span, axis, computed(work, compute, field.label), findings))
     mean_TR, cells_TR, told_T, preliminary_T = _laid(parts, axis, len(regions), findings)
     present_U = np.sum([part.present_U for part in parts], axis=0)
     cells_R = np.array([(present_U[member] > 0).sum() for member in layout.members], np.int64)
@@ -108,18 +111,17 @@ def _reduced(
     at: NDArray[np.intp],
     span: slice,
     axis: Seconds,
-    layout: Layout,
-    least: float | None,
-    shared: bool,
-    compute: Compute,
+    blocks: list[Block],
     findings: list[Finding],
 ) -> _Part:
     """The blocks of one field, checked and laid end to end."""
-    blocks = computed(delayed_blocks(field, span, layout, least, shared), compute, field.label)
     _refuse_values(field, blocks, axis[at])
     if tiny := sum(block.tiny for block in blocks):
         message = f"{field.label}: {field.name}: {tiny:,} values a little below zero, as packing leaves them, became 0"
         findings.append(Finding("packing_noise", "info", message, variable=field.name, count=tiny))
+    if marked := sum(block.marked for block in blocks):
+        message = f"{field.label}: {field.name}: {marked:,} values are data.sentinels and count as missing"
+        findings.append(Finding("sentinels", "info", message, variable=field.name, count=marked))
     filled = np.concatenate([block.filled for block in blocks])
     return _Part(
         field,
@@ -137,6 +139,7 @@ def _refuse_values(field: Field, blocks: list[Block], seconds: Seconds) -> None:
     start = 0
     for block in blocks:
         for found, why in (
+            (block.mark, 'far below all others, a mark for "missing"; name it in data.sentinels'),
             (block.wild, "infinite, or a fill value that the file does not declare (_FillValue)"),
             (block.worst, "below zero by more than packing explains, which such a sum cannot be"),
         ):

@@ -19,7 +19,8 @@ def with_positions(panel: xr.Dataset, path: str) -> xr.Dataset:
         DataError: the table cannot be read, lacks a column or a site, names one twice, or holds a place not on Earth.
     """
     try:
-        table = pd.read_csv(path)
+        # Names as they are: 001 is no 1, and NA is Namibia.
+        table = pd.read_csv(path, dtype=dict.fromkeys(SITE_COLUMNS, str), keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a table of positions ({error}); bring a CSV") from error
     named = next((name for name in SITE_COLUMNS if name in table), None)

@@ -3,6 +3,7 @@
 Shapes: Y latitudes, X longitudes, U cells that some region uses.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from llueve.config import RegionConfig
 from llueve.errors import DataError, listed
 from llueve.panel import BoolArray, Finding
 from llueve.sources.archive import Member, sniff
-from llueve.sources.gridded import LATITUDES, LONGITUDES, reading
+from llueve.sources.gridded import LAND_MASKS, LATITUDES, LONGITUDES, reading
 from llueve.sources.timeline import Floats
 
 MOST_SITES = 500
@@ -32,6 +33,8 @@ KM_PER_DEGREE = 111.195
 MOST_GEOJSON_BYTES = 64 * 2**20
 LAND = 0.5
 """Least share of land of a land cell, and least value of a mask's cell."""
+SHARE_NOISE = 0.01
+"""How far packing may move a share beyond 0 and 1."""
 
 Integers = NDArray[np.int64]
 
@@ -60,6 +63,13 @@ class Grid:
         mine, others = (self.latitude, self.longitude), (other.latitude, other.longitude)
         return all(len(a) == len(b) and np.abs(a - b).max() < 1e-3 for a, b in zip(mine, others, strict=True))
 
+    def order_in(self, other: "Grid") -> tuple[Integers, Integers] | None:
+        """Where another grid has each of these rows and columns; None unless it has just these."""
+        if len(self.latitude) != len(other.latitude) or len(self.longitude) != len(other.longitude):
+            return None
+        rows, columns = _matches(self.latitude, other.latitude), _matches(self.longitude, other.longitude)
+        return None if (rows < 0).any() or (columns < 0).any() else (rows, columns)
+
 
 @dataclass(frozen=True)
 class Region:
@@ -71,6 +81,12 @@ class Region:
     """Proportional to the area: the cosine of the latitude."""
     latitude: float
     longitude: float
+
+    def identity(self, grid: Grid) -> str:
+        """SHA-256 of its cells' coordinates to a thousandth of a degree, from which their weights follow."""
+        row, column = np.divmod(self.cells, len(grid.longitude))
+        places = np.rint(1000 * np.stack([grid.latitude[row], grid.longitude[column]], axis=1)).astype("<i8")
+        return hashlib.sha256(np.unique(places, axis=0).tobytes()).hexdigest()
 
 
 def choose_regions(
@@ -90,6 +106,7 @@ def choose_regions(
     if not regions:
         return _each_cell(grid, allowed_YX), []
     chosen = []
+    findings = []
     for name, region in regions.items():
         inside_YX = _inside(grid, name, region)
         cells = np.flatnonzero(inside_YX & allowed_YX)
@@ -98,7 +115,11 @@ def choose_regions(
             found = f"its {sea} cell(s) are no land (data.cells)" if sea else "no cell has its centre there"
             raise DataError(f"regions.{name}: {found}; {grid.source} covers {grid.extent}")
         chosen.append(_region(grid, name, cells))
-    findings = []
+        if over := _beyond(grid, name, region):
+            message = (
+                f"{name}: reaches {over:.2f}° beyond the grid, so its mean is of a part; the files cover {grid.extent}"
+            )
+            findings.append(Finding("region_beyond_grid", "warning", message, site=name))
     for one, other in combinations(chosen, 2):
         shared = len(np.intersect1d(one.cells, other.cells))
         if shared:
@@ -157,6 +178,24 @@ def _box(grid: Grid, box: tuple[float, float, float, float]) -> BoolArray:
     return result
 
 
+def _beyond(grid: Grid, name: str, region: RegionConfig) -> float:
+    """Degrees by which a box or polygon reaches beyond the outermost cells, if that is more than a cell, else 0."""
+    if region.polygon is not None:
+        west, south, east, north = shapely.union_all(_polygons(name, region.polygon, region.feature)).bounds
+    elif region.box is not None:
+        north, west, south, east = region.box
+    else:
+        return 0.0
+    width = (east - west) % 360.0 or 360.0
+    from_west = (grid.longitude - west + EDGE) % 360.0 - EDGE
+    from_west = from_west[from_west <= width + EDGE]
+    steps = [np.abs(np.diff(np.sort(axis))).min() for axis in (grid.latitude, grid.longitude) if len(axis) > 1]
+    over = [north - grid.latitude.max(), grid.latitude.min() - south]
+    over += [from_west.min(), width - from_west.max()] if len(from_west) else []
+    largest = float(max(over))
+    return largest if largest > max(steps, default=1.0) + 2 * EDGE else 0.0
+
+
 def _nearest(grid: Grid, name: str, latitude: float, longitude: float) -> BoolArray:
     """The cell whose centre is nearest on the sphere, if the point lies on the grid or within a cell of it."""
     lat_Y1, lon_1X = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)[None, :]
@@ -177,6 +216,19 @@ def _nearest(grid: Grid, name: str, latitude: float, longitude: float) -> BoolAr
 
 def _polygon(grid: Grid, name: str, path: str, feature: str | None) -> BoolArray:
     """Cells with their centre in, or on the edge of, the polygons of a GeoJSON file."""
+    shape = shapely.union_all(_polygons(name, path, feature))
+    if shape.geom_type not in ("Polygon", "MultiPolygon"):
+        raise DataError(f"{path}: regions.{name}: expected polygons, found {shape.geom_type}; name a place with point")
+    longitude_YX, latitude_YX = np.meshgrid(grid.longitude, grid.latitude)
+    # A file may count longitudes from 0 to 360.
+    inside: BoolArray = np.zeros(longitude_YX.shape, np.bool_)
+    for shift in (-360.0, 0.0, 360.0):
+        inside |= shapely.intersects_xy(shape, longitude_YX + shift, latitude_YX)
+    return inside
+
+
+def _polygons(name: str, path: str, feature: str | None) -> list[Any]:
+    """The valid geometries of a GeoJSON file."""
     geometries = []
     try:
         for text in _geometries(path, name, feature):
@@ -186,15 +238,7 @@ def _polygon(grid: Grid, name: str, path: str, feature: str | None) -> BoolArray
             geometries.append(geometry)
     except shapely.errors.ShapelyError as error:
         raise DataError(f"{path}: regions.{name}: no GeoJSON geometry ({error})") from error
-    shape = shapely.union_all(geometries)
-    if shape.geom_type not in ("Polygon", "MultiPolygon"):
-        raise DataError(f"{path}: regions.{name}: expected polygons, found {shape.geom_type}; name a place with point")
-    longitude_YX, latitude_YX = np.meshgrid(grid.longitude, grid.latitude)
-    # A file may count longitudes from 0 to 360.
-    inside: BoolArray = np.zeros(longitude_YX.shape, np.bool_)
-    for shift in (-360.0, 0.0, 360.0):
-        inside |= shapely.intersects_xy(shape, longitude_YX + shift, latitude_YX)
-    return inside
+    return geometries
 
 
 def _geometries(path: str, name: str, feature: str | None) -> list[str]:
@@ -251,7 +295,7 @@ def mask_cells(grid: Grid, who: str, path: str, variable: str | None) -> BoolArr
             str(name) for name, array in dataset.data_vars.items() if array.ndim >= 2 and array.dtype.kind in "fiub"
         ]
         if variable is None and len(names) != 1:
-            variable = "lsm" if "lsm" in names else None
+            variable = next((name for name in LAND_MASKS if name in names), None)
         chosen = variable or (names[0] if len(names) == 1 else None)
         if chosen is None or chosen not in names:
             raise DataError(
@@ -268,7 +312,13 @@ def mask_cells(grid: Grid, who: str, path: str, variable: str | None) -> BoolArr
     rows, columns = _matches(grid.latitude, mask.latitude), _matches(grid.longitude, mask.longitude)
     if (rows < 0).any() or (columns < 0).any():
         raise DataError(f"{path}: {who}: covers {mask.extent}, which are not the cells of {grid.source}, {grid.extent}")
-    result: BoolArray = values_YX[np.ix_(rows, columns)] >= LAND
+    values_YX = values_YX[np.ix_(rows, columns)]
+    if (values_YX < -SHARE_NOISE).any() or (values_YX > 1 + SHARE_NOISE).any():
+        raise DataError(
+            f"{path}: {who}: expected shares from 0 to 1, found {np.nanmin(values_YX):g} to {np.nanmax(values_YX):g}; write "
+            f"{chosen} as a share of each cell, not in percent or as classes"
+        )
+    result: BoolArray = values_YX >= LAND
     return result
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from llueve.config import DataConfig
-from llueve.errors import DataError
+from llueve.errors import DataError, listed
 from llueve.panel import Finding
 
 HOUR = 3600
@@ -97,7 +97,9 @@ def panel_axis(data: DataConfig, told: Mapping[str, Seconds]) -> tuple[Seconds, 
     steps, counts = np.unique(np.diff(every), return_counts=True)
     if data.step_hours is not None:
         step = round(data.step_hours * HOUR)
-        off = np.flatnonzero((every - every[0]) % step) if step else every
+        if step == 0:
+            raise DataError(f"{data.path}: data.step_hours = {data.step_hours:g}: expected at least a second, 1 / 3600")
+        off = np.flatnonzero((every - every[0]) % step)
         if len(off):
             raise DataError(
                 f"{data.path}: data.step_hours = {data.step_hours:g}, but {len(off)} of {len(every)} times are off that step, "
@@ -128,13 +130,17 @@ def about_times(told: Mapping[str, Seconds], axis: Seconds, step: int) -> list[F
         findings.append(
             Finding("gaps", "info", message, None, None, moment(absent[0]), moment(absent[-1]), len(absent))
         )
+    alike: dict[bytes, list[str]] = {}
     for name, times in told.items():
-        lacking = np.setdiff1d(every, times)
+        alike.setdefault(np.setdiff1d(every, times).tobytes(), []).append(name)
+    for content, names in alike.items():  # variables of one file lack the same times: one fact, told once
+        lacking = np.frombuffer(content, np.int64)
         if len(lacking):
             message = (
-                f"{name}: in the files at {len(times)} of {len(every)} times that other variables have; missing at the others "
-                "(fetch it for the same times, or leave it out with data.exclude)"
+                f"{listed(names, 40)}: in the files at {len(every) - len(lacking)} of {len(every)} times that other variables "
+                "have; missing at the others (fetch the same times, or leave them out with data.exclude)"
             )
+            only = names[0] if len(names) == 1 else None
             bounds = moment(lacking[0]), moment(lacking[-1])
-            findings.append(Finding("different_times", "warning", message, name, None, *bounds, len(lacking)))
+            findings.append(Finding("different_times", "warning", message, only, None, *bounds, len(lacking)))
     return findings
