@@ -198,6 +198,20 @@ def test_what_was_kept_comes_back(refused_step, tmp_path):
     assert (about.sites[5], about.times[5]) == ("s0", str(step["times"][index].astype("datetime64[s]")))
 
 
+def test_a_rebuilt_model_may_be_changed_and_has_the_mode_of_the_step(refused_step, tmp_path):
+    step = refused_step()
+    step["model"].eval()
+    keep_incident(tmp_path, **step)
+    found = load_incident(tmp_path)
+    model = found.build_model()
+    assert not model.training
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7)
+    for name, tensor in step["model"].state_dict().items():
+        assert torch.equal(found.weights[name], tensor) and torch.equal(found.build_model().state_dict()[name], tensor)
+
+
 def test_keeping_changes_nothing_of_the_training(refused_step, tmp_path):
     step = refused_step()
     before = {name: tensor.clone() for name, tensor in step["model"].state_dict().items()}

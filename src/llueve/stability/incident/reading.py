@@ -184,7 +184,8 @@ def _batch_problem(about: Description, batch: Mapping[str, Tensor]) -> str | Non
     samples, steps = len(about.sites), batch["x_BLC"].shape[1:2].numel()
     window = (samples, steps, len(about.variables))
     expected = {"x_BLC": window, "observed_BLC": window, "facts_BF": (samples, about.facts)}
-    for name, tensor in batch.items():
+    for name in (*BATCH, *KEYS):  # what was read comes in any order
+        tensor = batch[name]
         if tuple(tensor.shape) != (shape := expected.get(name, (samples,))):
             return f"{name} has the shape {tuple(tensor.shape)}, expected {shape}"
         if name in BATCH and sorted(about.memory[name]) != list(range(tensor.ndim)):
