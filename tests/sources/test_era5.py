@@ -234,7 +234,9 @@ def test_numbers_that_mean_missing_are_refused_or_named(grid_file, mark):
     values[7, 4, 5] = mark
     path = grid_file("a.nc", {"t2m": values}, latitude=np.arange(20) * 0.25, longitude=np.arange(30) * 0.25)
     regions = {"all": {"box": [6, -1, -1, 9]}}
-    with pytest.raises(DataError, match=rf"t2m: {mark:g} at 2023-01-01T07:00:00: far below all others.*data.sentinels"):
+    with pytest.raises(
+        DataError, match=rf"t2m: {mark:g} at 2023-01-01T07:00:00: apart from all others.*data.sentinels"
+    ):
         read(path, regions)
     panel = read(path, regions, sentinels=(mark,))
     assert np.isnan(panel["t2m"].values[0, 7]) and np.isnan(panel["t2m"].values).sum() == 1
@@ -242,9 +244,13 @@ def test_numbers_that_mean_missing_are_refused_or_named(grid_file, mark):
 
 
 def test_a_flux_may_be_such_a_number(grid_file):
-    values = (warmth() - 280) * 1e5
-    values[3, 1, 1] = -9999.0
-    assert np.isfinite(read(grid_file("a.nc", {"sshf_rate": values}))["sshf_rate"]).all()
+    values = (warmth() - 280) * 1e3
+    values[3, 1, 1], values[9, 1, 1] = -999.0, -5000.0
+    assert np.isfinite(read(grid_file("a.nc", {"flux": values}))["flux"]).all()
+    energy = np.maximum(values, 0)
+    energy[3, 1, 1] = -999.0  # nearer than these lie apart, but the only one below zero
+    with pytest.raises(DataError, match="a mark for"):
+        read(grid_file("b.nc", {"cape": energy}))
 
 
 # Accumulations

@@ -187,14 +187,20 @@ def test_a_pattern_and_several_paths(pair, tmp_path):
 
 
 def write_grib(
-    path: Path, hours: int = 48, since_midnight: bool = False, kinds=("tp", "2t"), expver="0001", westward: bool = False
+    path: Path,
+    hours: int = 48,
+    since_midnight: bool = False,
+    kinds=("tp", "2t"),
+    expver="0001",
+    westward: bool = False,
+    west: float = 10.0,
 ) -> Path:
     """Messages as ECMWF packs them: instants, and sums over one hour or since 00 UTC."""
     eccodes = pytest.importorskip("eccodes")
     start, hour = np.datetime64("2023-01-01T00"), np.timedelta64(1, "h")
     fixed = {
-        "Ni": 4, "Nj": 3, "latitudeOfFirstGridPointInDegrees": 1.0, "longitudeOfFirstGridPointInDegrees": 10.0,
-        "latitudeOfLastGridPointInDegrees": 0.5, "longitudeOfLastGridPointInDegrees": 10.75,
+        "Ni": 4, "Nj": 3, "latitudeOfFirstGridPointInDegrees": 1.0, "longitudeOfFirstGridPointInDegrees": west,
+        "latitudeOfLastGridPointInDegrees": 0.5, "longitudeOfLastGridPointInDegrees": (west + 0.75) % 360,
         "iDirectionIncrementInDegrees": 0.25, "jDirectionIncrementInDegrees": 0.25, "setLocalDefinition": 1,
         "localDefinitionNumber": 1, "class": "ea", "expver": expver, "bitsPerValue": 24,
     }  # fmt: skip
@@ -251,6 +257,12 @@ def test_grib_from_east_to_west(tmp_path):
     there = by_site(warmth()[:48])
     for column, longitude in enumerate((10.0, 10.25, 10.5, 10.75)):
         np.testing.assert_allclose(panel["t2m"].sel(site=f"1,{longitude:g}"), there[column], atol=1e-4)
+
+
+def test_grib_over_greenwich(tmp_path):
+    panel = read(write_grib(tmp_path / "a.grib", hours=4, west=359.5))
+    assert panel["longitude"].values[:4].tolist() == [-0.5, -0.25, 0.0, 0.25]
+    np.testing.assert_allclose(panel["t2m"], by_site(warmth()[:4]), atol=1e-4)
 
 
 def test_grib_takes_no_library_from_the_folder_it_is_called_in(tmp_path, monkeypatch):

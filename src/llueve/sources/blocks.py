@@ -148,20 +148,22 @@ def _without_sentinels(values: NDArray[Any], sentinels: tuple[float, ...]) -> tu
     """The values with NaN for each sentinel, and how many there were."""
     if not sentinels:
         return values, 0
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
     hit = np.any([np.abs(values - sentinel) <= ROUNDING * abs(sentinel) for sentinel in sentinels], axis=0)
     return np.where(hit, values.dtype.type(np.nan), values), int(hit.sum())
 
 
 def _mark(x_tU: NDArray[Any]) -> tuple[float, int] | None:
-    """The least value and its time, if it is a number that means missing and lies far below all others.
+    """The least value and its time, if it is a number that means missing and lies apart from all others.
 
-    Far is farther than these lie from each other: -999 may be a flux among others, but is no temperature of 290 K.
+    Apart is the only one below zero, or farther than the others lie from each other: -999 may be a flux among fluxes, but is
+    neither a temperature of 290 K nor an energy that is never negative.
     """
     lowest = float(np.fmin.reduce(x_tU, axis=None))
     if not any(abs(lowest - mark) <= ROUNDING * abs(mark) for mark in MARKS):
         return None
     others = x_tU[(x_tU > lowest) & (x_tU < HUGE)]
-    if len(others) and float(others.min()) - lowest <= float(others.max() - others.min()):
+    if len(others) and others.min() < 0 and float(others.min()) - lowest <= float(others.max() - others.min()):
         return None
     return lowest, int(np.flatnonzero(x_tU == lowest)[0]) // x_tU.shape[1]
 

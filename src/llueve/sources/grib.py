@@ -93,7 +93,9 @@ def _grid(handle: int) -> tuple[list[float], list[float]]:
         end -= 360.0 if end > first[1] else 0.0
     else:
         end += 360.0 if end < first[1] else 0.0
-    return np.linspace(first[0], last[0], rows).tolist(), np.linspace(first[1], end, columns).tolist()
+    turn = 360.0 if end > 360.0 else 0.0  # over Greenwich: from -0.5 to 0.25 rather than from 359.5 to 360.25
+    longitude = np.linspace(first[1] - turn, end - turn, columns)
+    return np.linspace(first[0], last[0], rows).tolist(), longitude.tolist()
 
 
 def convert(path: Path, folder: Path) -> list[str]:

@@ -139,7 +139,7 @@ def _refuse_values(field: Field, blocks: list[Block], seconds: Seconds) -> None:
     start = 0
     for block in blocks:
         for found, why in (
-            (block.mark, 'far below all others, a mark for "missing"; name it in data.sentinels'),
+            (block.mark, 'apart from all others, a mark for "missing"; name it in data.sentinels'),
             (block.wild, "infinite, or a fill value that the file does not declare (_FillValue)"),
             (block.worst, "below zero by more than packing explains, which such a sum cannot be"),
         ):
