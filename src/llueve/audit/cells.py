@@ -82,7 +82,7 @@ class Cells:
     @cached_property
     def known_S(self) -> NDArray[np.int64]:
         """Values of each site."""
-        return (~np.isnan(self.values_ST)).sum(axis=1)
+        return np.asarray(np.count_nonzero(~np.isnan(self.values_ST), axis=1), np.int64)
 
     @cached_property
     def ordered(self) -> FloatArray:
@@ -190,9 +190,9 @@ def _missing_at_start(panel: xr.Dataset, name: str, missing_ST: BoolArray, recor
     observed = int((recorded_ST & ~missing_ST).any(axis=1).sum())
     (common, alike) = Counter(first_of.values()).most_common(1)[0] if first_of else (0, 0)
     findings = []
-    for site, first in first_of.items():
-        where = _where(panel, missing_ST[site : site + 1])
-        place = str(panel["site"].values[site])
+    for here, first in first_of.items():
+        where = _where(panel, missing_ST[here : here + 1])
+        place = str(panel["site"].values[here])
         message = f"{name}: missing in the first {first} step{'s' * (first > 1)} of {place}, and nowhere else there"
         if first == common and alike > 1 and alike >= ALIKE * observed:
             message += f", as at {alike} of {observed} sites: a lag or a rolling mean that looks back beyond the record"
@@ -324,7 +324,7 @@ def _stuck(cells: Cells) -> list[Finding]:
     varies = 2 * varied_S.sum() > np.count_nonzero(cells.known_S)
     for site, (values_T, border, ordered_R) in enumerate(zip(values_ST, starts_of, runs_of, strict=True)):
         long = np.flatnonzero(np.diff(border) >= least)
-        if not len(long) or not varied_S[site] and not varies:
+        if not len(long) or not (varied_S[site] or varies):
             continue
         allowed = [ends]
         if varied_S[site]:
@@ -368,7 +368,7 @@ def _flat_windows(cells: Cells, training: Part, context: int) -> list[Finding]:
     if not flat:
         return []
     message = (
-        f"{cells.name}: does not vary in {flat:,} of {whole_W.sum():,} fully observed training windows; normalised to zero there, "
-        "its level is kept by the head"
+        f"{cells.name}: does not vary in {flat:,} of {whole_W.sum():,} fully observed training windows; normalised to zero "
+        "there, its level is kept by the head"
     )
     return [Finding("flat_windows", "info", message, cells.name, count=flat)]

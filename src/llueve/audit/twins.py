@@ -29,8 +29,8 @@ def check_twins(panel: xr.Dataset) -> list[Finding]:
     groups = {name: _groups(panel[name].values) for name in names}
     # A climate index is the same everywhere, and no copy; a table in which most is the same everywhere is one.
     everywhere = [name for name in names if groups[name] == [tuple(range(len(sites)))]]
-    if len(sites) > 2 and len(everywhere) < len(names) / 2:
-        groups.update(dict.fromkeys(everywhere, []))
+    if len(sites) > 2 and len(everywhere) <= len(names) / 2:
+        groups.update({name: [] for name in everywhere})
     shared: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name in names:
         for twins in groups[name]:
@@ -43,7 +43,9 @@ def check_twins(panel: xr.Dataset) -> list[Finding]:
             mend = "keep one of them, or a split by site would leak"
         else:
             which = "this variable" if len(same) == 1 else "these variables"
-            mend = f"the other variables differ: drop {which} at {', '.join(sites[site] for site in twins[1:])} if copied"
+            mend = (
+                f"the other variables differ: drop {which} at {', '.join(sites[site] for site in twins[1:])} if copied"
+            )
         message = f"{told}: identical series of {', '.join(same)}; {mend}"
         site = sites[twins[1]]
         findings.append(Finding("twin_sites", "warning", message, variable=same[0], site=site, count=len(twins)))

@@ -7,8 +7,9 @@ import re
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-from llueve.panel import BoolArray, FloatArray
+from llueve.panel import FloatArray
 from llueve.rain import LEAST_MM, MILLIMETRES_PER_UNIT
 
 SPEEDS = ("m s-1", "m/s", "m s**-1")
@@ -35,7 +36,9 @@ TAKEN_FOR = {"Pa": (("hPa", 100.0), ("kPa", 1000.0)), "hPa": (("kPa", 10.0),)}
 """Pressures that are as steady as a level and are one after this factor have another unit."""
 STEADY = 5
 """Quartile ranges that a level of pressure keeps from zero; vapour pressures and tendencies do not."""
-DIFFERENCE = re.compile(r"spread|diff|tend|anom|range|std|delta|chang|depress|deficit|dev|grad|bias|trend|dtr", re.IGNORECASE)
+DIFFERENCE = re.compile(
+    r"spread|diff|tend|anom|range|std|delta|chang|depress|deficit|dev|grad|bias|trend|dtr", re.IGNORECASE
+)
 """Names of variables whose kelvins are differences."""
 TEMPERATURE = re.compile(r"temp|t2m|d2m|dew|skt|sst", re.IGNORECASE)
 WINDY = 10.0
@@ -86,7 +89,7 @@ def mistaken(name: str, units: str | None, ordered: FloatArray, middle: float, s
     low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
     if units == "K" and -90 <= middle <= 60 and low > -100 and not DIFFERENCE.search(name):
         centred = abs(middle) <= 0.1 * spread
-        one_sided = ordered[0] >= 0 and low <= middle / 3 or ordered[-1] <= 0 and high >= middle / 3
+        one_sided = (ordered[0] >= 0 and low <= middle / 3) or (ordered[-1] <= 0 and high >= middle / 3)
         small = high < 5 or abs(middle) <= spread or one_sided
         if not centred and (TEMPERATURE.search(name) or not small):
             return f"a median of {middle:g} K is no temperature but in degC, and no difference has it"
@@ -103,7 +106,7 @@ def mistaken(name: str, units: str | None, ordered: FloatArray, middle: float, s
     return None
 
 
-def odd_sites(units: str | None, ordered_ST: FloatArray, known_S: BoolArray) -> list[tuple[int, str]]:
+def odd_sites(units: str | None, ordered_ST: FloatArray, known_S: NDArray[np.int64]) -> list[tuple[int, str]]:
     """Sites whose values are like the others' only after a change of unit, with that change in words.
 
     A site may well be colder, higher or windier than all others: it is named only if it is far beyond all of them as it
@@ -131,10 +134,12 @@ def odd_sites(units: str | None, ordered_ST: FloatArray, known_S: BoolArray) -> 
         least, largest = spread[others].min(), spread[others].max()
         lowest, highest = middle[others].min(), middle[others].max()
 
-        def fits(factor: float, offset: float, row: int = row, ends: tuple[float, ...] = (least, largest, lowest, highest)) -> bool:
+        def fits(
+            factor: float, offset: float, row: int = row, ends: tuple[float, ...] = (least, largest, lowest, highest)
+        ) -> bool:
             wide = 0.2 * (ends[3] - ends[2]) + 0.5 * ends[1]
             among = ends[2] - wide <= middle[row] / factor - offset <= ends[3] + wide
-            return among and ends[0] / 1.5 <= spread[row] / factor <= 1.5 * ends[1]
+            return bool(among and ends[0] / 1.5 <= spread[row] / factor <= 1.5 * ends[1])
 
         if units in (*CELSIUS, "K") and not lowest - largest <= middle[row] <= highest + largest:
             kelvin = 273.15 if units == "K" else 0.0
@@ -145,14 +150,14 @@ def odd_sites(units: str | None, ordered_ST: FloatArray, known_S: BoolArray) -> 
                 if fits(factor, offset):
                     found.append((int(site), f"as {other} it would be among them"))
                     break
-        elif not dry and not least / BEYOND <= spread[row] <= BEYOND * largest or dry and spread[row] > 6 * largest:
+        elif spread[row] > 6 * largest if dry else not least / BEYOND <= spread[row] <= BEYOND * largest:
             ratio = next((factor for factor in FACTORS if fits(factor, 0.0)), None)
             if ratio is not None:
                 found.append((int(site), f"divided by {ratio:g} it would be among them"))
     return found
 
 
-def site_middles(ordered_ST: FloatArray, known_S: BoolArray) -> tuple[float, float]:
+def site_middles(ordered_ST: FloatArray, known_S: NDArray[np.int64]) -> tuple[float, float]:
     """The median of the sites' medians, and of their quartile ranges."""
     sites = np.flatnonzero(known_S)
     index = np.round(np.array([0.25, 0.5, 0.75]) * (known_S[sites, None] - 1)).astype(np.intp)
