@@ -422,11 +422,260 @@ def test_missing_first_steps_are_told_with_their_reason() -> None:
     assert [(each.site, each.count) for each in starts] == [("site 0", 3), ("site 1", 3)]
 
 
+def test_an_odd_cell_or_packing_moves_no_end() -> None:
+    rain = AMOUNT.copy()
+    rain[:, 50:90] = 0.0
+    rain[:, 120:160] = 2.3e-10
+    rain[:, 200:240] = 4.6e-10
+    rain[:, ::7] = np.where(rain[:, ::7] < 1, 0, rain[:, ::7])
+    assert found(audit_panel(panel_of(rain=rain), config_of()), "stuck") == []
+    rain[1, 300] = -0.004
+    assert found(audit_panel(panel_of(rain=rain), config_of()), "stuck") == []
+
+
+def test_a_sensor_stuck_for_its_whole_record_is_named_and_a_height_is_not() -> None:
+    stuck = np.concatenate([NOISE, NOISE[::-1, ::-1]])
+    stuck[2] = 0.25
+    height = np.repeat(np.arange(4)[:, None], STEPS, axis=1) + 0.5
+    label = np.concatenate([LABEL, LABEL])
+    (finding,) = found(audit_panel(panel_of(label, stuck=stuck, height=height), config_of()), "stuck")
+    assert (finding.variable, finding.count) == (
+        "stuck",
+        STEPS,
+    ) and "at 1 sites, the first at site 2" in finding.message
+
+
+WARMTH = 15 + 6 * NOISE
+"""Temperature, °C."""
+UNITS_MISTAKEN = {
+    "°C labelled K": ("temperature", "K", WARMTH),
+    "hPa labelled Pa": ("pressure", "Pa", 1013 + 7 * NOISE),
+    "kPa labelled Pa": ("pressure", "Pa", 101.3 + 0.7 * NOISE),
+    "kPa labelled hPa": ("pressure", "hPa", 101.3 + 0.7 * NOISE),
+    "Pa labelled hPa": ("pressure", "hPa", 101300 + 700 * NOISE),
+    "fractions labelled %": ("humidity", "%", np.clip(0.6 + 0.2 * NOISE, 0, 1)),
+    "mm labelled m": ("rain", "m", np.where(AMOUNT > 1, AMOUNT, 0)),
+    "km/h labelled m/s": ("wind", "m s-1", np.abs(20 + 8 * NOISE)),
+    "one pressure of 0": ("pressure", "hPa", np.where(np.arange(STEPS) == 9, 0, 1013 + 7 * NOISE)),
+}
+UNITS_RIGHT = {
+    "temperature": ("t2m", "K", 273.15 + WARMTH),
+    "spread to the dew point": ("td_spread", "K", np.abs(WARMTH)),
+    "spread by another name": ("dryness", "K", np.abs(6 * NOISE)),
+    "change of temperature": ("warming", "K", 3 * NOISE),
+    "pressure": ("sp", "Pa", 101300 + 700 * NOISE),
+    "pressure of a high place": ("sp", "Pa", 62000 + 300 * NOISE),
+    "tendency of pressure": ("pressure_tendency", "Pa", 150 * NOISE),
+    "deficit of vapour pressure": ("vpd", "Pa", 700 * np.abs(NOISE)),
+    "vapour pressure": ("vapour", "hPa", 12 + 3 * NOISE),
+    "cloud in %": ("cloud", "%", np.clip(40 * NOISE + 50, 0, 100)),
+    "rain in m": ("tp", "m", np.where(AMOUNT > 1, AMOUNT / 1000, 0)),
+    "height of a layer": ("blh", "m", 600 + 200 * NOISE),
+    "water vapour": ("tcwv", "kg m-2", 30 + 8 * NOISE),
+    "wind": ("wind", "m s-1", np.abs(4 + 3 * NOISE)),
+    "a component of wind": ("u10", "m s-1", 12 * NOISE),
+}
+
+
+@pytest.mark.parametrize("case", UNITS_MISTAKEN)
+def test_a_unit_taken_for_another_is_named(case: str) -> None:
+    name, units, values = UNITS_MISTAKEN[case]
+    panel = panel_of(**{name: values})
+    panel[name].attrs["units"] = units
+    assert found(audit_panel(panel, config_of()), "implausible")[0].variable == name
+
+
+@pytest.mark.parametrize("case", UNITS_RIGHT)
+def test_a_right_unit_is_not_named(case: str) -> None:
+    name, units, values = UNITS_RIGHT[case]
+    panel = panel_of(**{name: values})
+    panel[name].attrs["units"] = units
+    assert found(audit_panel(panel, config_of()), "implausible") == []
+
+
+@pytest.mark.parametrize(
+    ("units", "convert", "told"),
+    [
+        ("degC", lambda x: x * 1.8 + 32, "as degF"),
+        ("degC", lambda x: x + 273.15, "as K"),
+        ("K", lambda x: x - 273.15, "as degC"),
+        ("km/h", lambda x: x / 10, "divided by 0.1"),
+        ("hPa", lambda x: x / 10, "divided by 0.1"),
+    ],
+)
+def test_one_site_with_another_unit_is_named(units: str, convert: Any, told: str) -> None:
+    values = 10 + np.arange(8)[:, None] / 2 + 4 * RANDOM.normal(size=(8, STEPS))
+    values = {"K": values + 273.15, "hPa": values + 1000}.get(units, values)
+    label = np.repeat(LABEL, 4, axis=0)
+
+    def panel() -> xr.Dataset:
+        panel = panel_of(label, x=values)
+        panel["x"].attrs["units"] = units
+        return panel
+
+    assert found(audit_panel(panel(), config_of()), "odd_site") == []
+    values[3] = convert(values[3])
+    (finding,) = found(audit_panel(panel(), config_of()), "odd_site")
+    assert finding.site == "site 3" and told in finding.message
+
+
+def test_a_place_unlike_all_others_keeps_its_unit() -> None:
+    pressure = 1013 + 7 * RANDOM.normal(size=(8, STEPS))
+    pressure[2] -= 330  # a mountain
+    warmth = 20 + 4 * RANDOM.normal(size=(8, STEPS))
+    warmth[2] -= 25
+    panel = panel_of(np.repeat(LABEL, 4, axis=0), pressure=pressure, warmth=warmth)
+    panel["pressure"].attrs["units"], panel["warmth"].attrs["units"] = "hPa", "degC"
+    assert {each.code for each in audit_panel(panel, config_of()).findings} == set()
+
+
+def test_marks_do_not_hide_each_other() -> None:
+    marked = NOISE * 10
+    marked[0, 30:40], marked[1, 30:40] = -99.0, -99.9
+    findings = found(audit_panel(panel_of(noise=marked), config_of()), "sentinel")
+    assert sorted(each.count or 0 for each in findings) == [10, 10]
+
+
+@pytest.mark.parametrize("mark", [-99.9, -99.0, 999.0, 9999.9])
+def test_a_mark_in_a_wide_range_is_found(mark: float) -> None:
+    direction = RANDOM.uniform(0, 360, size=NOISE.shape)
+    direction[0, 17] = mark
+    (finding,) = found(audit_panel(panel_of(direction=direction), config_of()), "sentinel")
+    assert finding.count == 1
+
+
+def test_a_low_pressure_is_no_mark() -> None:
+    pressure = np.clip(1020 + 4 * NOISE, 1004, 1036)
+    pressure[0, 17] = 999.0
+    assert found(audit_panel(panel_of(pressure=pressure), config_of()), "sentinel") == []
+
+
+@pytest.mark.parametrize("bad", [4, 8, 16])
+def test_many_bad_cells_do_not_hide_each_other(bad: int) -> None:
+    warmth = WARMTH.copy()
+    warmth[0, 20 : 20 + bad] = 1500.0 + np.arange(bad)
+    (finding,) = found(audit_panel(panel_of(warmth=warmth), config_of()), "outliers")
+    assert finding.count == bad
+
+
+def test_a_bad_cell_at_a_dry_station_is_found() -> None:
+    rain = np.zeros((2, 3000))
+    rain[:, ::300] = 2.0
+    assert found(audit_panel(panel_of(np.resize(LABEL, rain.shape), rain=rain), config_of()), "outliers") == []
+    rain[0, 1000] = 1900.0
+    (finding,) = found(audit_panel(panel_of(np.resize(LABEL, rain.shape), rain=rain), config_of()), "outliers")
+    assert finding.count == 1
+
+
+def test_a_copy_that_differs_a_little_is_named() -> None:
+    def twins(copy: ArrayLike) -> list[Finding]:
+        values = np.stack([NOISE[0], NOISE[1], copy])
+        return found(audit_panel(panel_of(np.resize(LABEL, values.shape), noise=values), config_of()), "twin_sites")
+
+    copy = NOISE[0].copy()
+    assert "site 0, site 2" in twins(copy)[0].message
+    copy[200] = np.nan
+    assert len(twins(copy)) == 1
+    copy[100] = 3.0
+    assert len(twins(copy)) == 1
+    copy[:180] = np.nan
+    assert len(twins(copy)) == 1
+    copy[201::3] = 3.0
+    assert twins(copy) == []
+
+
+def test_an_index_of_the_climate_makes_no_copies() -> None:
+    values, index = RANDOM.normal(size=(3, STEPS)), np.repeat(NOISE[:1], 3, axis=0)
+    label = np.resize(LABEL, values.shape)
+    assert found(audit_panel(panel_of(label, noise=values, index=index), config_of()), "twin_sites") == []
+
+
+def test_one_shared_variable_of_many_is_to_be_dropped_not_its_station() -> None:
+    shared = RANDOM.normal(size=(3, STEPS))
+    shared[2] = shared[0]
+    others = {f"x{number}": RANDOM.normal(size=(3, STEPS)) for number in range(3)}
+    label = np.resize(LABEL, shared.shape)
+    (finding,) = found(audit_panel(panel_of(label, shared=shared, **others), config_of()), "twin_sites")
+    assert "drop this variable at site 2" in finding.message
+
+
+def test_the_cause_of_missing_first_steps_is_told_only_where_all_share_it() -> None:
+    lagged, late = NOISE.copy(), NOISE.copy()
+    lagged[:, :3] = np.nan
+    late[0, :63] = np.nan
+    audit = audit_panel(panel_of(lagged=lagged, late=late), config_of())
+    told = {(each.variable, each.site): each.message for each in found(audit, "missing_at_start")}
+    assert "a lag or a rolling mean" in told["lagged", "site 0"]
+    assert "lag" not in told["late", "site 0"] and "first 63 steps of site 0" in told["late", "site 0"]
+
+
 # Outcome
 
 
+@pytest.mark.parametrize("days", [1, 2])
+@pytest.mark.parametrize("kind", ["the amount", "the outcome"])
+def test_a_leak_with_a_wrong_cell_is_a_warning(kind: str, days: int) -> None:
+    leak = tomorrow(AMOUNT if kind == "the amount" else rains(AMOUNT), days)
+    wet, dry = np.argwhere(leak[:, :200] >= 1)[3], np.argwhere(leak[:, :200] < 1)[3]
+    leak[tuple(wet)], leak[tuple(dry)] = 0.0, 9.0
+    audit = audit_panel(panel_of(noise=NOISE, leak=leak), config_of())
+    (finding,) = [each for each in audit.findings if each.severity != "info"]
+    assert (finding.code, finding.severity, finding.variable) == ("nearly_holds_future", "warning", "leak")
+    assert ("the same row" if days == 1 else "1 step(s) later") in finding.message
+    audit.require_clean()
+
+
+def hourly(**features: ArrayLike) -> tuple[xr.Dataset, Config]:
+    """Three-hourly rain that stays for long, in a panel with a label of the next 24 h."""
+    random = np.random.default_rng(3)
+    weather = np.zeros((2, 3000))
+    for step in range(1, 3000):
+        weather[:, step] = 0.9 * weather[:, step - 1] + random.normal(size=2)
+    rain = np.where(weather > 2, random.gamma(0.7, 0.8, size=weather.shape), 0)
+    panel = panel_of(rains(summed(rain, 8, ahead=True)), rain=rain, noise=random.normal(size=rain.shape), **features)
+    times = np.datetime64("2020-01-01", "ns") + np.arange(3000) * np.timedelta64(3, "h")
+    panel = panel.assign_coords(time=times)
+    panel.attrs["step_hours"], panel["rain"].attrs["units"] = 3.0, "mm"
+    return panel, config_of(target={"label": "wet", "horizon_hours": 24})
+
+
+def summed(rain: ArrayLike, steps: int, ahead: bool = False) -> np.ndarray[Any, Any]:
+    """Sums over so many steps up to each, or after each."""
+    rain = np.asarray(rain, dtype=np.float64)
+    total = sum(tomorrow(rain, step) for step in (range(1, steps + 1) if ahead else range(1 - steps, 0)))
+    return np.asarray(total if ahead else total + rain)
+
+
+@pytest.mark.parametrize("steps", [4, 6, 7, 8, 9])
+def test_what_is_known_of_a_long_outcome_is_no_leak(steps: int) -> None:
+    panel, config = hourly()
+    panel["known"] = panel["noise"].copy(data=summed(panel["rain"].values, steps).astype(np.float32), deep=True)
+    panel["known"].attrs["units"] = "mm"
+    assert {each.code for each in audit_panel(panel, config).findings if each.severity != "info"} <= {"stuck"}
+
+
+def test_a_label_of_the_sum_with_some_faults_is_counted() -> None:
+    panel, config = hourly()
+    panel["wet"].values[0, [20, 40, 60]] = 1 - panel["wet"].values[0, [20, 40, 60]]
+    finding = codes(audit_panel(panel, config))["label_mismatch"]
+    assert finding.count == 3 and "summed over 24 h is at least 1" in finding.message
+
+
+@pytest.mark.parametrize(("shift", "told"), [(3, "earlier by 3"), (-2, "later by 2")])
+def test_a_label_of_the_sum_of_other_hours_is_told(shift: int, told: str) -> None:
+    panel, config = hourly()
+    panel["wet"].values[:] = tomorrow(panel["wet"].values, -shift)
+    assert told in codes(audit_panel(panel, config))["label_shifted"].message
+
+
+def test_a_label_of_one_step_for_a_horizon_of_many_is_told() -> None:
+    panel, config = hourly()
+    panel["wet"].values[:] = rains(tomorrow(panel["rain"].values, 8))
+    assert "one value of rain 8 step(s) later" in codes(audit_panel(panel, config))["label_single_step"].message
+
+
 def test_one_variable_that_knows_too_much_is_a_warning() -> None:
-    told = tomorrow(AMOUNT) + NOISE * 0.05  # the amount itself, with some noise
+    told = tomorrow(AMOUNT) + NOISE * 0.15  # the amount itself, with some noise
     finding = codes(audit_panel(panel_of(noise=NOISE, told=told), config_of()))["too_good"]
     assert (finding.variable, finding.severity) == ("told", "warning")
 
@@ -483,6 +732,14 @@ def test_laid_end_to_end_windows_cross_sites_and_meet_every_first_step() -> None
     assert {"bad_windows", "split_by_row"} <= set(by_code) and len(audit.errors) == 4
 
 
+def test_a_window_over_two_borders_counts_once() -> None:
+    values = RANDOM.normal(size=(10, 60))
+    panel = panel_of(np.resize(LABEL, values.shape), noise=values)
+    audit = audit_laid_end_to_end(panel, config_of(windows={"context": 150}))
+    assert audit.forecast is not None
+    assert codes(audit)["crosses_sites"].count == audit.forecast.windows == 420 - 150
+
+
 def test_the_case_that_llueve_was_born_from(shared: Any, capsys: Any) -> None:
     table = shared("data/seed_case/peru_rainfall.csv")
     config = Path(__file__).parents[1] / "examples" / "seed_case.toml"
@@ -502,3 +759,5 @@ def test_the_case_that_llueve_was_born_from(shared: Any, capsys: Any) -> None:
     assert max(each["count"] for each in starts) == 6
     (leak,) = [finding for finding in content["findings"] if finding["code"] == "holds_future"]
     assert leak["variable"] == "precipitation"
+    (single,) = [finding for finding in content["findings"] if finding["code"] == "label_single_step"]
+    assert single["variable"] == "tp" and "2 step(s) later" in single["message"]

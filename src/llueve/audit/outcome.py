@@ -6,17 +6,21 @@ Shapes: S sites, T times.
 import numpy as np
 import xarray as xr
 
+from llueve.audit.screen import BELOW_PERSISTENCE, Screen, best_threshold
 from llueve.config import Config
+from llueve.errors import LlueveError
 from llueve.panel import Finding, FloatArray, feature_names
-from llueve.rain import MILLIMETRES_PER_UNIT, class_labels, horizon_steps
+from llueve.rain import MILLIMETRES_PER_UNIT, class_labels, horizon_steps, next_sum_mm
 from llueve.windows import Split
 
 LEAK_ROWS = 30
 """Fewer outcomes of either class than this can be separated by chance."""
 TOO_GOOD = 0.995
-"""An AUC of one variable alone, at issue time, that weather does not give."""
-NEARLY = 0.98
-"""From this share of agreement on, a rain column is what the label was made of, and the rest is worth a look."""
+"""An AUC of one variable alone that weather does not give, before the outcome is known."""
+SUM_FAULTS = 0.001
+"""Share of values that cannot be sums, among values that are."""
+LATER_STEPS = 3
+"""An outcome is looked for at least so far ahead, however short the horizon."""
 RARE = 0.01
 """Below this share of events in training, skill is hard to tell from luck."""
 
@@ -80,7 +84,7 @@ def _one_class(split: Split, config: Config) -> list[Finding]:
 
 
 def check_leaks(panel: xr.Dataset, config: Config, training_rows: int) -> list[Finding]:
-    """Features that equal the label, or the amount behind it, at a time when the outcome is not known yet.
+    """Features that equal the label, or the amount behind it, or nearly, at a time when the outcome is not known yet.
 
     A feature equals the label up to a threshold when all its values beside events lie on one side of all beside
     non-events. f(t) against y(t + k): for k > −horizon the outcome lies at least partly after t, so f holds the future;
@@ -89,24 +93,56 @@ def check_leaks(panel: xr.Dataset, config: Config, training_rows: int) -> list[F
     horizon = horizon_steps(config.target.horizon_hours, float(panel.attrs["step_hours"]))
     labels_ST = class_labels(panel, config.target)[:, :training_rows]
     event_ST = np.where(np.isnan(labels_ST), np.nan, labels_ST == config.target.event_index).astype(np.float32)
+    ahead = range(1 - horizon, max(horizon, LATER_STEPS) + 1)
+    known_last = Screen(_earlier(event_ST, horizon), labels_ST, event_ST)
+    usual = {k: known_last.at(k) for k in ahead}
     findings = []
     for name in feature_names(panel):
         values_ST = panel[name].values[:, :training_rows]
-        leaks = [k for k in range(1 - horizon, horizon + 1) if _tells(values_ST, labels_ST, event_ST, k)]
+        screen = Screen(values_ST, labels_ST, event_ST)
+        seen = {k: screen.at(k) for k in ahead}
+        # Where a sample of the cells contradicts, all cells do.
+        leaks = [k for k in ahead if not seen[k].wrong and _tells(values_ST, labels_ST, event_ST, k)]
+        nearly = [k for k in ahead if not leaks and seen[k].enough(LEAK_ROWS) and seen[k].holds(usual[k])]
+        past = not leaks and not nearly and _tells(values_ST, labels_ST, event_ST, -horizon)
         if leaks:
             message = (
                 f"{name}: equals the outcome (up to a threshold) of {_shift(leaks[0])} at every training time, so it holds "
                 "the future; name it in data.exclude"
             )
             findings.append(Finding("holds_future", "error", message, variable=name))
-        elif _tells(values_ST, labels_ST, event_ST, -horizon):
+        elif nearly:
+            k = min(nearly, key=lambda k: seen[k].wrong / seen[k].cases)
+            message = (
+                f"{name}: equals the outcome (up to a threshold) of {_shift(k)} in "
+                f"{1 - seen[k].wrong / seen[k].cases:.2%} of the cases, and nothing known by then does: it seems to hold the "
+                "future; if so, name it in data.exclude"
+            )
+            findings.append(Finding("nearly_holds_future", "warning", message, variable=name))
+        elif past:
             bound = _threshold(values_ST, event_ST, -horizon)
             message = f"{name}: equals the newest outcome known at issue time, {horizon} step(s) ago; no leak; {bound}"
             findings.append(Finding("past_outcome", "info", message, variable=name))
         else:
-            findings.extend(_too_good(name, values_ST, event_ST))
-            findings.extend(_label_mismatch(panel, name, values_ST, event_ST, horizon, config))
+            # Of an outcome that has mostly been, much may be known.
+            for k in sorted((k for k in ahead if 2 * k >= -horizon), key=lambda k: -seen[k].auc)[:1]:
+                missed, as_usual = 1 - seen[k].auc, 1 - usual[k].auc
+                if seen[k].enough(LEAK_ROWS) and missed <= min(1 - TOO_GOOD, BELOW_PERSISTENCE * as_usual):
+                    message = (
+                        f"{name}: tells the outcome of {_shift(k)} alone with an AUC of {seen[k].auc:.4f}, which weather does "
+                        "not give; if it holds the future, name it in data.exclude"
+                    )
+                    findings.append(Finding("too_good", "warning", message, variable=name))
+        if not leaks and not nearly:
+            findings.extend(_label_mismatch(panel, name, training_rows, labels_ST, event_ST, horizon, config))
     return findings
+
+
+def _earlier(event_ST: FloatArray, steps: int) -> FloatArray:
+    """The event of `steps` ago at each time: persistence."""
+    earlier_ST = np.full_like(event_ST, np.nan)
+    earlier_ST[:, steps:] = event_ST[:, : max(0, event_ST.shape[1] - steps)]
+    return earlier_ST
 
 
 def _tells(values_ST: FloatArray, labels_ST: FloatArray, event_ST: FloatArray, k: int) -> bool:
@@ -137,54 +173,91 @@ def _threshold(values_ST: FloatArray, event_ST: FloatArray, k: int) -> str:
     return f"the event is less than {np.nanmin(dry):g}, and at most {np.nanmax(wet):g} in this table"
 
 
-def _too_good(name: str, values_ST: FloatArray, event_ST: FloatArray) -> list[Finding]:
-    """One variable that ranks tomorrow's outcome nearly without a fault."""
-    known = ~np.isnan(values_ST) & ~np.isnan(event_ST)
-    wet, dry = values_ST[known & (event_ST == 1)], np.sort(values_ST[known & (event_ST == 0)])
-    if min(len(wet), len(dry)) < LEAK_ROWS:
-        return []
-    below = np.searchsorted(dry, wet, "left") + np.searchsorted(dry, wet, "right")
-    auc = float(below.mean()) / (2 * len(dry))
-    if max(auc, 1 - auc) < TOO_GOOD:
-        return []
-    message = (
-        f"{name}: tells the outcome alone with an AUC of {max(auc, 1 - auc):.4f}, which weather does not give; if it holds "
-        "the future, name it in data.exclude"
-    )
-    return [Finding("too_good", "warning", message, variable=name)]
-
-
 def _label_mismatch(
-    panel: xr.Dataset, name: str, values_ST: FloatArray, event_ST: FloatArray, horizon: int, config: Config
+    panel: xr.Dataset,
+    name: str,
+    rows: int,
+    labels_ST: FloatArray,
+    event_ST: FloatArray,
+    horizon: int,
+    config: Config,
 ) -> list[Finding]:
-    """Rows in which the label contradicts the rain column that it was evidently made of."""
-    if config.target.label is None or panel[name].attrs.get("units") not in MILLIMETRES_PER_UNIT:
+    """Rows in which the label contradicts the rain that it was evidently made of, and labels made of the wrong rain.
+
+    Held against it are the sum over the horizon; that sum some steps earlier and later; and each single step of it.
+    """
+    units, label = panel[name].attrs.get("units"), config.target.label
+    if label is None or units not in MILLIMETRES_PER_UNIT or event_ST.shape[1] <= horizon:
         return []
-    if values_ST.shape[1] <= horizon:
+    try:
+        total_ST = next_sum_mm(panel, name, config.target.horizon_hours, allow_sampled=True)[:, :rows]
+    except LlueveError:  # no amounts of single steps: of these no sum can be made
         return []
-    value, _, event = _beside(values_ST, event_ST, event_ST, -horizon)
-    known = ~np.isnan(value) & ~np.isnan(event)
-    if min((event[known] == 1).sum(), (event[known] == 0).sum()) < LEAK_ROWS:
+    values_ST = panel[name].values[:, :rows]
+    summed = Screen(total_ST, labels_ST, event_ST)
+    right = summed.at(0)
+    if not right.enough(LEAK_ROWS):
         return []
-    order = np.argsort(value[known], kind="stable")
-    amount, wet = value[known][order], event[known][order] == 1
-    # Calling the first n amounts dry and the rest wet agrees with that many labels.
-    agreeing = np.concatenate([[0], np.cumsum(~wet)]) + np.concatenate([[0], np.cumsum(wet)])[-1]
-    agreeing = agreeing - np.concatenate([[0], np.cumsum(wet)])
-    possible = np.concatenate([[True], amount[1:] > amount[:-1], [True]])
-    best = int(np.argmax(np.where(possible, agreeing, -1)))
-    share = agreeing[best] / len(amount)
-    if share < NEARLY or best in (0, len(amount)):
-        return []
-    wrong = known & ((value >= amount[best]) != (event == 1))
-    site, time = np.argwhere(wrong)[0]
-    at = np.datetime_as_string(panel["time"].values[time], unit="m")
-    message = (
-        f"{config.target.label}: says whether {name} is at least {amount[best]:g} {panel[name].attrs['units']} "
-        f"{horizon} step(s) later in {share:.2%} of the cases, and contradicts it in {wrong.sum():,}, the first at "
-        f"{panel['site'].values[site]}, {at}; mend whichever is wrong"
+    sums = {k: summed.at(k) for k in range(-max(horizon, LATER_STEPS), max(horizon, LATER_STEPS) + 1) if k}
+    single = Screen(values_ST, labels_ST, event_ST)
+    singles = (
+        {-j: single.at(-j) for j in range(1, horizon + 1)}
+        if horizon > 1 and not _is_sum(values_ST, max(2, horizon // 2))
+        else {}
     )
-    return [Finding("label_mismatch", "warning", message, variable=name, count=int(wrong.sum()))]
+    best_sum = min(sums, key=lambda k: sums[k].error)
+    best_single = min(singles, key=lambda k: singles[k].error, default=0)
+    least = BELOW_PERSISTENCE * right.error
+    hours = config.target.horizon_hours
+    if (
+        singles
+        and singles[best_single].made_of()
+        and singles[best_single].error < min(least, sums[best_sum].error + 1e-9)
+    ):
+        told = singles[best_single]
+        message = (
+            f"{label}: is told by the one value of {name} {-best_single} step(s) later in {1 - told.error:.2%} of the cases, "
+            f"and by the sum over the {hours:g} h of target.horizon_hours in {1 - right.error:.2%}: unless these "
+            "values are sums already, the label is no sum: make it anew"
+        )
+        return [Finding("label_single_step", "warning", message, variable=name)]
+    if sums[best_sum].made_of() and sums[best_sum].error < least:
+        message = (
+            f"{label}: is told by the sum of {name} over {hours:g} h {'earlier' if best_sum > 0 else 'later'} by "
+            f"{abs(best_sum)} step(s) in {1 - sums[best_sum].error:.2%} of the cases, and by that of the horizon in "
+            f"{1 - right.error:.2%}: shift the label"
+        )
+        return [Finding("label_shifted", "warning", message, variable=name)]
+    if (not right.wrong and len(summed) == summed.all_cells) or not right.made_of():
+        return []
+    known = ~np.isnan(total_ST) & ~np.isnan(event_ST)
+    wrong, bound, upward = best_threshold(total_ST[known], event_ST[known] == 1)
+    if not wrong or not upward:
+        return []
+    wrong_ST = known & ((total_ST >= bound) != (event_ST == 1))
+    site, time = np.argwhere(wrong_ST)[0]
+    at = np.datetime_as_string(panel["time"].values[time], unit="m")
+    what = f"{name} is at least" if horizon == 1 else f"{name} summed over {hours:g} h is at least"
+    when = f" {horizon} step(s) later" if horizon == 1 else ""
+    amount = f"{bound / MILLIMETRES_PER_UNIT[units]:g} {units}" if horizon == 1 else f"{bound:g} mm"
+    message = (
+        f"{label}: says whether {what} {amount}{when} in {1 - wrong / known.sum():.2%} of the cases, and contradicts it in "
+        f"{wrong:,}, the first at {panel['site'].values[site]}, {at}; mend whichever is wrong"
+    )
+    return [Finding("label_mismatch", "warning", message, variable=name, count=wrong)]
+
+
+def _is_sum(values_ST: FloatArray, steps: int) -> bool:
+    """Whether values are themselves sums over so many steps or more: then none is less than the rises among those steps."""
+    if values_ST.shape[1] <= steps:
+        return False
+    with np.errstate(invalid="ignore"):
+        # Where it always rains a little, that little is in every value, whatever it sums.
+        values_ST = values_ST - np.fmin.reduce(values_ST, axis=1, keepdims=True)
+    rise_ST = np.fmax(np.diff(values_ST.astype(np.float64), axis=1), 0)  # fmax: a rise from or to a gap counts as none
+    total_ST = np.concatenate([np.zeros((len(rise_ST), 1)), rise_ST.cumsum(axis=1)], axis=1)
+    short_ST = values_ST[:, steps:] < total_ST[:, steps:] - total_ST[:, :-steps] - 1e-3 * np.nanstd(values_ST)
+    return bool(short_ST.mean() < SUM_FAULTS)
 
 
 def _shift(k: int) -> str:
