@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llueve.errors import UsageError
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
 
@@ -211,3 +212,9 @@ def test_second_derivatives_are_refused_and_not_wrong():
     )
     with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize(("width", "heads"), [(12, 2), (16, 3), (4, 2)])
+def test_heads_that_cannot_be_rotated_are_refused(width, heads):
+    with pytest.raises(UsageError, match="must be a multiple of 4"):
+        TimerXL(4, width=width, layers=1, heads=heads, feed_forward=16)

@@ -13,6 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from llueve.errors import UsageError
 from llueve.model.attention import variable_attention
 from llueve.model.dropout import Dropout
 from llueve.model.patches import PatchEncoder
@@ -161,6 +162,10 @@ class TimerXL(PatchEncoder):
         positions: Positions = "flattened",
     ) -> None:
         super().__init__(patch_length, width)
+        if width % heads or (width // heads) % 4:
+            raise UsageError(
+                f"width {width} over {heads} heads: half of a head is rotated in pairs, so width / heads must be a multiple of 4"
+            )
         self.heads = heads
         self.positions: Positions = positions
         self.embedding = nn.Linear(patch_length, width)
