@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llueve.config import FeaturesConfig, Statistic
 from llueve.errors import ConfigError, DataError
-from llueve.panel import check_panel, feature_names
+from llueve.panel import check_panel, feature_names, whole_steps
 
 Doubles = NDArray[np.float64]
 
@@ -155,13 +155,13 @@ class _Derived:
 
     def steps(self, key: str, hours: float) -> int:
         step_hours = float(self.panel.attrs["step_hours"])
-        steps = hours / step_hours
-        if abs(steps - round(steps)) > 1e-6:
+        steps = whole_steps(hours, step_hours)
+        if steps is None:
             raise ConfigError(
                 f"features.{key}: {hours:g} h is no whole number of the panel's steps of {step_hours:g} h; choose a "
                 f"multiple of {step_hours:g}"
             )
-        return round(steps)
+        return steps
 
     def add(self, name: str, values_ST: Doubles, units: str | None) -> None:
         if name in self.panel:

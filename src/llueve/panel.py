@@ -47,6 +47,12 @@ class Finding:
         return asdict(self)
 
 
+def whole_steps(hours: float, step_hours: float) -> int | None:
+    """How many steps a length of time is; None if that is no whole number of at least one."""
+    steps = hours / step_hours
+    return round(steps) if abs(steps - round(steps)) <= 1e-6 and round(steps) >= 1 else None
+
+
 def feature_names(panel: xr.Dataset) -> list[str]:
     """Variables that vary in time and are not the label, in the order of the panel."""
     return [

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from llueve.config import TargetConfig
 from llueve.errors import DataError, UsageError
-from llueve.panel import FloatArray, label_name
+from llueve.panel import FloatArray, label_name, whole_steps
 
 MILLIMETRES_PER_UNIT = {"mm": 1.0, "kg m-2": 1.0, "kg m**-2": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4, "inch": 25.4}
 """One millimetre of water is one kilogram per square metre; an inch is 25.4 mm by definition."""
@@ -24,13 +24,13 @@ def horizon_steps(horizon_hours: float, step_hours: float) -> int:
     Raises:
         UsageError: the horizon is no whole number of steps, so no sum could cover exactly (t, t + H].
     """
-    steps = horizon_hours / step_hours
-    if abs(steps - round(steps)) > 1e-6 or round(steps) < 1:
+    steps = whole_steps(horizon_hours, step_hours)
+    if steps is None:
         raise UsageError(
             f"target.horizon_hours = {horizon_hours:g} is no whole number of the panel's steps of {step_hours:g} h; "
             f"choose a multiple of {step_hours:g}"
         )
-    return round(steps)
+    return steps
 
 
 def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sampled: bool = False) -> FloatArray:

@@ -193,6 +193,13 @@ def calendar_facts(times: NDArray[np.datetime64], step_hours: float) -> FloatArr
     return np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=-1).astype(np.float32)
 
 
+def windows_with(flag_ST: BoolArray, part: Part, context: int) -> NDArray[np.int64]:
+    """How many flagged steps each window of `part` sees, (W,)."""
+    before_ST = np.concatenate([np.zeros((len(flag_ST), 1), np.int64), flag_ST.cumsum(axis=1)], axis=1)
+    count_W: NDArray[np.int64] = before_ST[part.site, part.end + 1] - before_ST[part.site, part.end + 1 - context]
+    return count_W
+
+
 @dataclass(frozen=True)
 class Windows:
     """Every window of a panel as views over one array per site: memory grows with the rows, not with rows × context."""
@@ -215,9 +222,7 @@ class Windows:
     def non_finite(self, part: Part) -> int:
         """How many windows of `part` hold a value that is not finite: none, unless missing cells were left raw."""
         bad_ST = np.any(~np.isfinite(self.values_STC), axis=-1)
-        before_ST = np.concatenate([np.zeros((len(bad_ST), 1), np.int64), bad_ST.cumsum(axis=1)], axis=1)
-        count = before_ST[part.site, part.end + 1] - before_ST[part.site, part.end + 1 - self.context]
-        return int((count > 0).sum())
+        return int((windows_with(bad_ST, part, self.context) > 0).sum())
 
     def quantiles(self, training_rows: int, count: int) -> FloatArray:
         """`count` evenly spaced quantiles of each variable's observed training cells, (C, count), in training-set units."""

@@ -12,11 +12,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from llueve.audit.failure import windows_with
 from llueve.audit.twins import check_twins
 from llueve.audit.units import bounds, mistaken, odd_sites, site_middles, unit_of
 from llueve.panel import BoolArray, Finding, FloatArray, feature_names, recorded_rows
-from llueve.windows import Part
+from llueve.windows import Part, windows_with
 
 MOSTLY_MISSING = 0.5
 """From this share of missing cells on, a variable is worth a warning."""

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from llueve.panel import BoolArray, Finding, feature_cube, feature_names, recorded_rows
-from llueve.windows import Part
 
 LAID_TRAINING = 0.7
 """Share of the rows that OpenLTM's datasets train on, from the top of the table."""
@@ -73,13 +71,6 @@ class FailureForecast:
 def forecast_failure(bad_W: BoolArray, batch_size: int, masked: bool) -> FailureForecast:
     """The forecast for windows of which some are bad."""
     return FailureForecast(len(bad_W), int(bad_W.sum()), batch_size, math.ceil(len(bad_W) / batch_size), masked)
-
-
-def windows_with(flag_ST: BoolArray, part: Part, context: int) -> NDArray[np.int64]:
-    """How many flagged steps each window of `part` sees, (W,)."""
-    before_ST = np.concatenate([np.zeros((len(flag_ST), 1), np.int64), flag_ST.cumsum(axis=1)], axis=1)
-    count_W: NDArray[np.int64] = before_ST[part.site, part.end + 1] - before_ST[part.site, part.end + 1 - context]
-    return count_W
 
 
 def judge_laid_end_to_end(

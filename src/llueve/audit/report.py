@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from llueve.audit.cells import check_cells, moment
-from llueve.audit.failure import FailureForecast, forecast_failure, judge_laid_end_to_end, windows_with
+from llueve.audit.failure import FailureForecast, forecast_failure, judge_laid_end_to_end
 from llueve.audit.outcome import check_balance, check_leaks, check_sampling
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
 from llueve.panel import Finding, feature_cube, feature_names
-from llueve.windows import split_panel, thinned
+from llueve.windows import split_panel, thinned, windows_with
 
 SHOWN = 3
 """Notes of one code that the table shows; the file has all."""

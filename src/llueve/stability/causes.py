@@ -193,12 +193,8 @@ class _Laboratory:
         loss, norm = _outcome(step)
         if not self.experiments:
             self.recorded_norm = norm
-        sound = math.isfinite(loss) and math.isfinite(norm) and _is_sound_update(step, rates or step.rates)
-        if sound and step.kind.endswith("_spike") and self.experiments:
-            sound = norm * CURED_RATIO <= self.recorded_norm
-        elif sound and step.kind.endswith("_spike"):
-            sound = False  # the same spike again is no cure
-        self.experiments.append(Experiment(change, loss, norm, sound))
+        cures = self._is_usual(loss, norm) and _is_sound_update(step, rates or step.rates)
+        self.experiments.append(Experiment(change, loss, norm, cures))
 
     def cured_by(self, beginning: str) -> bool:
         """Whether the experiment of that name cured the step."""
@@ -223,7 +219,10 @@ class _Laboratory:
         return self._guilty(rows[:half]) + self._guilty(rows[half:])
 
     def _is_sound(self, rows: list[int]) -> bool:
-        loss, norm = _outcome(replace(self.step, batch=self.step.batch[torch.tensor(rows)]))
+        return self._is_usual(*_outcome(replace(self.step, batch=self.step.batch[torch.tensor(rows)])))
+
+    def _is_usual(self, loss: float, norm: float) -> bool:
+        """Whether a loss and gradient norm are finite and, for a spike, far below what was recorded."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return False
         return not self.step.kind.endswith("_spike") or norm * CURED_RATIO <= self.recorded_norm
@@ -231,7 +230,7 @@ class _Laboratory:
 
 def _decide(lab: _Laboratory, step: Step, bad_BLC: Tensor) -> str:
     """The cause that the smallest cure speaks for; the order is from the least change to the largest."""
-    if step.kind == "learning_rate" or any(not math.isfinite(rate) or rate < 0 for rate in step.rates):
+    if step.kind == "learning_rate" or not _are_rates(step.rates):
         return "learning_rate"
     if step.kind == "moments":
         return "poisoned_moments" if lab.cured_by("fresh optimiser moments") else "unknown"
@@ -269,11 +268,15 @@ def _outcome(step: Step) -> tuple[float, float]:
 
 def _is_sound_update(step: Step, rates: tuple[float, ...]) -> bool:
     """Whether rates and moments would leave sound weights, given sound gradients."""
-    finite = all(math.isfinite(rate) and rate >= 0 for rate in rates)
+    finite = _are_rates(rates)
     for name, moment in step.moments.items():
         finite = finite and bool(moment.isfinite().all())
         finite = finite and not (name.endswith("exp_avg_sq") and bool((moment < 0).any()))
     return finite
+
+
+def _are_rates(rates: tuple[float, ...]) -> bool:
+    return all(math.isfinite(rate) and rate >= 0 for rate in rates)
 
 
 def _cells(flag_BLC: Tensor) -> tuple[tuple[int, int, int], ...]:
