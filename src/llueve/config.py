@@ -338,6 +338,8 @@ class GuardConfig(Section):
 
     max_skipped: float = Field(0.01, ge=0, le=1)
     """Share of an epoch's training samples that may be skipped; one more ends the run with exit code 3 and no model."""
+    policy: Literal["repair", "skip", "stop"] = "repair"
+    """What becomes of a refused step: its cause is found and mended, its samples are skipped, or the run ends."""
 
 
 class VerifyConfig(Section):

@@ -278,7 +278,7 @@ def test_any_value_anywhere_is_a_panel_or_an_error_of_ours(
         inner: Any = point
         for part in path[:-1]:
             inner = inner.get(part) if isinstance(inner, dict) else None
-        if isinstance(inner, dict) or (isinstance(inner, list) and len(inner) == 3):
+        if isinstance(inner, dict) or (isinstance(inner, list) and len(inner) == 3 and isinstance(path[-1], int)):
             inner[path[-1]] = value
     untouched = all(path[0] != "hourly" for path, _ in changes)
     try:
