@@ -323,6 +323,11 @@ class TrainConfig(Section):
     """Above zero, the focal loss: samples that are already told apart count less, by (1 − p)^gamma."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
+    average_decay: float = Field(0.0, ge=0, lt=1)
+    """Above zero, validation and the model itself use a moving average of the weights, which keeps this share of itself at
+    each step; 0.999 is usual."""
+    accumulate: int = Field(1, ge=1)
+    """Batches of one optimiser step."""
     seed: int = Field(0, ge=0, lt=2**63)
 
 

@@ -21,6 +21,7 @@ from llueve import run as files
 from llueve.audit import audit_panel
 from llueve.config import Config
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
+from llueve.forecasting import predict_logits, probabilities
 from llueve.model.classifier import KNOTS
 from llueve.model.pretrained import Format, inspect_checkpoint, load_pretrained
 from llueve.model.timer_xl import TimerXL
@@ -31,7 +32,8 @@ from llueve.reading import read_panel, read_source
 from llueve.run import Run
 from llueve.saved import SavedModel, fingerprint, load_model, save_model
 from llueve.stability.incident import keep_incident
-from llueve.training.loop import predict_logits, probabilities, train_model
+from llueve.training.course import Surroundings
+from llueve.training.loop import train_model
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
 from llueve.windows import Part, Scaler, Split, build_windows, fit_scaler, split_panel, thinned
@@ -188,9 +190,9 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
     windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
     saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
 
-    def keep(**step: Any) -> None:
+    def keep(**step: Any) -> Path | None:
         try:
-            keep_incident(
+            return keep_incident(
                 run.directory,
                 **step,
                 model_config=config.model,
@@ -202,6 +204,7 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
             )
         except RunError as error:  # a full disk is no reason to lose the training
             logger.warning("%s", error)
+            return None
 
     trained = train_model(
         saved.classifier,
@@ -209,10 +212,8 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
         thinned(split.training, config.windows.stride),
         split.validation,
         config.train,
-        config.guard.max_skipped,
-        lambda line: run.append_history(line.as_dict()),
-        keep,
-        console,
+        config.guard,
+        Surroundings(run.append_history, keep, saved.fresh, console),
     )
     saved.trained.update(trained.as_dict())
     return saved

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from llueve import run as files
 from llueve.config import Config, ModelConfig, Section
 from llueve.errors import CheckpointError, DataError, listed
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification, VariablesHead
 from llueve.model.patches import PatchEncoder
 from llueve.model.pretrained import Sizes, load_pretrained
 from llueve.panel import feature_names, label_name, static_names
@@ -125,6 +125,17 @@ class SavedModel:
                 "windows": {part.name: len(part) for part in split.parts},
             },
         )
+
+    def fresh(self) -> TimerXLForClassification:
+        """A model of the same sizes, newly initialised: nothing of this one, nothing pre-trained."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            fresh = _classifier(
+                build_encoder(self.model), self.model, len(self.variables), self.statics, self.step_hours, self.classes
+            )
+        if isinstance(fresh.head, VariablesHead) and isinstance(self.classifier.head, VariablesHead):
+            fresh.head.knots_CJ.copy_(self.classifier.head.knots_CJ)
+        return fresh.train()
 
     def aligned(self, panel: xr.Dataset) -> xr.Dataset:
         """The panel with the trained variables in the trained order.

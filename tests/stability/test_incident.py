@@ -21,12 +21,12 @@ from torch import nn
 
 from llueve import cli
 from llueve.errors import CheckpointError, LlueveError, RunError, UsageError
+from llueve.forecasting import as_batch
 from llueve.run import INCIDENT, INCIDENTS, TENSORS, Run
 from llueve.saved import build_classifier, build_encoder
 from llueve.stability import incident as incidents
-from llueve.stability.incident import keep_incident, keeping, list_incidents, load_incident, random_states, replay
-from llueve.stability.step import loss_and_gradients
-from llueve.training.loop import as_batch
+from llueve.stability.incident import keep_incident, keeping, list_incidents, load_incident, replay
+from llueve.stability.step import loss_and_gradients, random_states
 from llueve.training.optimiser import build_optimiser
 from llueve.windows import build_windows, fit_scaler, split_panel
 
@@ -44,7 +44,7 @@ def refused_step(make_panel, make_config):
         windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, "mask")
         torch.manual_seed(0)
         model = build_classifier(build_encoder(config.model), config.model, 3, 2, 2).train()
-        optimiser = build_optimiser(model, config.train).adamw
+        optimiser = build_optimiser([{"params": list(model.parameters()), "lr": 1e-3}]).adamw
         for step in range(3):
             part = split.training[16 * step : 16 * step + 16]
             batch = as_batch(windows, part, torch.device("cpu"))

@@ -7,11 +7,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from llueve.config import GuardConfig
 from llueve.errors import GuardStop
+from llueve.forecasting import predict_logits, probabilities
 from llueve.model.classifier import TimerXLForClassification
 from llueve.saved import build_encoder
 from llueve.stability import step
-from llueve.training import loop
+from llueve.training import course, loop
 from llueve.windows import build_windows, fit_scaler, split_panel
 
 
@@ -24,18 +26,25 @@ def prepared(make_panel, make_config, missing="mask", **sections):
     return model, windows, split, config
 
 
-def run(model, windows, split, config, max_skipped=0.0):
+def run(model, windows, split, config, max_skipped=0.0, policy="skip", events=None):
     history = []
+
+    def record(line):
+        (history if "event" not in line else [] if events is None else events).append(line)
+
+    def fresh():
+        with torch.random.fork_rng():
+            torch.manual_seed(99)
+            return TimerXLForClassification(build_encoder(config.model), 2, "variables", num_variables=3, num_facts=2)
+
     trained = loop.train_model(
         model,
         windows,
         split.training,
         split.validation,
         config.train,
-        max_skipped,
-        history.append,
-        lambda **step: None,
-        Console(file=io.StringIO()),
+        GuardConfig(max_skipped=max_skipped, policy=policy),
+        course.Surroundings(record, lambda **step: None, fresh, Console(file=io.StringIO())),
     )
     return trained, history
 
@@ -52,9 +61,9 @@ def test_it_learns_what_the_last_value_decides(make_panel, make_config):
     rates = {"encoder_learning_rate": 1e-2, "head_learning_rate": 1e-2}
     setup = prepared(make_panel, make_config, train={"epochs": 20, "patience": 20, **rates})
     trained, history = run(*setup)
-    assert [line.epoch for line in history] == list(range(1, 21))
+    assert [line["epoch"] for line in history] == list(range(1, 21))
     assert trained.best_validation_loss < 0.35  # ln 2 = 0.69 without knowledge; 10 % of the deciding cells are missing
-    assert trained.best_validation_loss == min(line.validation_loss for line in history)
+    assert trained.best_validation_loss == min(line["validation_loss"] for line in history)
 
 
 def test_two_runs_give_identical_bits_and_another_seed_does_not(make_panel, make_config):
@@ -88,7 +97,7 @@ def test_a_nan_validation_loss_is_never_the_best(make_panel, make_config, monkey
     monkeypatch.setattr(loop, "log_loss", lambda *_: next(losses))
     trained, history = run(*prepared(make_panel, make_config, train={"epochs": 4, "patience": 4}))
     assert trained.best_epoch == 2
-    assert [line.validation_loss for line in history] == [None, 0.5, None, None]
+    assert [line["validation_loss"] for line in history] == [None, 0.5, None, None]
 
 
 def test_only_nan_validation_losses_leave_no_model(make_panel, make_config, monkeypatch):
@@ -122,7 +131,7 @@ def test_a_bad_step_is_skipped_counted_and_not_applied(make_panel, make_config, 
 
     monkeypatch.setattr(step, "classification_loss", planted)
     trained, history = run(model, windows, split, config, max_skipped=0.2)
-    assert history[0].skipped == trained.skipped == config.train.batch_size
+    assert history[0]["skipped"] == trained.skipped == config.train.batch_size
     assert same(seen[2], seen[3])
     assert not same(seen[3], seen[4])
     assert all(value.isfinite().all() for value in weights(model).values())
@@ -133,7 +142,7 @@ def test_poison_outside_the_step_is_refused_before_it_reaches_the_weights(make_p
     """Planted between two steps: the very next step is refused, and weights, moments and schedule stay as they are."""
     model, windows, split, config = prepared(make_panel, make_config, train={"epochs": 1})
     built, before, calls = [], {}, []
-    build, compute = loop.build_optimiser, loop.loss_and_gradients
+    build, compute = course.build_optimiser, course.loss_and_gradients
 
     def kept(*arguments):
         built.append(build(*arguments))
@@ -152,8 +161,8 @@ def test_poison_outside_the_step_is_refused_before_it_reaches_the_weights(make_p
             before["weights"], before["moments"] = weights(model), optimiser.first_moment.clone()
         return compute(*arguments)
 
-    monkeypatch.setattr(loop, "build_optimiser", kept)
-    monkeypatch.setattr(loop, "loss_and_gradients", planted)
+    monkeypatch.setattr(course, "build_optimiser", kept)
+    monkeypatch.setattr(course, "loss_and_gradients", planted)
     with pytest.raises(GuardStop, match=r"step 3: (optimiser moments|a second moment of|learning rate)"):
         run(model, windows, split, config, max_skipped=0.0)
     assert same(before["weights"], weights(model))
@@ -166,14 +175,15 @@ def test_moments_in_one_block_change_no_bit(make_panel, make_config, monkeypatch
     results = []
     for own in (False, True):
         if own:
-            build = loop.build_optimiser
+            build = course.build_optimiser
 
             def plain(*arguments, build=build):
                 optimiser = build(*arguments)
-                optimiser.adamw.state.clear()
+                for state in optimiser.adamw.state.values():
+                    state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
                 return optimiser
 
-            monkeypatch.setattr(loop, "build_optimiser", plain)
+            monkeypatch.setattr(course, "build_optimiser", plain)
         model, *rest = prepared(make_panel, make_config, train={"epochs": 2})
         torch.manual_seed(9)
         run(model, *rest)
@@ -194,11 +204,11 @@ def test_logits_of_non_finite_inputs_are_not_finite(make_panel, make_config):
     model, windows, split, _ = prepared(make_panel, make_config, missing="raw")
     torch.nn.init.normal_(model.head.out.weight)
     bad = ~np.isfinite(windows.batch(split.test)[0]).all(axis=(1, 2))
-    logits = loop.predict_logits(model, windows, split.test)
+    logits = predict_logits(model, windows, split.test)
     assert bad.any() and not np.isfinite(logits[bad]).any(axis=1).any()
     assert np.isfinite(logits[~bad]).all()
 
 
 def test_probabilities_sum_to_one():
-    p = loop.probabilities(np.array([[0.0, 0.0], [80.0, -80.0]], np.float32))
+    p = probabilities(np.array([[0.0, 0.0], [80.0, -80.0]], np.float32))
     np.testing.assert_allclose(p, [[0.5, 0.5], [1, 0]], atol=1e-12)

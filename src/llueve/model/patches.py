@@ -43,6 +43,8 @@ class PatchEncoder(nn.Module, ABC):
         self.width = width
         self.rounding: torch.dtype | None = None
         """What the operands of the layers' linear maps are rounded to; None leaves them as they are."""
+        self.exact_layers: frozenset[int] = frozenset()
+        """Layers, counted from 0, whose operands are never rounded."""
 
     @contextmanager
     def computing_in(self, precision: torch.dtype) -> Iterator[None]:
@@ -53,6 +55,15 @@ class PatchEncoder(nn.Module, ABC):
             yield
         finally:
             self.rounding = before
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Layers."""
+
+    def operand(self, layer: int, given: torch.dtype) -> torch.dtype:
+        """The type of the operands in one layer for values of type `given`."""
+        return given if self.rounding is None or layer in self.exact_layers else self.rounding
 
     @property
     @abstractmethod

@@ -147,6 +147,11 @@ class Timer(PatchEncoder):
         self.lm_heads = nn.ModuleList([nn.Linear(width, patch_length, bias=False)])
 
     @property
+    def depth(self) -> int:
+        """Layers."""
+        return len(self.model.layers)
+
+    @property
     def forecasting(self) -> nn.Linear:
         """The pre-training head: a token to the patch that follows it."""
         return cast(nn.Linear, self.lm_heads[0])
@@ -161,8 +166,8 @@ class Timer(PatchEncoder):
         waves = rotary_waves(patches, width // self.heads, token_BCND.device)
         x_BND = token_BCND.flatten(0, 1)
         absent_BN = None if absent_BCN is None else absent_BCN.flatten(0, 1)
-        for layer in self.model.layers:
-            x_BND = layer(x_BND, waves, absent_BN, self.rounding or x_BND.dtype)
+        for number, layer in enumerate(self.model.layers):
+            x_BND = layer(x_BND, waves, absent_BN, self.operand(number, x_BND.dtype))
         return cast(Tensor, self.model.norm(x_BND).unflatten(0, (-1, variables)))
 
     def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:

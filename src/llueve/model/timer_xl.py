@@ -7,6 +7,7 @@ Module names are those of the public checkpoints, so their tensors load by name.
 "Timer-XL: Long-Context Transformers for Unified Time Series Forecasting", arXiv:2410.04803.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -131,10 +132,10 @@ class Blocks(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None, operand: torch.dtype
+        self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None, operands: Sequence[torch.dtype]
     ) -> Tensor:
-        """Tokens after the final norm."""
-        for layer in self.attn_layers:
+        """Tokens after the final norm; `operands` has the type of each layer's."""
+        for layer, operand in zip(self.attn_layers, operands, strict=True):
             x_BTD = layer(x_BTD, turn_T1R, variables, absent_BT, operand)
         out: Tensor = self.norm(x_BTD)
         return out
@@ -173,6 +174,11 @@ class TimerXL(PatchEncoder):
         self.head = nn.Linear(width, patch_length)
 
     @property
+    def depth(self) -> int:
+        """Layers."""
+        return len(self.blocks.attn_layers)
+
+    @property
     def forecasting(self) -> nn.Linear:
         """The pre-training head: a token to the patch that follows it."""
         return self.head
@@ -188,7 +194,8 @@ class TimerXL(PatchEncoder):
         turn_T1R = turn_T1R.to(torch.complex128 if token_BCND.dtype == torch.float64 else torch.complex64)
         absent_BT = None if absent_BCN is None else absent_BCN.transpose(1, 2).flatten(1)
         x_BTD = token_BCND.transpose(1, 2).flatten(1, 2)
-        out_BTD: Tensor = self.blocks(x_BTD, turn_T1R, variables, absent_BT, self.rounding or x_BTD.dtype)
+        operands = [self.operand(number, x_BTD.dtype) for number in range(self.depth)]
+        out_BTD: Tensor = self.blocks(x_BTD, turn_T1R, variables, absent_BT, operands)
         return cast(Tensor, out_BTD.unflatten(1, (patches, variables)).transpose(1, 2))
 
     def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:

@@ -93,6 +93,15 @@ ADVICE: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
+class Conduct:
+    """How a course of steps is done in another way."""
+
+    rate_factor: float = 1.0
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """Everything that a step is computed from, as an incident holds it."""
 
@@ -108,6 +117,12 @@ class Step:
     rates: tuple[float, ...]
     fresh: Callable[[], TimerXLForClassification]
     """A model of the same sizes, newly initialised."""
+    healthy: Mapping[str, Tensor] | None = None
+    healthy_moments: Mapping[str, Tensor] | None = None
+    average: Mapping[str, Tensor] | None = None
+    course: Callable[[Conduct], tuple[float, float]] | None = None
+    usual_norm: float | None = None
+    usual_loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,18 @@ logger = logging.getLogger(__name__)
 
 MASK_THEM = 'What to do: set windows.missing = "mask", or mend the cells that `llueve audit` names.'
 
-Kind = Literal["learning_rate", "weights", "moments", "loss", "gradient", "loss_spike", "gradient_spike"]
+Kind = Literal[
+    "learning_rate",
+    "weights",
+    "moments",
+    "average",
+    "loss",
+    "gradient",
+    "gradient_overflow",
+    "loss_start",
+    "loss_spike",
+    "gradient_spike",
+]
 
 WATCHED = 256
 """Accepted steps that tell what is usual."""
@@ -35,6 +46,10 @@ LEAST_RATIO = 1000.0
 """A spike is at least so many times the median."""
 SPIKE_LOSS = 10.0
 """A spiking loss is at least so many times that of a forecast without knowledge, ln K."""
+START_LOSS = 30.0
+"""Before what is usual is known, a loss is absurd from so many times ln K on."""
+LARGEST_NORM = 1e18
+"""The square of a larger gradient, after clipping, does not fit into the second moment."""
 IDLE_STEPS = 100
 """Accepted steps in a row without any gradient after which training is called dead."""
 
@@ -53,6 +68,10 @@ class Reading:
     rates: tuple[float, ...]
     weights: tuple[float, float]
     """Least and largest number of one weight tensor, another one at each step."""
+    average: tuple[float, float] = (0.0, 0.0)
+    """Least and largest number of the weights' moving average, if there is one."""
+    clip_norm: float = math.inf
+    """What the gradient is clipped at before it is applied."""
     non_finite_inputs: int = 0
     """Samples of the batch that hold a non-finite input; counted only when something is wrong."""
 
@@ -67,6 +86,11 @@ class Usual:
         """Remember a finite, positive number of an accepted step."""
         if value > 0:
             self.values.append(math.log(value))
+
+    @property
+    def median(self) -> float | None:
+        """What is usual; None while too few steps were accepted to tell."""
+        return math.exp(float(np.median(self.values))) if len(self.values) >= ENOUGH else None
 
     def is_spike(self, value: float) -> bool:
         """Whether a finite number is far above what is usual."""
@@ -95,6 +119,11 @@ class Guard:
     idle: int = 0
     """Accepted steps in a row whose gradient was nil."""
 
+    @property
+    def samples_left(self) -> int:
+        """Windows that may be left out for good."""
+        return int(self.max_skipped * self.epoch_samples)
+
     def check_inputs(self, non_finite: int, batch_size: int) -> None:
         """Stop before the first step when the inputs alone already cost more than may be skipped.
 
@@ -102,7 +131,7 @@ class Guard:
 
         Args:
             non_finite: training windows that hold a non-finite input.
-            batch_size: windows in a batch.
+            batch_size: windows in a batch; 1 where single windows are left out.
 
         Raises:
             GuardStop: more than `max_skipped` of the samples would be skipped.
@@ -110,10 +139,15 @@ class Guard:
         share = non_finite / self.epoch_samples
         lost = 1 - (1 - share) ** batch_size
         if lost > self.max_skipped:
+            batches = (
+                f" In random batches of {batch_size} that would cost {lost:.1%} of the samples;"
+                if batch_size > 1
+                else ""
+            )
             raise GuardStop(
                 f"stopped by the guard before the first step: {non_finite} of {self.epoch_samples} training samples hold a "
-                f"non-finite value ({share:.2%}). In random batches of {batch_size} that would cost {lost:.1%} of the samples; "
-                f"guard.max_skipped = {self.max_skipped:.2%}. No model was written. {MASK_THEM}"
+                f"non-finite value ({share:.2%}).{batches} guard.max_skipped = {self.max_skipped:.2%}. No model was written. "
+                f"{MASK_THEM}"
             )
 
     def start_epoch(self) -> None:
@@ -121,21 +155,42 @@ class Guard:
         self.skipped = 0
         self.reasons.clear()
 
+    def unsound(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Names of the weights and buffers that are not finite."""
+        floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()}
+        extremes = torch.stack([torch.stack(torch.aminmax(tensor.detach().float())) for tensor in floating.values()])
+        sound = extremes.isfinite().all(1).tolist()
+        return [name for name, good in zip(floating, sound, strict=True) if not good]
+
     def check_weights(self, state: Mapping[str, Tensor]) -> None:
         """Stop when a weight or buffer is not finite: nothing that is computed with it may be reported.
 
         Raises:
             GuardStop: one is not; the message names it.
         """
-        floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()}
-        extremes = torch.stack([torch.stack(torch.aminmax(tensor.detach().float())) for tensor in floating.values()])
-        sound = extremes.isfinite().all(1).tolist()
-        if wrong := [name for name, good in zip(floating, sound, strict=True) if not good]:
+        if wrong := self.unsound(state):
             raise GuardStop(
                 f"stopped by the guard: {listed(wrong)} hold(s) numbers that are not finite though every step was sound: "
                 "damaged memory, or something else than the optimiser wrote there. No model was written. What to do: train "
                 "again; if it comes back, look at the machine"
             )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What it has seen, as JSON holds it."""
+        return {
+            "skipped": self.skipped,
+            "reasons": list(self.reasons),
+            "usual_loss": list(self.usual_loss.values),
+            "usual_norm": list(self.usual_norm.values),
+            "idle": self.idle,
+        }
+
+    def load(self, seen: Mapping[str, Any]) -> None:
+        """See again what `as_dict` told."""
+        self.skipped, self.idle, self.reasons = seen["skipped"], seen["idle"], list(seen["reasons"])
+        for usual, values in ((self.usual_loss, seen["usual_loss"]), (self.usual_norm, seen["usual_norm"])):
+            usual.values.clear()
+            usual.values.extend(values)
 
     def refuses(self, reading: Reading) -> tuple[Kind, str] | None:
         """Why the step must not be applied, as a code and in words; None if it may be.
@@ -155,6 +210,10 @@ class Guard:
             f"step {reading.step}: {what}; {reading.non_finite_inputs} of {reading.samples} samples hold a non-finite input",
         )
 
+    def is_sound(self, reading: Reading) -> bool:
+        """Whether nothing is wrong with a step; it is not remembered."""
+        return self._fault(reading) is None
+
     def count(self, reading: Reading, kind: Kind, reason: str) -> None:
         """Enter a refused step into the budget.
 
@@ -164,7 +223,7 @@ class Guard:
         self.skipped += reading.samples
         self.reasons.append(reason)
         logger.warning("%s; the step was not applied", reason)
-        if self.skipped > self.max_skipped * self.epoch_samples:
+        if self.skipped > self.samples_left:
             self._stop(kind, reading.non_finite_inputs)
 
     def _fault(self, reading: Reading) -> tuple[Kind, str] | None:
@@ -181,16 +240,28 @@ class Guard:
             )
         if least_second < 0:
             return "moments", f"a second moment of {least_second:g}, which is a mean of squares"
+        if not all(map(math.isfinite, reading.average)):
+            return "average", "the moving average of the weights holds numbers that are not finite"
         if not math.isfinite(reading.loss):
             return "loss", f"loss {reading.loss:g}"
         if not math.isfinite(reading.gradient_norm):
             return "gradient", f"gradient norm {reading.gradient_norm:g}"
+        if min(reading.gradient_norm, reading.clip_norm) > LARGEST_NORM:
+            return (
+                "gradient_overflow",
+                f"gradient norm {reading.gradient_norm:g}, whose square does not fit into float32",
+            )
+        if len(self.usual_loss.values) < ENOUGH and reading.loss > START_LOSS * math.log(self.classes):
+            return (
+                "loss_start",
+                f"loss {reading.loss:g}, where a forecast without knowledge has {math.log(self.classes):.2g}",
+            )
         if reading.loss > SPIKE_LOSS * math.log(self.classes) and self.usual_loss.is_spike(reading.loss):
-            return "loss_spike", f"loss {reading.loss:g}, far above the usual {_usual(self.usual_loss):.3g}"
+            return "loss_spike", f"loss {reading.loss:g}, far above the usual {self.usual_loss.median:.3g}"
         if self.usual_norm.is_spike(reading.gradient_norm):
             return (
                 "gradient_spike",
-                f"gradient norm {reading.gradient_norm:g}, far above the usual {_usual(self.usual_norm):.3g}",
+                f"gradient norm {reading.gradient_norm:g}, far above the usual {self.usual_norm.median:.3g}",
             )
         return None
 
@@ -220,10 +291,6 @@ class Guard:
             f"wrong with their steps, more than guard.max_skipped = {self.max_skipped:.2%} allows. "
             f"{'; '.join(self.reasons[-3:])}. No model was written. {mend}"
         )
-
-
-def _usual(usual: Usual) -> float:
-    return math.exp(float(np.median(usual.values)))
 
 
 def collapse(predicted_B: NDArray[np.int64], observed_B: NDArray[np.int64], logits_BK: FloatArray) -> str | None:

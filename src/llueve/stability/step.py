@@ -3,6 +3,7 @@
 Shapes: B batch, L steps, C variables, F facts known at issue time, K classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -54,3 +55,16 @@ def loss_and_gradients(
     loss = classification_loss(logits_BK, batch.y_B, weights_K, config.focal_gamma, config.label_smoothing)
     loss.backward()
     return loss.detach()
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The generators that a step on `device` draws from, as they are now: to be taken before each forward pass."""
+    states = {"cpu": torch.get_rng_state()}
+    return states if device.type == "cpu" else {**states, "cuda": torch.cuda.get_rng_state(device)}
+
+
+def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put the generators back to what `random_states` told."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

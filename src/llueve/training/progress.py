@@ -10,9 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class TrainingProgress:
     """One bar per epoch with loss, learning rate and skipped samples; silent where no terminal watches."""
 
-    def __init__(self, console: Console, epochs: int, steps: int) -> None:
+    def __init__(self, console: Console, epochs: int) -> None:
         self._epochs = epochs
-        self._steps = steps
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -24,7 +23,7 @@ class TrainingProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=steps, loss=float("nan"), rate=0.0, skipped=0)
+        self._task = self._progress.add_task("training", total=None, loss=float("nan"), rate=0.0, skipped=0)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -35,13 +34,13 @@ class TrainingProgress:
     ) -> None:
         self._progress.stop()
 
-    def start_epoch(self, epoch: int) -> None:
-        """Begin the bar of one epoch, counted from 1."""
-        self._progress.reset(self._task, total=self._steps, description=f"epoch {epoch}/{self._epochs}")
+    def start_epoch(self, epoch: int, steps: int, done: int) -> None:
+        """Begin the bar of one epoch, counted from 1, with what is done of its steps."""
+        self._progress.reset(self._task, total=steps, completed=done, description=f"epoch {epoch}/{self._epochs}")
 
-    def step(self, loss: float, rate: float, skipped: int) -> None:
-        """One batch done, with the epoch's mean loss so far."""
-        self._progress.update(self._task, advance=1, loss=loss, rate=rate, skipped=skipped)
+    def step(self, done: int, loss: float, rate: float, skipped: int) -> None:
+        """So many batches are done, with the epoch's mean loss so far."""
+        self._progress.update(self._task, completed=done, loss=loss, rate=rate, skipped=skipped)
 
     def line(self, text: str) -> None:
         """One line that stays on the screen."""

@@ -15,7 +15,7 @@ Nothing in them is run when they are read. Shapes: B batch, L steps, C variables
 
 from llueve.stability.incident.description import Description, Incident
 from llueve.stability.incident.explaining import Told, explain_incident, render_explanation
-from llueve.stability.incident.keeping import keep_incident, random_states
+from llueve.stability.incident.keeping import keep_incident
 from llueve.stability.incident.reading import Listed, list_incidents, load_incident
 from llueve.stability.incident.render import render_description, render_list
 from llueve.stability.incident.replay import Replayed, as_it_was, replay
@@ -31,7 +31,6 @@ __all__ = [
     "keep_incident",
     "list_incidents",
     "load_incident",
-    "random_states",
     "render_description",
     "render_explanation",
     "render_list",

@@ -43,12 +43,6 @@ MOST_BYTES = 4 * 2**30
 """Together they take no more than this, though the first is kept whatever its size if it leaves half of the free disk."""
 
 
-def random_states(device: torch.device) -> dict[str, Tensor]:
-    """The generators that a step on `device` draws from, as they are now: to be taken before each forward pass."""
-    states = {"cpu": torch.get_rng_state()}
-    return states if device.type == "cpu" else {**states, "cuda": torch.cuda.get_rng_state(device)}
-
-
 def keep_incident(
     run_directory: Path,
     *,
@@ -82,7 +76,7 @@ def keep_incident(
         rates: learning rates.
         model, optimiser: not yet stepped, so as they were before the step.
         batch, part: what the model was given, and the windows that it was made of.
-        random_state: `random_states` from before the forward pass.
+        random_state: `llueve.stability.step.random_states` from before the forward pass.
         variables: name and unit of each.
         sites, times, step_hours: of the whole panel.
 

@@ -1,0 +1,60 @@
+"""From windows and a trained model to probabilities.
+
+Shapes: n windows, B batch, K classes.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.products import quick_products
+from llueve.panel import FloatArray
+from llueve.stability.step import Batch
+from llueve.windows import Part, Windows
+
+PREDICTION_BATCH = 256
+
+
+@quick_products()
+def predict_logits(model: TimerXLForClassification, windows: Windows, part: Part) -> FloatArray:
+    """Logits (n, K) of every window of `part`, in evaluation mode and float32."""
+    model.eval()
+    device = device_of(model)
+    with torch.inference_mode():
+        rows = [
+            model(each.x_BLC, each.observed_BLC, each.facts_BF).cpu().numpy()
+            for each in (as_batch(windows, batch, device) for batch in _batches(part))
+        ]
+    return np.concatenate(rows)
+
+
+def probabilities(logits_BK: FloatArray) -> NDArray[np.float64]:
+    """Softmax of logits in float64, (n, K)."""
+    return torch.from_numpy(logits_BK).double().softmax(-1).numpy()
+
+
+def log_loss(logits_BK: FloatArray, y_B: NDArray[np.int64]) -> float:
+    """Mean cross-entropy of the classes, in float64; non-finite if any logit is."""
+    return float(F.cross_entropy(torch.from_numpy(logits_BK).double(), torch.from_numpy(y_B)))
+
+
+def as_batch(windows: Windows, part: Part, device: torch.device) -> Batch:
+    """The windows of `part` as the model takes them."""
+    values_BCL, observed_BCL, facts_BF = (torch.from_numpy(np.ascontiguousarray(each)) for each in windows.batch(part))
+    y_B = torch.from_numpy(part.y)
+    return Batch(values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2), facts_BF, y_B).to(device)
+
+
+def device_of(model: TimerXLForClassification) -> torch.device:
+    """Where the model's weights are."""
+    return model.encoder.forecasting.weight.device
+
+
+def _batches(part: Part) -> Iterator[Any]:
+    for start in range(0, len(part), PREDICTION_BATCH):
+        yield part[start : start + PREDICTION_BATCH]

@@ -1,0 +1,275 @@
+"""The course of a training: its state, one step at a time, and the way back to an earlier state.
+
+Shapes: B batch, L steps, C variables.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from llueve.config import GuardConfig, TrainConfig
+from llueve.forecasting import as_batch, device_of
+from llueve.model.classifier import TimerXLForClassification
+from llueve.stability.causes import Conduct
+from llueve.stability.guard import Guard, Reading
+from llueve.stability.remedies import MOST_READMISSIONS, Ledger
+from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
+from llueve.training.average import Average
+from llueve.training.optimiser import Optimiser, build_optimiser
+from llueve.training.order import epoch_order
+from llueve.training.phases import apply_freeze, parameter_groups, plan, rate_factor, set_mode
+from llueve.training.precision import choose_precision
+from llueve.training.state import Place, Snapshot, capture, restore
+from llueve.windows import Part, Windows
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_STEPS = 64
+"""Applied steps after which a healthy state is remembered."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the loop is given besides the data: where its records go, and how a model is made anew."""
+
+    record: Callable[[dict[str, Any]], None]
+    """Called with each line of `history.jsonl`."""
+    keep: Callable[..., Path | None]
+    """Called with each refused step before anything is changed: `keep_incident` without what it knows of the data."""
+    fresh: Callable[[], TimerXLForClassification]
+    """A model of the same sizes, newly initialised."""
+    console: Console
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A step up to its gradients, which are in the parameters; nothing is applied yet."""
+
+    rows: Part
+    after: int
+    """Position in the epoch's order behind its windows."""
+    batch: Batch
+    random_state: dict[str, Tensor]
+    """Before the forward pass."""
+    config: TrainConfig
+    reading: Reading
+
+
+class Course:
+    """The course of a training: everything that decides its next step, and the step itself."""
+
+    def __init__(
+        self,
+        model: TimerXLForClassification,
+        windows: Windows,
+        training: Part,
+        validation: Part,
+        config: TrainConfig,
+        guard: GuardConfig,
+        surroundings: Surroundings,
+    ) -> None:
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.windows, self.training, self.validation = windows, training, validation
+        self.seed, self.policy = config.seed, guard.policy
+        self.surroundings = surroundings
+        self.phases = plan(config)
+        self.place, self.ledger = Place(), Ledger()
+        self.guard = Guard(guard.max_skipped, len(training), classes=model.num_classes)
+        single = guard.policy == "repair"  # which leaves out single windows, not their batches
+        self.guard.check_inputs(windows.non_finite(training), 1 if single else self.phases[0].config.batch_size)
+        self.average = Average(self.model, config.average_decay) if config.average_decay else None
+        self.best: dict[str, Tensor] | None = None
+        self.troubled: Counter[tuple[int, int]] = Counter()
+        """Places at which a step was run again or rolled back, and how often."""
+        self.passed_over: set[tuple[int, int]] = set()
+        """Places whose batches were not applied."""
+        self.enter_phase()
+        self.order_epoch()
+        self.healthy = self.capture()
+
+    def enter_phase(self) -> None:
+        """Make ready what differs from phase to phase."""
+        self.phase = self.phases[self.place.phase]
+        apply_freeze(self.model, self.phase)
+        self.optimiser: Optimiser = build_optimiser(parameter_groups(self.model, self.phase))
+        config = self.phase.config
+        self.epoch_steps = math.ceil(len(self.training) / self.batch_size)
+        self.factor = rate_factor(config, self.epoch_steps)
+        first = as_batch(self.windows, self.training[: config.batch_size], self.device)
+        x_BCL, observed_BCL = first.x_BLC.transpose(1, 2), first.observed_BLC.transpose(1, 2)
+        choice = choose_precision(config.precision, self.model.encoder, x_BCL, observed_BCL)
+        logger.info("training steps in %s on %s: %s", choice.name, self.device.type, choice.reason)
+        self.precision = choice.dtype
+        self.watched = [each for each in self.model.state_dict(keep_vars=True).values() if each.is_floating_point()]
+        self.watched = [each for each in self.watched if each.numel()]
+
+    def order_epoch(self) -> None:
+        """The order of this epoch's windows, without those that are left out."""
+        self.order = epoch_order(self.training, self.seed, self.place.epoch)
+        self.allow()
+        self.random_state = random_states(self.device)
+
+    def allow(self) -> None:
+        """Leave out what is quarantined, and nothing else."""
+        self.allowed = np.ones(len(self.training), bool)
+        for each in self.ledger.held():
+            self.allowed &= (self.training.site != each.site) | (self.training.end != each.end)
+
+    # One step
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of(self.model)
+
+    @property
+    def batch_size(self) -> int:
+        """Windows of one optimiser step."""
+        return self.phase.config.batch_size * self.phase.config.accumulate
+
+    def attempt(self, conduct: Conduct | None = None, course_step: int = 0) -> Attempt | None:
+        """The next step up to its gradients; None if the epoch has no window left.
+
+        Args:
+            conduct: what is done differently; None for nothing.
+            course_step: steps since the conduct began.
+        """
+        rows, after = self._draw()
+        if not len(rows):
+            self.place.position = after
+            return None
+        config = self.effective_config
+        factor = self.factor(self.place.steps) * self.ledger.rate_factor(self.place.steps)
+        if conduct is not None:
+            factor *= conduct.rate_factor
+            factor *= min(1.0, (course_step + 1) / conduct.warmup_steps) if conduct.warmup_steps else 1.0
+            config = _clipped(config, conduct.clip_norm)
+        self.optimiser.set_rates(factor)
+        batch = as_batch(self.windows, rows, self.device)
+        random_state = self._guarded_random_state()
+        loss = loss_and_gradients(self.model, batch, config, self.precision)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm, foreach=True)
+        self.random_state = random_states(self.device)
+        return Attempt(rows, after, batch, random_state, config, self.read(batch, loss, norm, config))
+
+    @property
+    def effective_config(self) -> TrainConfig:
+        """Of this phase, with what the ledger has changed."""
+        return _clipped(self.phase.config, self.ledger.clip_norm)
+
+    def apply(self, attempt: Attempt) -> None:
+        """Change the weights."""
+        self.optimiser.adamw.step()
+        if self.average is not None:
+            self.average.update()
+        self.place.steps += 1
+        self.place.position = attempt.after
+
+    def pass_over(self, attempt: Attempt) -> None:
+        """Go on without this batch."""
+        self.passed_over.add((self.place.epoch, self.place.position))
+        self.place.position = attempt.after
+        self.place.batches += 1
+
+    def read(self, batch: Batch, loss: Tensor, norm: Tensor, config: TrainConfig) -> Reading:
+        """Everything that the guard judges a step by, in one read from the device."""
+        weight = self.watched[(self.place.batches + 1) % len(self.watched)]
+        average = [] if self.average is None else [self.average.extremes()]
+        own = torch.stack((loss, norm, *torch.aminmax(weight.detach())))
+        seen = torch.cat((own, self.optimiser.extremes(), *average)).tolist()
+        reading = Reading(
+            step=self.place.batches + 1,
+            samples=len(batch),
+            loss=seen[0],
+            gradient_norm=seen[1],
+            weights=(seen[2], seen[3]),
+            moments=(seen[4], seen[5], seen[6], seen[7]),
+            average=(seen[8], seen[9]) if average else (0.0, 0.0),
+            rates=tuple(self.optimiser.rates),
+            clip_norm=config.clip_norm,
+        )
+        if all(map(math.isfinite, seen)):
+            return reading
+        return replace(reading, non_finite_inputs=int((~batch.x_BLC.isfinite().flatten(1).all(1)).sum()))
+
+    def _draw(self) -> tuple[Part, int]:
+        """The next batch of windows that are not left out, and the position behind it."""
+        chosen, after = [], self.place.position
+        missing = self.batch_size
+        while missing and after < len(self.order):
+            piece = self.order[after : after + missing]
+            after += len(piece)
+            chosen.append(piece[self.allowed[piece]])
+            missing -= len(chosen[-1])
+        return self.training[np.concatenate(chosen)], after
+
+    def _guarded_random_state(self) -> dict[str, Tensor]:
+        """The generators before a forward pass; if anything but a step has touched them, they are put back."""
+        found = random_states(self.device)
+        if all(torch.equal(found[name], state) for name, state in self.random_state.items()):
+            return found
+        set_random_states(self.random_state, self.device)
+        reason = f"step {self.place.batches + 1}: the random generator is not where the step before it left it"
+        logger.warning("%s; it was put back", reason)
+        self.surroundings.record(
+            {
+                "event": "repaired",
+                "epoch": self.place.epoch,
+                "kind": "random_state",
+                "reason": reason,
+                "action": "rerun",
+            }
+        )
+        return self.random_state
+
+    # States to come back to
+
+    def capture(self) -> Snapshot:
+        """A copy of the present state."""
+        return capture(self.model, self.optimiser, self.average, self.guard, self.place)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to a state of this phase and epoch."""
+        self.place = restore(snapshot, self.model, self.optimiser, self.average, self.guard)
+        self.random_state = random_states(self.device)
+
+    def remember(self) -> None:
+        """Take a copy of the state now and then, if all of it is finite."""
+        if self.place.steps % SNAPSHOT_STEPS == 0:
+            snapshot = self.capture()
+            if snapshot.is_finite():
+                self.healthy = snapshot
+                self.passed_over.clear()
+
+    def readmit(self) -> None:
+        """Let quarantined samples back that are sound on their own with the present weights; each may be let back once."""
+        tried = [each for each in self.ledger.held() if not each.tries][:MOST_READMISSIONS]
+        before = random_states(self.device)
+        set_mode(self.model, self.phase)
+        for each in tried:
+            rows = np.flatnonzero((self.training.site == each.site) & (self.training.end == each.end))
+            batch = as_batch(self.windows, self.training[rows], self.device)
+            loss = loss_and_gradients(self.model, batch, self.effective_config, self.precision)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf, foreach=True)
+            alone = self.read(batch, loss, norm, self.effective_config)
+            if self.guard.is_sound(alone):
+                each.inside, each.tries = False, each.tries + 1
+        set_random_states(before, self.device)
+        if back := [each for each in tried if not each.inside]:
+            logger.info("epoch %d: %d quarantined sample(s) are sound again and back", self.place.epoch, len(back))
+            self.allow()
+
+
+def _clipped(config: TrainConfig, clip_norm: float | None) -> TrainConfig:
+    if clip_norm is None or clip_norm >= config.clip_norm:
+        return config
+    return config.model_copy(update={"clip_norm": clip_norm})

@@ -1,0 +1,236 @@
+"""What the loop does about a refused step: keep it, find its cause, apply the remedy, and write both down."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+
+from llueve.errors import GuardStop, listed
+from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
+from llueve.stability.guard import Kind
+from llueve.stability.remedies import MOST_ROLLBACKS, Remedy, Standing, choose
+from llueve.stability.step import set_random_states
+from llueve.training.course import Attempt, Course
+
+logger = logging.getLogger(__name__)
+
+MOST_EXPLAINED = 20
+"""Refused steps of one run whose cause is looked for; each costs some fifty steps, and the course behind it."""
+UNKNOWN = Explanation("unknown", None, (), (), ())
+
+
+def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
+    """Deal with a refused step by the policy; nothing of it has been applied.
+
+    Raises:
+        GuardStop: the policy says so, or there is no remedy, or no budget left for one.
+    """
+    folder = _keep(course, attempt, kind, reason)
+    if course.policy == "skip":
+        _record(course, kind, reason, "", Remedy("skip", "its batch is left out"), folder)
+        _pass_over(course, attempt, kind, reason)
+        return
+    place = (course.place.epoch, course.place.position)
+    found = _explain(course, attempt, kind)
+    if course.policy == "stop":
+        remedy = Remedy("stop", 'guard.policy = "stop"')
+    else:
+        remedy = choose(
+            found,
+            course.ledger,
+            Standing(
+                repeated=course.troubled[place] > 0,
+                steps=course.place.steps,
+                samples_left=course.guard.samples_left - course.guard.skipped - len(course.ledger.held()),
+                layers=course.model.encoder.depth,
+            ),
+        )
+    _record(course, kind, reason, found.cause, remedy, folder)
+    _perform(course, attempt, kind, reason, found, remedy)
+
+
+def mend_weights(course: Course) -> bool:
+    """Whether weights that are not finite at the end of an epoch were brought back to a healthy state.
+
+    Raises:
+        GuardStop: they are not finite and cannot be brought back.
+    """
+    wrong = course.guard.unsound(dict(course.model.state_dict()))
+    if not wrong:
+        return False
+    if course.policy != "repair" or course.ledger.rollbacks >= MOST_ROLLBACKS:
+        course.guard.check_weights(dict(course.model.state_dict()))
+    reason = f"{listed(wrong)} hold(s) numbers that are not finite though every step was sound"
+    remedy = Remedy("roll_back", "back to the last healthy state, and on from there as before")
+    course.place.refused += 1
+    _record(course, "weights", reason, "corrupt_weights", remedy, None)
+    _roll_back(course, remedy)
+    return True
+
+
+def _record(course: Course, kind: Kind, reason: str, cause: str, remedy: Remedy, folder: Path | None) -> None:
+    """One line of the history."""
+    course.surroundings.record(
+        {
+            "event": "refused",
+            "epoch": course.place.epoch,
+            "batch": course.place.batches + 1,
+            "kind": kind,
+            "reason": reason,
+            "cause": cause,
+            "action": remedy.action,
+            "why": remedy.why,
+            "incident": None if folder is None else int(folder.name),
+        }
+    )
+
+
+def _keep(course: Course, attempt: Attempt, kind: Kind, reason: str) -> Path | None:
+    reading = attempt.reading
+    return course.surroundings.keep(
+        kind=kind,
+        reason=reason,
+        epoch=course.place.epoch,
+        step=reading.step,
+        loss=reading.loss,
+        gradient_norm=reading.gradient_norm,
+        rates=reading.rates,
+        model=course.model,
+        optimiser=course.optimiser.adamw,
+        batch=attempt.batch,
+        part=attempt.rows,
+        random_state=attempt.random_state,
+        precision=course.precision,
+        train=attempt.config,
+    )
+
+
+def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
+    """The cause of a refused step; the state is afterwards as it was before."""
+    bad_B = ~attempt.batch.x_BLC.isfinite().flatten(1).all(1)
+    known = {each.cause for each in course.ledger.quarantined} & {"missing_input", "infinite_input"}
+    if bool(bad_B.any()) and known:
+        # Shown once, the same cause is tried first: without these samples the step is run again and judged anew.
+        rows = tuple(bad_B.nonzero().flatten().tolist())
+        return Explanation(sorted(known)[0], None, (), rows, ())
+    if course.ledger.explained >= MOST_EXPLAINED:
+        return UNKNOWN
+    course.ledger.explained += 1
+    guard, healthy = course.guard, course.healthy
+    now = course.capture()
+    try:
+        return explain(
+            Step(
+                model=course.model,
+                batch=attempt.batch,
+                config=attempt.config,
+                precision=course.precision,
+                random_state=attempt.random_state["cpu"],
+                kind=kind,
+                moments=_by_parameter(course),
+                rates=attempt.reading.rates,
+                fresh=course.surroundings.fresh,
+                healthy=healthy.weights,
+                healthy_moments=None,
+                average=None if course.average is None else {"average": course.average.block},
+                course=lambda conduct: _course(course, attempt, conduct),
+                usual_norm=guard.usual_norm.median,
+                usual_loss=guard.usual_loss.median,
+            )
+        )
+    finally:
+        course.restore(now)
+
+
+def _course(course: Course, attempt: Attempt, conduct: Conduct) -> tuple[float, float]:
+    """Loss and gradient norm of the refused step when all since the last healthy state was done in another way."""
+    now = course.capture()
+    course.restore(course.healthy)
+    step = 0
+    try:
+        while course.place.position < now.place.position:
+            place = (course.place.epoch, course.place.position)
+            again = course.attempt(conduct, step)
+            if again is None:
+                break
+            if place in course.passed_over:
+                course.place.position = again.after
+            else:
+                course.apply(again)
+                step += 1
+        last = course.attempt(conduct, step)
+        return (math.nan, math.nan) if last is None else (last.reading.loss, last.reading.gradient_norm)
+    finally:
+        course.restore(now)
+
+
+def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, found: Explanation, remedy: Remedy) -> None:
+    ledger, place = course.ledger, course.place
+    if remedy.action != "skip":
+        logger.warning("%s; %s (%s)", reason, remedy.why, found.cause)
+    if remedy.action == "stop":
+        raise GuardStop(
+            f"stopped by the guard: {reason}. Cause: {found.cause}: {ADVICE[found.cause][0]}. It ends here because: "
+            f"{remedy.why}. No model was written"
+        )
+    if remedy.action == "skip":
+        _pass_over(course, attempt, kind, reason)
+        return
+    if remedy.action == "roll_back":
+        course.troubled[place.epoch, place.position] += 1
+        _roll_back(course, remedy)
+        return
+    # All others run the same step again, from the same random state.
+    set_random_states(attempt.random_state, course.device)
+    course.random_state = attempt.random_state
+    if remedy.action == "rerun":
+        course.troubled[place.epoch, place.position] += 1
+    elif remedy.action == "quarantine":
+        for row in remedy.samples:
+            ledger.quarantine(int(attempt.rows.site[row]), int(attempt.rows.end[row]), place.epoch, found.cause)
+        course.allow()
+    elif remedy.action == "clip":
+        ledger.clip_norm = course.guard.usual_norm.median or 1.0
+    elif remedy.action == "raise_precision":
+        ledger.exact_layers = sorted({*ledger.exact_layers, *remedy.layers})
+        course.model.encoder.exact_layers = frozenset(ledger.exact_layers)
+    elif remedy.action == "fresh_head":
+        _fresh_head(course)
+
+
+def _roll_back(course: Course, remedy: Remedy) -> None:
+    ledger = course.ledger
+    ledger.rollbacks += 1
+    refused = course.place.refused
+    course.restore(course.healthy)
+    course.place.refused = refused
+    ledger.rate *= remedy.rate_factor
+    if remedy.ramp:
+        ledger.ramp_from = course.place.steps
+
+
+def _fresh_head(course: Course) -> None:
+    fresh = dict(course.surroundings.fresh().head.named_parameters())
+    own = dict(course.model.head.named_parameters())
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(fresh[name])
+    course.optimiser.forget(own.values())
+    course.ledger.fresh_heads += 1
+    course.healthy = course.capture()
+
+
+def _pass_over(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
+    course.guard.count(attempt.reading, kind, reason)
+    course.pass_over(attempt)
+
+
+def _by_parameter(course: Course) -> dict[str, torch.Tensor]:
+    """The optimiser's memory by the names of the parameters, as an incident keeps it."""
+    state = course.optimiser.adamw.state
+    return {
+        f"{name}.{key}": torch.as_tensor(value)
+        for name, parameter in course.model.named_parameters()
+        for key, value in state.get(parameter, {}).items()
+    }
