@@ -38,7 +38,13 @@ def test_the_commands_and_their_parameters() -> None:
             yield from walk(child, f"{path} {name}".strip())
 
     assert dict(walk(typer.main.get_command(app), "")) == {
-        "train": {"config": ["config"], "run": ["--run"], "overwrite": ["--overwrite"], "overrides": ["--set"]},
+        "train": {
+            "config": ["config"],
+            "run": ["--run"],
+            "overwrite": ["--overwrite"],
+            "resume": ["--resume"],
+            "overrides": ["--set"],
+        },
         "evaluate": {"run": ["run"], "as_json": ["--json"]},
         "predict": {"run": ["run"], "table": ["table"], "every_window": ["--all"], "output": ["--output"]},
         "audit": {

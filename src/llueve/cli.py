@@ -51,6 +51,9 @@ def train(
     config: ConfigFile,
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory to make.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run; begin it if there is none.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Train a model, verify it on the test period, and print the verdict."""
@@ -58,14 +61,14 @@ def train(
     from llueve.run import CONFIG
 
     settings = load_config(config, tuple(overrides or ()))
-    if config.resolve() == (run / CONFIG).resolve():
+    if not resume and config.resolve() == (run / CONFIG).resolve():
         raise UsageError(
             f"{config}: lies in the run directory, which would replace it; copy it elsewhere, or give another --run"
         )
     from llueve import pipeline  # imports torch
     from llueve.verification.verify import render
 
-    result = pipeline.train(settings, run, overwrite, Console(stderr=True, emoji=False))
+    result = pipeline.train(settings, run, overwrite, Console(stderr=True, emoji=False), resume)
     out = Console(emoji=False)
     out.print(render(result.verification))
     out.print(result.verdict, style="bold", highlight=False)

@@ -347,6 +347,15 @@ class GuardConfig(Section):
     """What becomes of a refused step: its cause is found and mended, its samples are skipped, or the run ends."""
 
 
+class CheckpointConfig(Section):
+    """When the state of a training is written to the disk (`[checkpoints]`), besides the end of each epoch."""
+
+    minutes: float = Field(10.0, gt=0)
+    """At the latest after so many."""
+    steps: int | None = Field(None, ge=1)
+    """After each so many applied steps of a phase."""
+
+
 class VerifyConfig(Section):
     """How the test period is judged (`[verify]`)."""
 
@@ -372,6 +381,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     audit: AuditConfig = AuditConfig()
     guard: GuardConfig = GuardConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     verify: VerifyConfig = VerifyConfig()
 
     @model_validator(mode="after")

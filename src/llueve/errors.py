@@ -49,6 +49,19 @@ class CheckpointError(LlueveError, ValueError):
     """A weight file is damaged, hostile, or does not fit the architecture."""
 
 
+class Interrupted(LlueveError):
+    """A signal ended the work; a training has written a checkpoint, from which --resume goes on.
+
+    Args:
+        message: what was done.
+        number: of the signal; the exit code is 128 more, as shells have it.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def listed(items: Sequence[object], most: int = 5) -> str:
     """The first `most` items as text, with a count of those left out: `3, 7, 9 and 4 more`."""
     shown = ", ".join(str(item) for item in items[:most])

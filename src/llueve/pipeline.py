@@ -32,7 +32,9 @@ from llueve.reading import read_panel, read_source
 from llueve.run import Run
 from llueve.saved import SavedModel, fingerprint, load_model, save_model
 from llueve.stability.incident import keep_incident
+from llueve.training.checkpoint import Checkpoint, Checkpoints
 from llueve.training.course import Surroundings
+from llueve.training.interruption import Interruption
 from llueve.training.loop import train_model
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
@@ -55,7 +57,13 @@ class Result:
         return str(self.verification["verdict"])
 
 
-def train(config: Config, directory: str | Path, overwrite: bool = False, console: Console | None = None) -> Result:
+def train(
+    config: Config,
+    directory: str | Path,
+    overwrite: bool = False,
+    console: Console | None = None,
+    resume: bool = False,
+) -> Result:
     """Train, verify on the test period, and leave a run directory.
 
     Args:
@@ -63,26 +71,68 @@ def train(config: Config, directory: str | Path, overwrite: bool = False, consol
         directory: the run directory to make.
         overwrite: replace an earlier run there.
         console: where progress goes; standard error if None.
+        resume: go on with the training that was interrupted there, bit for bit as if it had not been; begin it if there is
+            none yet, and leave a finished one as it is.
 
     Raises:
-        DataError, AuditError, GuardStop, RunError: see `llueve.errors`.
+        DataError, AuditError, GuardStop, Interrupted, RunError: see `llueve.errors`.
     """
     config = _with_checkpoint_sizes(config)
     run = Run(Path(directory))
+    if resume:
+        return _resume(config, run, overwrite, console or Console(stderr=True))
     run.require_free(overwrite)
+    return _train(config, run, overwrite, None, console or Console(stderr=True))
+
+
+def _resume(config: Config, run: Run, overwrite: bool, console: Console) -> Result:
+    """Go on with a run, or begin it."""
+    if overwrite:
+        raise UsageError("resume keeps what overwrite replaces: give one of them")
+    if not (run.directory / files.CONFIG).is_file():
+        return _train(config, run, False, None, console)
+    _, begun = Run.open(run.directory)
+    if different := _differences(begun, config):
+        raise ConfigError(f"{run.directory}: was begun with another configuration: {'; '.join(different)}")
+    if run.is_finished:
+        logger.info("%s: is finished already", run.directory)
+        return Result(run.directory, run.read_json(files.VERIFICATION))
+    found = Checkpoints(run.directory).newest()
+    if found is None:
+        logger.warning("%s: has no state to go on from, so it is begun anew", run.directory)
+        return _train(config, run, True, None, console)
+    logger.info("going on from %s", found.path)
+    return _train(config, run, False, found, console)
+
+
+def _train(config: Config, run: Run, overwrite: bool, resume: Checkpoint | None, console: Console) -> Result:
+    """From the data to the verified model."""
     panel = read_panel(config)
     report = audit_panel(panel, config)
     report.require_clean(config.audit.allow)
     split = split_panel(panel, config)
     scaler = fit_scaler(panel, split.training_rows)
-    # Only now, so that neither a typing error nor bad data costs an earlier run or leaves half of a new one.
-    run.create(config, overwrite)
-    run.write_json(files.AUDIT, report.as_dict())
-    console = console or Console(stderr=True)
-    saved = _fit(panel, split, scaler, config, run, console)
+    if resume is None:
+        # Only now, so that neither a typing error nor bad data costs an earlier run or leaves half of a new one.
+        run.create(config, overwrite)
+        run.write_json(files.AUDIT, report.as_dict())
+    saved = _fit(panel, split, scaler, config, run, resume, console)
     probability = _probability(saved, panel, split.test)  # a model whose forecasts are not finite is not written
     save_model(run, saved)
-    return Result(run.directory, _verify(run, saved, panel, split, probability, config, console))
+    verification = _verify(run, saved, panel, split, probability, config, console)
+    run.remove_checkpoints()
+    return Result(run.directory, verification)
+
+
+def _differences(begun: Config, now: Config) -> list[str]:
+    """Keys with other values, in words."""
+    before, after = begun.model_dump(), now.model_dump()
+    return [
+        f"{section}.{key} was {before[section].get(key)!r} and is {after[section].get(key)!r}"
+        for section in before
+        for key in sorted({*before[section], *after[section]})
+        if before[section].get(key) != after[section].get(key)
+    ]
 
 
 def evaluate(directory: str | Path, console: Console | None = None) -> dict[str, Any]:
@@ -184,9 +234,25 @@ def _with_checkpoint_sizes(config: Config) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update=sizes)})
 
 
-def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: Run, console: Console) -> SavedModel:
+def _fit(
+    panel: xr.Dataset,
+    split: Split,
+    scaler: Scaler,
+    config: Config,
+    run: Run,
+    resume: Checkpoint | None,
+    console: Console,
+) -> SavedModel:
     """Train a model on the split and return it with everything that a prediction needs."""
     saved = SavedModel.build(panel, split, scaler, config)
+    if resume is not None:
+        begun = resume.snapshot.facts.get("fingerprint")
+        if begun != saved.fingerprint:
+            raise DataError(
+                f"{config.data.path}: is not the table that {resume.path} was trained on: its cells have changed; restore it, or "
+                "train again with --overwrite"
+            )
+        run.shorten_history(resume.snapshot.facts["history_bytes"])
     windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
     saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
 
@@ -206,15 +272,26 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
             logger.warning("%s", error)
             return None
 
-    trained = train_model(
-        saved.classifier,
-        windows,
-        thinned(split.training, config.windows.stride),
-        split.validation,
-        config.train,
-        config.guard,
-        Surroundings(run.append_history, keep, saved.fresh, console),
-    )
+    with Interruption() as interruption:
+        trained = train_model(
+            saved.classifier,
+            windows,
+            thinned(split.training, config.windows.stride),
+            split.validation,
+            config.train,
+            config.guard,
+            Surroundings(
+                record=run.append_history,
+                keep=keep,
+                fresh=saved.fresh,
+                console=console,
+                checkpoints=Checkpoints(run.directory),
+                every=config.checkpoints,
+                facts=lambda: {"history_bytes": run.history_bytes, "fingerprint": saved.fingerprint},
+                interruption=interruption,
+            ),
+            resume,
+        )
     saved.trained.update(trained.as_dict())
     return saved
 

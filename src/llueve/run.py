@@ -9,6 +9,7 @@
 | `model.json` | everything else that a prediction needs |
 | `predictions.csv` | site, time, observed, probability of the test period |
 | `verification.json` | scores, references and verdict |
+| `checkpoints/` | states of an unfinished training, to go on from: see `llueve.training.checkpoint` |
 | `incidents/NNN/` | a training step that was refused, if there was one: see `llueve.stability.incident` |
 """
 
@@ -32,6 +33,9 @@ TENSORS = ("batch.safetensors", "before.safetensors", "optimiser.safetensors", "
 """Files of an incident besides its description."""
 INCIDENT_NAME = re.compile(r"[0-9]{3}")
 """Folder of an incident."""
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_NAME = re.compile(r"\.?(\d{6}|best-\d{4,})\.safetensors(\.part)?")
+"""File of a state of an unfinished training, or a torn piece of one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,14 @@ class Run:
         except OSError as error:
             raise self._unwritable(error) from error
         if present and not overwrite:
-            raise RunError(f"{self.directory}: already exists; give another --run, or --overwrite to replace it")
+            if self.is_finished:
+                raise RunError(
+                    f"{self.directory}: holds a finished run; give another --run, or --overwrite to replace it"
+                )
+            going_on = ", --resume to go on with it" if CONFIG in present else ""
+            raise RunError(
+                f"{self.directory}: already exists; give another --run{going_on}, or --overwrite to replace it"
+            )
         if present and CONFIG not in present:
             raise RunError(
                 f"{self.directory}: holds files but no run ({CONFIG} is not there), so it is not overwritten"
@@ -77,6 +88,7 @@ class Run:
             for name in FILES:
                 (self.directory / name).unlink(missing_ok=True)
             _remove_incidents(self.directory / INCIDENTS)
+            self.remove_checkpoints()
         except OSError as error:
             raise self._unwritable(error) from error
         self.write_text(CONFIG, config.to_toml())
@@ -124,6 +136,40 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{path}: is damaged (expected a JSON object); train again with --overwrite")
         return content
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained and verified to its end."""
+        return all((self.directory / name).is_file() for name in (CONFIG, MODEL, WEIGHTS, VERIFICATION))
+
+    @property
+    def history_bytes(self) -> int:
+        """Length of the history so far."""
+        path = self.directory / HISTORY
+        return path.stat().st_size if path.is_file() else 0
+
+    def shorten_history(self, size: int) -> None:
+        """Drop what was recorded after its first `size` bytes.
+
+        Raises:
+            RunError: the disk is full or read-only.
+        """
+        try:
+            if self.history_bytes > size:
+                os.truncate(self.directory / HISTORY, size)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def remove_checkpoints(self) -> None:
+        """Remove the states of a training that is over; no link is followed, and a folder that holds more stays."""
+        folder = self.directory / CHECKPOINTS
+        if folder.is_symlink() or not folder.is_dir():
+            return
+        with suppress(OSError):
+            for path in folder.iterdir():
+                if CHECKPOINT_NAME.fullmatch(path.name) and not path.is_symlink():
+                    path.unlink(missing_ok=True)
+            folder.rmdir()
 
     def write(self, name: str, fill: Callable[[Path], None]) -> None:
         """Let `fill` write a file under a temporary name, then put it in place, so that a torn file is never seen.

@@ -118,6 +118,8 @@ class Ledger:
 class Standing:
     """What the choice of a remedy rests on besides the cause."""
 
+    kind: str
+    """What the guard called it."""
     repeated: bool
     """Whether this very step was run again, or rolled back, already."""
     steps: int
@@ -136,6 +138,11 @@ def choose(found: Explanation, ledger: Ledger, standing: Standing) -> Remedy:
         if len(rows) > standing.samples_left:
             return Remedy("stop", f"{len(rows)} more samples would be left out than guard.max_skipped allows")
         return Remedy("quarantine", f"{len(rows)} sample(s) are left out from now on", samples=rows)
+    if cause == "learning_rate" and standing.kind == "learning_rate":
+        # The rates are computed anew at each step, so a wrong one is a wrong schedule or damaged memory.
+        if not standing.repeated:
+            return Remedy("rerun", "the rates are computed again, and the step is run again")
+        return Remedy("stop", "the schedule gives such rates")
     if cause == "transient":
         if not standing.repeated:
             return Remedy("rerun", "the step is run again")

@@ -5,9 +5,10 @@ Shapes: B batch, L steps, C variables.
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from llueve.config import GuardConfig, TrainConfig
-from llueve.forecasting import as_batch, device_of
+from llueve.config import CheckpointConfig, GuardConfig, TrainConfig
+from llueve.errors import RunError
+from llueve.forecasting import as_batch, device_of, log_loss, predict_logits
 from llueve.model.classifier import TimerXLForClassification
 from llueve.stability.causes import Conduct
 from llueve.stability.guard import Guard, Reading
 from llueve.stability.remedies import MOST_READMISSIONS, Ledger
 from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
 from llueve.training.average import Average
+from llueve.training.checkpoint import Checkpoint, Checkpoints, Health
+from llueve.training.interruption import Interruption
 from llueve.training.optimiser import Optimiser, build_optimiser
 from llueve.training.order import epoch_order
 from llueve.training.phases import apply_freeze, parameter_groups, plan, rate_factor, set_mode
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_STEPS = 64
 """Applied steps after which a healthy state is remembered."""
+CANARIES = 64
+"""Validation windows, always the same, whose loss tells whether a state is sound."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,12 @@ class Surroundings:
     fresh: Callable[[], TimerXLForClassification]
     """A model of the same sizes, newly initialised."""
     console: Console
+    checkpoints: Checkpoints | None = None
+    """Where states are kept; without it nothing is."""
+    every: CheckpointConfig = field(default_factory=CheckpointConfig)
+    facts: Callable[[], dict[str, Any]] = dict
+    """What else a kept state tells of its run, such as how long the history is."""
+    interruption: Interruption = field(default_factory=Interruption)
 
 
 @dataclass(frozen=True)
@@ -95,10 +107,11 @@ class Course:
         self.enter_phase()
         self.order_epoch()
         self.healthy = self.capture()
+        self.kept_at = time.monotonic()
 
     def enter_phase(self) -> None:
         """Make ready what differs from phase to phase."""
-        self.phase = self.phases[self.place.phase]
+        self.phase = self.phases[min(self.place.phase, len(self.phases) - 1)]  # the last one also when all are over
         apply_freeze(self.model, self.phase)
         self.optimiser: Optimiser = build_optimiser(parameter_groups(self.model, self.phase))
         config = self.phase.config
@@ -249,6 +262,78 @@ class Course:
             if snapshot.is_finite():
                 self.healthy = snapshot
                 self.passed_over.clear()
+
+    def checkpoint(self) -> None:
+        """Write the present state to the disk; it is then also the one to come back to.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        checkpoints = self.surroundings.checkpoints
+        if checkpoints is None:
+            return
+        snapshot = self.capture()
+        canaries = self.validation[epoch_order(self.validation, 0, 0)[:CANARIES]]
+        canary_loss = log_loss(predict_logits(self.model, self.windows, canaries), canaries.y)
+        set_mode(self.model, self.phase)
+        health = Health.of(snapshot, canary_loss)
+        facts = {
+            **snapshot.facts,
+            "ledger": self.ledger.as_dict(),
+            "troubled": [[*place, count] for place, count in sorted(self.troubled.items())],
+            "threads": torch.get_num_threads(),
+            **self.surroundings.facts(),
+        }
+        checkpoints.write(Snapshot(snapshot.tensors, facts), health)
+        self.kept_at = time.monotonic()
+        if health.sound:
+            self.healthy = snapshot
+            self.passed_over.clear()
+
+    def checkpoint_if_due(self) -> None:
+        """Write the present state now and then."""
+        every = self.surroundings.every
+        by_steps = every.steps is not None and self.place.steps % every.steps == 0
+        if by_steps or time.monotonic() - self.kept_at >= every.minutes * 60:
+            self.checkpoint()
+
+    def keep_best(self) -> None:
+        """The present weights are the best so far."""
+        self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+        if self.surroundings.checkpoints is not None:
+            self.surroundings.checkpoints.write_best(self.place.epoch, self.best)
+
+    def resume(self, found: Checkpoint) -> None:
+        """Go on from a state on the disk.
+
+        Raises:
+            RunError: it belongs to another training.
+        """
+        facts, checkpoints = found.snapshot.facts, self.surroundings.checkpoints
+        threads = torch.get_num_threads()
+        if facts["threads"] != threads:
+            logger.warning(
+                "the run was begun with %d thread(s) and goes on with %d: its last bits may differ from an uninterrupted run's",
+                facts["threads"],
+                threads,
+            )
+        self.place = found.snapshot.place
+        self.ledger = Ledger.of(facts["ledger"])
+        self.troubled = Counter({(epoch, position): count for epoch, position, count in facts["troubled"]})
+        self.model.encoder.exact_layers = frozenset(self.ledger.exact_layers)
+        self.enter_phase()
+        self.order_epoch()
+        try:
+            self.restore(found.snapshot)
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{found.path}: belongs to another training ({error}); train again with --overwrite"
+            ) from error
+        if self.place.best_epoch and checkpoints is not None:
+            self.best = {
+                name: each.to(self.device) for name, each in checkpoints.read_best(self.place.best_epoch).items()
+            }
+        self.healthy = self.capture()
 
     def readmit(self) -> None:
         """Let quarantined samples back that are sound on their own with the present weights; each may be let back once."""

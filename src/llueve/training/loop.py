@@ -5,16 +5,18 @@ Shapes: B batch, K classes.
 
 import logging
 import math
+import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from llueve.config import GuardConfig, TrainConfig
-from llueve.errors import GuardStop
+from llueve.errors import GuardStop, Interrupted
 from llueve.forecasting import log_loss, predict_logits
 from llueve.model.classifier import TimerXLForClassification
 from llueve.stability.guard import collapse
+from llueve.training.checkpoint import Checkpoint
 from llueve.training.course import Course, Surroundings
 from llueve.training.mending import mend, mend_weights
 from llueve.training.phases import set_mode
@@ -76,13 +78,20 @@ def train_model(
     config: TrainConfig,
     guard: GuardConfig,
     surroundings: Surroundings,
+    resume: Checkpoint | None = None,
 ) -> Trained:
     """Train until the validation log-loss stops falling, and leave the best weights in `model`.
 
+    Args:
+        resume: go on from this state, bit for bit as if there had been no interruption.
+
     Raises:
         GuardStop: what the guard refused cannot be mended within its budgets, or no epoch had a finite validation loss.
+        Interrupted: a signal came; a checkpoint was written. RunError: a checkpoint cannot be written, or read.
     """
     course = Course(model, windows, training, validation, config, guard, surroundings)
+    if resume is not None:
+        course.resume(resume)
     try:
         return _run(course, surroundings)
     except GuardStop as stop:
@@ -128,12 +137,30 @@ def _epoch(course: Course, progress: TrainingProgress) -> None:
         place = course.place
         mean = place.loss_sum / place.applied if place.applied else math.nan
         progress.step(place.batches, mean, max(course.optimiser.rates), course.guard.skipped)
+        if course.place.position < len(course.order):
+            _between_steps(course)
     if mend_weights(course):
         return  # back in the middle of this epoch
     line, improved = _look(course, round(time.perf_counter() - started, 3))
     course.surroundings.record(line.as_dict())
     progress.line(_describe(line, improved))
     _go_on(course, progress)
+    course.checkpoint()
+    _between_steps(course)
+
+
+def _between_steps(course: Course) -> None:
+    """Write a checkpoint if it is time; end if a signal came."""
+    number = course.surroundings.interruption.number
+    if number is None:
+        course.checkpoint_if_due()
+        return
+    course.checkpoint()
+    kept = "" if course.surroundings.checkpoints is None else "; the state was written: go on with --resume"
+    raise Interrupted(
+        f"ended by {signal.Signals(number).name} in epoch {course.place.epoch}, after {course.place.batches} steps of it{kept}",
+        number,
+    )
 
 
 def _step(course: Course) -> None:
@@ -161,7 +188,7 @@ def _look(course: Course, seconds: float) -> tuple[EpochRecord, bool]:
         improved = math.isfinite(validation_loss) and (course.best is None or validation_loss < place.best_loss)
         if improved:
             place.best_epoch, place.best_loss = place.epoch, validation_loss
-            course.best = {name: value.clone() for name, value in course.model.state_dict().items()}
+            course.keep_best()
     if collapsed := collapse(logits_BK.argmax(1), validation.y, logits_BK):
         logger.warning("epoch %d, validation: %s", place.epoch, collapsed)
     line = EpochRecord(

@@ -40,6 +40,7 @@ def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
             found,
             course.ledger,
             Standing(
+                kind=kind,
                 repeated=course.troubled[place] > 0,
                 steps=course.place.steps,
                 samples_left=course.guard.samples_left - course.guard.skipped - len(course.ledger.held()),

@@ -1,0 +1,256 @@
+"""Remedies inside a whole training: what was planted is mended, and the run ends as if it had never been."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from llueve.config import GuardConfig
+from llueve.errors import GuardStop
+from llueve.model.classifier import TimerXLForClassification
+from llueve.saved import build_encoder
+from llueve.stability import step as steps
+from llueve.training import course, loop
+from llueve.windows import build_windows, fit_scaler, split_panel
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Run:
+    """A small training that can be run with something planted in it."""
+
+    def __init__(self, make_panel, make_config, missing="mask", times=300, **train):
+        sections = {"train": {"epochs": 3, "patience": 3, "batch_size": 16, **train}}
+        panel, self.config = make_panel(times=times), make_config(**sections)
+        self.split = split_panel(panel, self.config)
+        scaler = fit_scaler(panel, self.split.training_rows)
+        self.windows = build_windows(panel, scaler, self.config.windows.context, missing)
+        self.training = self.split.training
+        self.events, self.history, self.trained = [], [], None
+        self.model = self.fresh(self.config.train.seed)
+
+    def fresh(self, seed=99):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return TimerXLForClassification(
+                build_encoder(self.config.model), 2, "variables", num_variables=3, num_facts=2
+            ).train()
+
+    def go(self, policy="repair", max_skipped=0.05):
+        torch.manual_seed(7)
+        self.trained = loop.train_model(
+            self.model,
+            self.windows,
+            self.training,
+            self.split.validation,
+            self.config.train,
+            GuardConfig(policy=policy, max_skipped=max_skipped),
+            course.Surroundings(
+                lambda line: (self.events if "event" in line else self.history).append(line),
+                lambda **step: None,
+                self.fresh,
+                Console(file=io.StringIO()),
+            ),
+        )
+        return self
+
+    @property
+    def weights(self):
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    @property
+    def actions(self):
+        return [(event.get("cause"), event["action"]) for event in self.events if event["event"] == "refused"]
+
+
+def plant(monkeypatch, at, damage):
+    """Do `damage(course)` once, just before the attempt number `at` (counted from 1, repeats too)."""
+    attempt, calls = course.Course.attempt, []
+
+    def planted(self, *arguments):
+        calls.append(None)
+        if len(calls) == at:
+            damage(self)
+        return attempt(self, *arguments)
+
+    monkeypatch.setattr(course.Course, "attempt", planted)
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def put(tensor, index, value):
+    with torch.no_grad():
+        tensor.view(-1)[index] = value
+
+
+DAMAGES = {
+    "a weight": lambda here: put(here.model.encoder.blocks.attn_layers[0].conv1.weight, 5, NAN),
+    "an unused weight": lambda here: put(here.model.encoder.head.weight, 5, INF),
+    "an absurd weight": lambda here: put(here.model.encoder.blocks.attn_layers[0].norm2.weight, 3, 1e30),
+    "a buffer": lambda here: put(here.model.head.knots_CJ, 7, NAN),
+    "a first moment": lambda here: put(here.optimiser.first_moment, 11, NAN),
+    "a second moment": lambda here: put(here.optimiser.second_moment, 11, -1.0),
+    "the average": lambda here: put(here.average.block, 9, NAN),
+    "the random state": lambda here: torch.rand(3),
+}
+
+
+@pytest.mark.parametrize("at", [1, 2, 20])
+@pytest.mark.parametrize("what", DAMAGES)
+def test_damage_to_memory_leaves_no_trace(make_panel, make_config, monkeypatch, what, at):
+    clean = Run(make_panel, make_config, average_decay=0.9).go()
+    assert clean.events == []
+    with monkeypatch.context() as patch:
+        plant(patch, at, DAMAGES[what])
+        hit = Run(make_panel, make_config, average_decay=0.9).go()
+    assert len(hit.events) == 1
+    assert same(hit.weights, clean.weights)
+    assert [line["validation_loss"] for line in hit.history] == [line["validation_loss"] for line in clean.history]
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "rate"])
+@pytest.mark.parametrize("at", [1, 13])
+def test_what_does_not_repeat_leaves_no_trace(make_panel, make_config, monkeypatch, where, at):
+    clean = Run(make_panel, make_config).go()
+    compute, calls = course.loss_and_gradients, []
+    hit = Run(make_panel, make_config)
+
+    def planted(model, *arguments):
+        loss = compute(model, *arguments)
+        calls.append(None)
+        if len(calls) == at:
+            if where == "gradient":
+                put(model.gap_embedding_D.grad, 0, INF)
+            if where == "rate":
+                seen[0].optimiser.adamw.param_groups[0]["lr"] = NAN
+            return loss * NAN if where == "loss" else loss
+        return loss
+
+    seen = []
+    attempt = course.Course.attempt
+    with monkeypatch.context() as patch:
+        patch.setattr(course, "loss_and_gradients", planted)
+        patch.setattr(course.Course, "attempt", lambda self, *rest: (seen.append(self), attempt(self, *rest))[1])
+        hit.go()
+    assert len(hit.events) == 1 and hit.events[0]["action"] == "rerun"
+    assert same(hit.weights, clean.weights)
+
+
+def test_quarantined_samples_leave_the_run_without_them(make_panel, make_config):
+    """Bit for bit what comes out when they were never in the table."""
+    bad = [3, 40, 77]
+    hit = Run(make_panel, make_config, times=310)
+    for row in bad:
+        site, end = hit.training.site[row], hit.training.end[row]
+        assert hit.windows.context == 8
+        hit.windows.values_STC[site, end, 1] = NAN
+    inside = np.isfinite(hit.windows.batch(hit.training)[0]).all(axis=(1, 2))
+    without = Run(make_panel, make_config, times=310)
+    without.training = without.training[inside]
+    for run in (hit, without):
+        run.config = run.config.model_copy(
+            update={"train": run.config.train.model_copy(update={"schedule": "constant"})}
+        )
+    hit.go(max_skipped=0.2)
+    without.go()
+    assert {cause for cause, _ in hit.actions} == {"missing_input"}
+    assert {action for _, action in hit.actions} == {"quarantine"}
+    assert hit.trained.quarantined == (~inside).sum() > 0
+    assert same(hit.weights, without.weights)
+
+
+def test_too_many_bad_samples_end_the_run(make_panel, make_config):
+    hit = Run(make_panel, make_config)
+    hit.windows.values_STC[0, hit.training.end[:40], 1] = INF
+    with pytest.raises(GuardStop, match="before the first step"):
+        hit.go(max_skipped=0.01)
+
+
+def test_a_model_that_is_corrupt_from_the_start_is_not_trained(make_panel, make_config):
+    hit = Run(make_panel, make_config)
+    put(hit.model.encoder.embedding.weight, 3, NAN)
+    with pytest.raises(GuardStop, match="Cause: corrupt_weights"):
+        hit.go()
+    assert hit.history == [] and hit.events[-1]["event"] == "stopped"
+
+
+def test_stop_names_the_cause_at_the_first_fault(make_panel, make_config, monkeypatch):
+    hit = Run(make_panel, make_config)
+    plant(monkeypatch, 5, DAMAGES["a first moment"])
+    with pytest.raises(GuardStop, match="Cause: poisoned_moments"):
+        hit.go(policy="stop")
+
+
+def test_damage_that_comes_back_ends_the_run(make_panel, make_config, monkeypatch):
+    hit = Run(make_panel, make_config)
+    attempt = course.Course.attempt
+
+    def planted(self, *arguments):
+        if self.place.position >= 64 and self.place.epoch == 1:
+            put(self.model.encoder.embedding.weight, 3, NAN)
+        return attempt(self, *arguments)
+
+    monkeypatch.setattr(course.Course, "attempt", planted)
+    with pytest.raises(GuardStop, match="came back after a roll-back"):
+        hit.go()
+    assert [event["action"] for event in hit.events[:-1]] == ["roll_back", "stop"]
+
+
+def test_rates_that_drive_the_weights_away_are_lowered(make_panel, make_config):
+    rates = {"encoder_learning_rate": 1.0, "head_learning_rate": 1.0, "schedule": "constant", "warmup_steps": 0}
+    hit = Run(make_panel, make_config, **rates).go()
+    assert ("learning_rate", "roll_back") in hit.actions
+    assert 1 <= hit.trained.rollbacks <= 3
+    assert np.isfinite(hit.trained.best_validation_loss)
+    assert all(value.isfinite().all() for value in hit.weights.values())
+
+
+def test_an_absurd_head_is_made_anew(make_panel, make_config):
+    clean = Run(make_panel, make_config).go()
+    hit = Run(make_panel, make_config)
+    with torch.no_grad():
+        hit.model.head.out.weight.normal_(std=1000.0)
+    hit.go()
+    assert hit.actions == [("head_initialisation", "fresh_head")]
+    assert abs(hit.trained.best_validation_loss - clean.trained.best_validation_loss) < 0.1
+
+
+def test_a_fault_of_a_single_sample_is_tried_again_later(make_panel, make_config, monkeypatch):
+    """A sample whose loss is not finite in one epoch is quarantined, and let back in the next."""
+    hit = Run(make_panel, make_config, dropout_free=None) if False else Run(make_panel, make_config)
+    loss = steps.classification_loss
+    wanted = hit.windows.batch(hit.training[[50]])[0]
+
+    def planted(logits_BK, y_B, *rest):
+        value = loss(logits_BK, y_B, *rest)
+        return value * NAN if planted.on and planted.inside else value
+
+    planted.on, planted.inside = True, False
+    compute = course.loss_and_gradients
+
+    def watched(model, batch, *rest):
+        planted.inside = bool((batch.x_BLC.transpose(1, 2) == torch.from_numpy(wanted)).flatten(1).all(1).any())
+        return compute(model, batch, *rest)
+
+    from llueve.stability import causes
+
+    monkeypatch.setattr(steps, "classification_loss", planted)
+    monkeypatch.setattr(course, "loss_and_gradients", watched)
+    monkeypatch.setattr(causes, "loss_and_gradients", watched, raising=False)
+    for name in ("laboratory", "decide"):
+        if hasattr(causes, name) and hasattr(getattr(causes, name), "loss_and_gradients"):
+            monkeypatch.setattr(getattr(causes, name), "loss_and_gradients", watched)
+    look = loop._look
+
+    def after_first(*arguments):
+        planted.on = False
+        return look(*arguments)
+
+    monkeypatch.setattr(loop, "_look", after_first)
+    hit.go()
+    assert hit.actions == [("few_samples", "quarantine")]
+    assert [line["quarantined"] for line in hit.history] == [1, 0, 0]

@@ -1,0 +1,325 @@
+"""A training that is killed and gone on with ends in the same bits as one that never was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llueve import pipeline
+from llueve import run as files
+from llueve.config import load_config
+from llueve.errors import ConfigError, DataError, RunError
+from llueve.training import checkpoint
+from llueve.training.checkpoint import Checkpoints, Health
+from llueve.training.state import Snapshot
+
+RUN = """
+import sys
+import torch
+torch.set_num_threads(1)
+from llueve import cli
+sys.argv = ["llueve", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A year of hourly-like rows at two sites, and a configuration of several small epochs."""
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(3)
+    rows = []
+    for site in ("a", "b"):
+        wet = np.convolve(rng.standard_normal(420), np.ones(5) / 5, mode="same")
+        frame = pd.DataFrame(
+            {
+                "site": site,
+                "time": pd.date_range("2020-01-01", periods=420, freq="D"),
+                "humidity": wet + 0.3 * rng.standard_normal(420),
+                "pressure": rng.standard_normal(420),
+                "rain": (np.roll(wet, -1) > 0.1).astype(int),
+            }
+        )
+        rows.append(frame)
+    pd.concat(rows).to_csv(folder / "table.csv", index=False)
+    (folder / "config.toml").write_text(
+        """
+[data]
+path = "table.csv"
+site = "site"
+[target]
+label = "rain"
+[split]
+validation_fraction = 0.2
+test_fraction = 0.2
+[windows]
+context = 8
+[model]
+patch_length = 4
+width = 16
+layers = 2
+heads = 2
+feed_forward = 16
+[train]
+epochs = 4
+patience = 4
+batch_size = 8
+warmup_steps = 5
+average_decay = 0.9
+[checkpoints]
+steps = 3
+[verify]
+bootstrap = 100
+""",
+        encoding="utf-8",
+    )
+    return folder / "config.toml"
+
+
+def start(config: Path, run: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, "train", str(config), "--run", str(run), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def history(run):
+    lines = [json.loads(line) for line in (run / files.HISTORY).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same_run(first, second):
+    one, other = load_file(first / files.WEIGHTS), load_file(second / files.WEIGHTS)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (first / files.PREDICTIONS).read_bytes() == (second / files.PREDICTIONS).read_bytes()
+    assert history(first) == history(second)
+
+
+@pytest.fixture(scope="module")
+def whole(table, tmp_path_factory):
+    """The run that nothing disturbed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = start(table, run)
+    output = process.communicate()
+    assert process.returncode == 0, output
+    return run
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np
+import torch
+torch.set_num_threads(1)
+from llueve import cli, pipeline, run as files
+
+config, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+rng, number, killed = np.random.default_rng(11), 0, 0
+
+def newest(run):
+    return max((path.name for path in (run / files.CHECKPOINTS).glob("[0-9]*.safetensors")), default="")
+
+def child(run):
+    pid = os.fork()
+    if pid == 0:
+        sys.argv = ["llueve", "train", config, "--run", str(run), "--resume"]
+        try:
+            cli.main()
+        except SystemExit as end:
+            os._exit(end.code or 0)
+        os._exit(0)
+    return pid
+
+while True:
+    run = folder / str(number)
+    before, pid, code = newest(run), child(run), None
+    while killed < kills and newest(run) == before and code is None:  # it has begun once it writes a state
+        time.sleep(0.001)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        code = status if ended else None
+    if code is None and killed < kills:
+        time.sleep(float(rng.uniform(0, 0.15)))
+        os.kill(pid, signal.SIGKILL)
+    if code is None:
+        code = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(code):
+        killed += 1
+        continue
+    assert code == 0, code
+    number += 1
+    if killed >= kills:
+        break
+print(killed, number)
+"""
+
+
+def test_any_kill_is_without_trace(table, whole, tmp_path):
+    """SIGKILL at random moments, 25 times, each time gone on with; a run that ends in between is followed by another."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(table), str(tmp_path), "25"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    killed, ended = map(int, done.stdout.split()[-2:])
+    assert killed == 25 and ended >= 1
+    for number in range(ended):
+        assert_same_run(tmp_path / str(number), whole)
+
+
+def _newest(run):
+    folder = run / files.CHECKPOINTS
+    return max((path.name for path in folder.glob("[0-9]*.safetensors")), default="") if folder.is_dir() else ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_state_and_ends_with_its_own_code(table, whole, tmp_path, number, code):
+    run = tmp_path / "run"
+    process = start(table, run)
+    while process.poll() is None and not _newest(run):
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert "go on with --resume" in " ".join(errors.split())
+    process = start(table, run, "--resume")
+    output = process.communicate()
+    assert process.returncode == 0, output
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "replace", "directory"])
+@pytest.mark.parametrize("which", [1, 4])
+def test_a_failure_inside_the_write_costs_nothing(table, whole, tmp_path, monkeypatch, where, which):
+    """The disk fails, or fills up, at one of the steps of writing a state: the ones before it are intact."""
+    run, config = tmp_path / "run", load_config(table)
+    torch.set_num_threads(1)
+    seen = []
+
+    def failing(original):
+        def call(*arguments, **keywords):
+            seen.append(None)
+            if len(seen) == which:
+                raise OSError(28, "No space left on device")
+            return original(*arguments, **keywords)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if where == "write":
+            patch.setattr(checkpoint, "save", failing(checkpoint.save))
+        elif where == "replace":
+            patch.setattr(checkpoint.Path, "replace", failing(checkpoint.Path.replace))
+        elif where == "fsync":
+            patch.setattr(checkpoint.os, "fsync", failing(checkpoint.os.fsync))
+        else:
+            patch.setattr(checkpoint, "_flush", failing(checkpoint._flush))
+        with pytest.raises(RunError, match="No space left on device"):
+            pipeline.train(config, run)
+    assert not list((run / files.CHECKPOINTS).glob("*.part")) if (run / files.CHECKPOINTS).is_dir() else True
+    pipeline.train(config, run, resume=True)
+    assert_same_run(run, whole)
+
+
+@pytest.fixture
+def stopped(table, tmp_path, monkeypatch):
+    """A run that was ended in its second epoch."""
+    torch.set_num_threads(1)
+    run, written = tmp_path / "run", []
+    write = Checkpoints.write
+
+    def once(self, *arguments):
+        written.append(write(self, *arguments))
+        if len(written) == 40:
+            raise KeyboardInterrupt
+        return written[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", once)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(load_config(table), run)
+    return run
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "empty", "absent", "header"])
+def test_a_damaged_newest_state_falls_back_with_a_word(table, whole, stopped, caplog, damage):
+    newest = stopped / files.CHECKPOINTS / _newest(stopped)
+    content = bytearray(newest.read_bytes())
+    if damage == "torn":
+        content = content[: len(content) // 2]
+    elif damage == "flipped":
+        content[-100] ^= 1
+    elif damage == "empty":
+        content = b""
+    elif damage == "header":
+        content[60] ^= 1
+    if damage == "absent":
+        newest.unlink()
+    else:
+        newest.write_bytes(content)
+    pipeline.train(load_config(table), stopped, resume=True)
+    assert damage == "absent" or "the one before it is used" in caplog.text
+    assert_same_run(stopped, whole)
+
+
+def test_only_the_last_two_and_the_best_are_kept(stopped):
+    names = sorted(path.name for path in (stopped / files.CHECKPOINTS).iterdir())
+    assert len([name for name in names if name[0].isdigit()]) == 2
+    assert 1 <= len([name for name in names if name.startswith("best")]) <= 2
+
+
+def test_a_finished_run_has_no_states_and_says_that_it_is_finished(table, whole, caplog):
+    caplog.set_level("INFO")
+    assert not (whole / files.CHECKPOINTS).exists()
+    before = (whole / files.WEIGHTS).stat().st_mtime_ns
+    pipeline.train(load_config(table), whole, resume=True)
+    assert "is finished already" in caplog.text
+    assert (whole / files.WEIGHTS).stat().st_mtime_ns == before
+    with pytest.raises(RunError, match="holds a finished run"):
+        pipeline.train(load_config(table), whole)
+
+
+def test_another_configuration_or_table_is_refused(table, stopped, tmp_path):
+    other = load_config(table, ("train.batch_size=4",))
+    with pytest.raises(ConfigError, match=r"train\.batch_size was 8 and is 4"):
+        pipeline.train(other, stopped, resume=True)
+    original = (table.parent / "table.csv").read_text()
+    try:
+        (table.parent / "table.csv").write_text(original.replace("0.1", "0.2", 1))
+        with pytest.raises(DataError, match="cells have changed"):
+            pipeline.train(load_config(table), stopped, resume=True)
+    finally:
+        (table.parent / "table.csv").write_text(original)
+
+
+def test_a_poisoned_state_is_not_gone_on_from_and_the_healthy_one_stays(tmp_path, caplog):
+    states = Checkpoints(tmp_path)
+    facts = {"place": {"best_epoch": 0}, "guard": {}}
+    sound = Snapshot({"model.w": torch.ones(3)}, facts)
+    poisoned = Snapshot({"model.w": torch.tensor([1.0, float("nan")])}, facts)
+    first = states.write(sound, Health.of(sound, 0.5))
+    for _ in range(3):
+        states.write(poisoned, Health.of(poisoned, 0.5))
+    states.write(sound, Health.of(sound, float("nan")))
+    found = states.newest()
+    assert found is not None and found.path == first
+    assert caplog.text.count("is not gone on from") == 2
+    assert found.health.hashes["model"] != Health.of(poisoned, 0.5).hashes["model"]
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / files.CHECKPOINTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="is a link"):
+        Checkpoints(tmp_path / "run").newest()
