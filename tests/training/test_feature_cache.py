@@ -13,6 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llueve.saved import build_classifier, build_encoder
 from llueve.stability.step import loss_and_gradients
@@ -75,9 +77,9 @@ def test_a_step_from_the_cache_gives_the_numbers_of_a_whole_step(prepared, tmp_p
     assert len(cache) == len(split.training) and cache.non_finite.tolist() == []
     for rows, exact in ((np.random.default_rng(0).permutation(len(cache))[:16], False), (np.arange(16, 32), True)):
         plain = as_batch(windows, split.training[rows], CPU)
-        given = replace(plain, features=cache.batch(rows))
+        begun = replace(plain, features=cache.batch(rows))
         found = []
-        for batch in (plain, given):
+        for batch in (plain, begun):
             torch.manual_seed(1)
             loss = loss_and_gradients(model, batch, config.train, torch.float32)
             found.append([loss, *(weight.grad for weight in model.parameters() if weight.grad is not None)])
@@ -221,6 +223,19 @@ def test_a_damaged_cache_is_computed_again_and_said(prepared, tmp_path, monkeypa
     assert len(files(tmp_path)) == 2 and not any(each.is_symlink() for each in files(tmp_path))
     if kind == "link":
         assert (tmp_path / "elsewhere").stat().st_size == first.nbytes
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.data())
+def test_whatever_byte_is_changed_the_features_are_the_same(prepared, tmp_path, data):
+    model, windows, split, _ = prepared()
+    part = split.training[:40]
+    first = opened(tmp_path, model, windows, part, compute_batch=16).batch(slice(None))
+    path = data.draw(st.sampled_from(files(tmp_path)))
+    content = path.read_bytes()
+    at, bit = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(0, 7))
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
+    assert torch.equal(opened(tmp_path, model, windows, part, compute_batch=16).batch(slice(None)), first)
 
 
 def test_a_kill_during_the_computation_leaves_nothing_that_is_believed(prepared, tmp_path, monkeypatch):
