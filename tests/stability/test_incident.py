@@ -631,6 +631,14 @@ def test_a_step_from_features_is_kept_and_replayed_with_them(refused_step, tmp_p
         assert math.isfinite(replay(mended).loss)
 
 
+@pytest.mark.parametrize("cell", [math.nan, None])
+def test_bad_features_are_explained_by_their_window_or_are_transient(refused_step, tmp_path, cell):
+    """Sample 5, step 2, variable b; or a sound window whose stored features were damaged since."""
+    keep_incident(tmp_path, **from_features(refused_step(bad=cell), None if cell else math.nan))
+    found = incidents.explain_incident(load_incident(tmp_path)).explanation
+    assert (found.cause, found.cells) == (("missing_input", ((5, 2, 1),)) if cell else ("transient", ()))
+
+
 @pytest.mark.parametrize("change", [lambda x: x[:, :2], lambda x: x[:5], lambda x: x[0, 0, 0], lambda x: x.double()])
 def test_features_that_do_not_fit_the_model_are_refused(refused_step, tmp_path, change):
     keep_incident(tmp_path, **from_features(refused_step(bad=None)))
