@@ -195,3 +195,34 @@ def test_the_default_head_needs_its_number_of_variables():
 def test_a_plain_module_with_the_notes_head_takes_any_variables():
     model = TimerXLForClassification(TimerXL(**SIZES), num_classes=3)
     assert model(torch.randn(2, 13, 7)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("head", ["mean", "variables"])
+def test_what_is_pooled_once_gives_the_same_bits_as_the_whole(head):
+    """Logits and the head's gradients, from windows with holes; the head needs nothing else of them."""
+    x, seen, facts = window()
+    seen[:, 4:9, 1] = False
+    model = informed(build(head))
+    whole = model(x * seen, seen, facts)
+    whole.sum().backward()
+    gradients = [weight.grad for weight in model.head.parameters()]
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        pooled = model.pool(x * seen, seen)
+    assert pooled.shape == (5, *model.pooled_shape(3))
+    logits = model.classify(pooled, facts)
+    logits.sum().backward()
+    assert torch.equal(logits, whole)
+    assert all(torch.equal(w.grad, before) for w, before in zip(model.head.parameters(), gradients, strict=True))
+
+
+def test_an_encoder_with_nothing_to_train_has_no_dropout():
+    model = build("variables", dropout=0.5)
+    x, seen, _ = window()
+    assert not torch.equal(model.train().pool(x, seen), model.pool(x, seen))
+    model.encoder.requires_grad_(False)
+    model.train()
+    assert model.head.training and not model.encoder.training
+    assert torch.equal(model.pool(x, seen), model.eval().pool(x, seen))
+    model.encoder.requires_grad_(True)
+    assert model.train().encoder.training

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -594,6 +595,56 @@ def test_a_slice_of_a_batch_can_be_kept_too(refused_step, tmp_path):
     part = step["part"][2:7]
     keep_incident(tmp_path, **{**step, "batch": batch, "part": part, "loss": float(loss), "gradient_norm": float(norm)})
     assert replay(load_incident(tmp_path)).same
+
+
+def from_features(step, bad=None):
+    """The step of a frozen encoder whose features were computed before; a number of sample 5's may be planted bad."""
+    model, batch = step["model"], step["batch"]
+    model.encoder.requires_grad_(False)
+    model.gap_embedding_D.requires_grad_(False)
+    model.train()
+    with torch.no_grad():
+        features = model.pool(batch.x_BLC, batch.observed_BLC)
+    if bad is not None:
+        features[5].view(-1)[3] = bad
+    batch = replace(batch, features=features)
+    torch.set_rng_state(step["random_state"]["cpu"])
+    loss = loss_and_gradients(model, batch, step["train"], step["precision"])
+    norm = nn.utils.clip_grad_norm_(model.parameters(), step["train"].clip_norm, foreach=True)
+    return {**step, "batch": batch, "loss": float(loss), "gradient_norm": float(norm)}
+
+
+@pytest.mark.parametrize("head", ["variables", "mean"])
+@pytest.mark.parametrize("bad", [None, math.nan])
+def test_a_step_from_features_is_kept_and_replayed_with_them(refused_step, tmp_path, head, bad):
+    step = from_features(refused_step(head=head, bad=None), bad)
+    assert math.isnan(step["loss"]) == (bad is not None)
+    keep_incident(tmp_path, **step)
+    found = load_incident(tmp_path)
+    assert torch.equal(found.batch.features.nan_to_num(9), step["batch"].features.nan_to_num(9))
+    assert replay(found).same
+    assert not found.build_model().encoder.training and found.build_model().training
+    mended = replace(found, batch=found.batch.without_features())
+    if bad is None:  # the encoder gives them again
+        assert replay(mended).same
+    else:
+        assert math.isfinite(replay(mended).loss)
+
+
+@pytest.mark.parametrize("cell", [math.nan, None])
+def test_bad_features_are_explained_by_their_window_or_are_transient(refused_step, tmp_path, cell):
+    """Sample 5, step 2, variable b; or a sound window whose stored features were damaged since."""
+    keep_incident(tmp_path, **from_features(refused_step(bad=cell), None if cell else math.nan))
+    found = incidents.explain_incident(load_incident(tmp_path)).explanation
+    assert (found.cause, found.cells) == (("missing_input", ((5, 2, 1),)) if cell else ("transient", ()))
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:, :2], lambda x: x[:5], lambda x: x[0, 0, 0], lambda x: x.double()])
+def test_features_that_do_not_fit_the_model_are_refused(refused_step, tmp_path, change):
+    keep_incident(tmp_path, **from_features(refused_step(bad=None)))
+    exchange(tmp_path, TENSORS[0], with_other("features", change))
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        load_incident(tmp_path)
 
 
 def test_explain_names_site_time_and_variable_and_the_one_change_that_cures(kept, capsys):

@@ -7,6 +7,7 @@ import copy
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,15 @@ def prepared(encoder, head, precision=torch.float32, size=(4, 32, 3), seed=0, mi
     if precision == torch.float64:
         model, given = model.double(), Batch(given.x_BLC.double(), observed_BLC, given.facts_BF.double(), given.y_B)
     return model.train(), given
+
+
+def with_features(model, batch):
+    """The batch of a step with a frozen encoder."""
+    model.encoder.requires_grad_(False)
+    model.gap_embedding_D.requires_grad_(False)
+    model.train()
+    with torch.no_grad():
+        return replace(batch, features=model.pool(batch.x_BLC, batch.observed_BLC))
 
 
 def traced(model, batch, precision=torch.float32, config=CONFIG):
@@ -574,3 +584,18 @@ def test_the_sentences():
 def test_a_trace_goes_into_json():
     trace = Trace("weights", "", "head", "", "head.out.bias", (2,), (1,), 1)
     assert trace.as_dict()["shape"] == [2] and trace.as_dict()["sample"] is None
+
+
+@every_setup
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_feature_is_an_input_with_its_sample(encoder, head, precision, size, bad):
+    """Whatever the windows hold: such a step does not read them."""
+    model, batch = prepared(encoder, head, precision, size)
+    given = with_features(model, batch)
+    assert traced(model, given, precision) is None
+    given.x_BLC[0, 0, 0] = math.nan
+    assert traced(model, given, precision) is None
+    given.features[-1].view(-1)[2] = bad
+    trace = traced(model, given, precision)
+    assert (trace.phase, trace.tensor, trace.sample, trace.count) == ("input", "features", len(batch) - 1, 1)
+    assert "features held 1 of" in trace.sentence()

@@ -1,10 +1,11 @@
 """From windows to class logits: the encoder and its two heads.
 
 Shapes: B batch, L steps, C variables, N patches, D width, F facts known at issue time (calendar, static per-site values),
-V level values of one variable, J knots of their encoding, W width of one variable in the head, K classes.
+V level values of one variable, J knots of their encoding, W width of one variable in the head, K classes; X what the head
+is given of one variable.
 """
 
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +51,9 @@ class MeanHead(nn.Module):
                 nn.init.normal_(module.weight, mean=0.0, std=NOTE_WEIGHT_STD)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, token_BCND: Tensor, present_BCN: Tensor, forecasting: nn.Linear) -> Tensor:
-        """Logits (B, K)."""
+    def forward(self, mean_BD: Tensor, forecasting: nn.Linear) -> Tensor:
+        """Logits (B, K) from the mean of all tokens."""
         # The forecasting head is linear, so the mean of its outputs is its output for the mean: exact, and T times less work.
-        mean_BD = _mean_over(token_BCND.flatten(1, 2), present_BCN.flatten(1))
         return cast(Tensor, self.classifier(forecasting(mean_BD)))
 
 
@@ -91,10 +91,10 @@ class VariablesHead(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, token_BCND: Tensor, present_BCN: Tensor, level_BCV: Tensor, facts_BF: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        mean_BCD = _mean_over(token_BCND, present_BCN)
-        token_BCW = self.token(torch.cat((mean_BCD, token_BCND[:, :, -1]), dim=-1))
+    def forward(self, pooled_BCX: Tensor, facts_BF: Tensor) -> Tensor:
+        """Logits (B, K) from each variable's mean token, last token and levels side by side, X = 2D + V."""
+        token_BCX, level_BCV = pooled_BCX.split((self.token.in_features, LEVELS + EXTRAS), dim=-1)
+        token_BCW = self.token(token_BCX.contiguous())
         level_BCW = torch.einsum("bcv,cvw->bcw", self.encode_levels(level_BCV), self.level_CVW)
         hidden_BCW = self.dropout(F.gelu(self.norm(token_BCW + self.variable_CW + level_BCW)))
         return cast(Tensor, self.out(self.network(torch.cat((hidden_BCW.flatten(1), facts_BF), dim=-1))))
@@ -164,6 +164,10 @@ class TimerXLForClassification(nn.Module):
             observed_BLC: True where observed; None means everything.
             facts_BF: facts known at issue time; None means none.
         """
+        return self.classify(self.pool(x_BLC, observed_BLC), facts_BF)
+
+    def pool(self, x_BLC: Tensor, observed_BLC: Tensor | None = None) -> Tensor:
+        """Everything that the head needs of the windows, (B, *pooled_shape); while the encoder is frozen it stays the same."""
         x_BCL = x_BLC.transpose(1, 2)
         observed_BCL = (
             torch.ones_like(x_BCL, dtype=torch.bool) if observed_BLC is None else observed_BLC.transpose(1, 2)
@@ -173,11 +177,29 @@ class TimerXLForClassification(nn.Module):
         token_BCND = self.encoder.tokens(given_BCL, observed_BCL, self.gap_embedding_D)
         present_BCN = to_patches(observed_BCL, self.encoder.patch_length).any(-1)
         if isinstance(self.head, MeanHead):
-            return cast(Tensor, self.head(token_BCND, present_BCN, self.encoder.forecasting))
-        if facts_BF is None:
-            facts_BF = x_BLC.new_zeros((len(x_BLC), 0))
+            return _mean_over(token_BCND.flatten(1, 2), present_BCN.flatten(1))
         level_BCV = _levels(x_BCL, observed_BCL, window, self.encoder.patch_length)
-        return cast(Tensor, self.head(token_BCND, present_BCN, level_BCV, facts_BF))
+        return torch.cat((_mean_over(token_BCND, present_BCN), token_BCND[:, :, -1], level_BCV), dim=-1)
+
+    def classify(self, pooled: Tensor, facts_BF: Tensor | None = None) -> Tensor:
+        """Logits (B, K) from what `pool` gave."""
+        if isinstance(self.head, MeanHead):
+            return cast(Tensor, self.head(pooled, self.encoder.forecasting))
+        if facts_BF is None:
+            facts_BF = pooled.new_zeros((len(pooled), 0))
+        return cast(Tensor, self.head(pooled, facts_BF))
+
+    def pooled_shape(self, variables: int) -> tuple[int, ...]:
+        """Dimensions of what `pool` gives for one window."""
+        width = self.encoder.width
+        return (width,) if isinstance(self.head, MeanHead) else (variables, 2 * width + LEVELS + EXTRAS)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; an encoder with nothing to train stays in the latter, so that it is a fixed function."""
+        super().train(mode)
+        if not any(weight.requires_grad for weight in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
 
 
 def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Shapes: B batch, L steps, C variables, F facts known at issue time, K classes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,16 +25,26 @@ class Batch:
     facts_BF: Tensor
     y_B: Tensor
     """Class indices."""
+    features: Tensor | None = None
+    """What `model.pool` gave for the windows, where it is known already: the step then starts from that, not from `x_BLC`."""
 
     def __len__(self) -> int:
         return len(self.y_B)
 
     def __getitem__(self, rows: slice | Tensor) -> "Batch":
-        return Batch(self.x_BLC[rows], self.observed_BLC[rows], self.facts_BF[rows], self.y_B[rows])
+        return self._each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
-        return Batch(*(each.to(device) for each in (self.x_BLC, self.observed_BLC, self.facts_BF, self.y_B)))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def without_features(self) -> "Batch":
+        """The batch whose step starts from `x_BLC`: for a change of the windows, of the encoder or of the precision to count."""
+        return replace(self, features=None)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        features = None if self.features is None else change(self.features)
+        return Batch(change(self.x_BLC), change(self.observed_BLC), change(self.facts_BF), change(self.y_B), features)
 
 
 @quick_products()
@@ -48,7 +58,10 @@ def loss_and_gradients(
     """
     model.zero_grad(set_to_none=True)
     with model.encoder.computing_in(precision):
-        logits_BK = model(batch.x_BLC, batch.observed_BLC, batch.facts_BF)
+        if batch.features is None:
+            logits_BK = model(batch.x_BLC, batch.observed_BLC, batch.facts_BF)
+        else:
+            logits_BK = model.classify(batch.features, batch.facts_BF)
     weights_K = None
     if config.class_weights is not None:
         weights_K = torch.tensor(config.class_weights, device=logits_BK.device)

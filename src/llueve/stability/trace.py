@@ -277,6 +277,9 @@ def _given(model: nn.Module, batch: Batch) -> Iterator[tuple[Trace, Tensor]]:
     if (cell := first_bad_cell(batch)) is not None:
         extent = _extent(~batch.x_BLC.isfinite())
         yield Trace("input", "", "", "", "x", *extent, *cell), batch.x_BLC
+    if batch.features is not None and not _is_sound(batch.features):
+        extent = _extent(~batch.features.isfinite())
+        yield Trace("input", "", "", "", "features", *extent, extent[1][0]), batch.features
     if not _is_sound(batch.facts_BF):
         extent = _extent(~batch.facts_BF.isfinite())
         yield Trace("input", "", "", "", "facts", *extent, extent[1][0]), batch.facts_BF

@@ -28,6 +28,8 @@ FORMAT = 1
 UNSEALED = "0" * 64
 """Stands in the place of the file's own hash while that is taken."""
 BATCH = {"x_BLC": torch.float32, "observed_BLC": torch.bool, "facts_BF": torch.float32, "y_B": torch.int64}
+FEATURES = {"features": torch.float32}
+"""Of a batch whose step began at what the encoder had given before."""
 KEYS = {"site_B": torch.int64, "end_B": torch.int64}
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -122,9 +124,14 @@ class Description(Section):
             raise ValueError(f"{len(self.train.class_weights)} class weights for {len(self.classes)} classes")
         if set(self.files) != set(TENSORS):
             raise ValueError(f"files are {sorted(self.files)}, expected {sorted(TENSORS)}")
-        if set(self.memory) != set(BATCH):
+        if set(self.memory) not in (set(BATCH), {*BATCH, *FEATURES}):
             raise ValueError(f"memory orders are of {sorted(self.memory)}, expected {sorted(BATCH)}")
         return self
+
+    @property
+    def batch_types(self) -> dict[str, torch.dtype]:
+        """Name and type of each tensor of the batch."""
+        return {name: dtype for name, dtype in {**BATCH, **FEATURES}.items() if name in self.memory}
 
 
 @dataclass(frozen=True)

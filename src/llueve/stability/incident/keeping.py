@@ -20,6 +20,7 @@ from llueve.model.classifier import TimerXLForClassification
 from llueve.run import INCIDENT, INCIDENTS, TENSORS, Run
 from llueve.stability.incident.description import (
     BATCH,
+    FEATURES,
     FORMAT,
     UNSEALED,
     Description,
@@ -186,7 +187,8 @@ def _unwritable(folder: Path, error: BaseException) -> RunError:
 
 
 def _parts(batch: Batch) -> dict[str, Tensor]:
-    return {name: getattr(batch, name) for name in BATCH}
+    held = {name: getattr(batch, name) for name in (*BATCH, *FEATURES)}
+    return {name: tensor for name, tensor in held.items() if tensor is not None}
 
 
 def _optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer | None) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from llueve.errors import CheckpointError, RunError, UsageError, listed
 from llueve.run import INCIDENT, INCIDENTS, TENSORS
 from llueve.stability.incident.description import (
-    BATCH,
+    FEATURES,
     FORMAT,
     KEYS,
     UNSEALED,
@@ -88,14 +88,17 @@ def load_incident(directory: str | Path, number: int | None = None) -> Incident:
     about = _describe(folder)
     batch, before, optimiser, random_state = (_tensors(folder / name, about.files[name]) for name in TENSORS)
     problem = (
-        _batch_problem(about, batch) or _model_problem(about, before, optimiser) or _random_problem(about, random_state)
+        _batch_problem(about, batch)
+        or _model_problem(about, before, optimiser)
+        or _features_problem(about, batch)
+        or _random_problem(about, random_state)
     )
     if problem:
         raise CheckpointError(f"{folder}: its parts do not belong together: {problem}; it is not used")
     return Incident(
         folder,
         about,
-        Batch(**{name: _laid_out(batch[name], about.memory[name]) for name in BATCH}),
+        Batch(**{name: _laid_out(batch[name], about.memory[name]) for name in about.batch_types}),
         batch["site_B"],
         batch["end_B"],
         before,
@@ -179,16 +182,16 @@ def _laid_out(tensor: Tensor, order: Sequence[int]) -> Tensor:
 
 def _batch_problem(about: Description, batch: Mapping[str, Tensor]) -> str | None:
     """What in a batch does not fit the rest; None if all does."""
-    if {name: tensor.dtype for name, tensor in batch.items()} != {**BATCH, **KEYS}:
+    if {name: tensor.dtype for name, tensor in batch.items()} != {**about.batch_types, **KEYS}:
         return f"the batch holds {sorted(batch)}, or other types than expected"
     samples, steps = len(about.sites), batch["x_BLC"].shape[1:2].numel()
     window = (samples, steps, len(about.variables))
     expected = {"x_BLC": window, "observed_BLC": window, "facts_BF": (samples, about.facts)}
-    for name in (*BATCH, *KEYS):  # what was read comes in any order
+    for name in (*about.batch_types, *KEYS):  # what was read comes in any order
         tensor = batch[name]
-        if tuple(tensor.shape) != (shape := expected.get(name, (samples,))):
+        if name not in FEATURES and tuple(tensor.shape) != (shape := expected.get(name, (samples,))):
             return f"{name} has the shape {tuple(tensor.shape)}, expected {shape}"
-        if name in BATCH and sorted(about.memory[name]) != list(range(tensor.ndim)):
+        if name not in KEYS and sorted(about.memory[name]) != list(range(tensor.ndim)):
             return f"the memory order of {name} is {about.memory[name]}"
     if not samples or not steps or len(about.times) != samples:
         return f"{samples} samples of {steps} steps with {len(about.times)} times"
@@ -214,6 +217,14 @@ def _model_problem(about: Description, weights: Mapping[str, Tensor], optimiser:
         name = key.rpartition(".")[0]
         if name not in expected or (tensor.ndim and tensor.shape != expected[name][0]):
             return f"the optimiser's {key} belongs to no parameter, or has another shape"
+    return None
+
+
+def _features_problem(about: Description, batch: Mapping[str, Tensor]) -> str | None:
+    """What is wrong with the features of a batch that has some; None if they fit the model, whose sizes are sound."""
+    shape = (len(about.sites), *empty_model(about).pooled_shape(len(about.variables)))
+    if "features" in batch and tuple(batch["features"].shape) != shape:
+        return f"features has the shape {tuple(batch['features'].shape)}, expected {shape}"
     return None
 
 
