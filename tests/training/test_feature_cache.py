@@ -20,7 +20,7 @@ from llueve.saved import build_classifier, build_encoder
 from llueve.stability.step import loss_and_gradients
 from llueve.training import feature_cache
 from llueve.training.feature_cache import FeatureCache
-from llueve.training.loop import as_batch
+from llueve.forecasting import as_batch
 from llueve.windows import build_windows, fit_scaler, split_panel
 
 CPU = torch.device("cpu")
