@@ -1,0 +1,43 @@
+"""All sections together."""
+
+from typing import Self
+
+import tomli_w
+from pydantic import Field, model_validator
+
+from llueve.config.data import DataConfig, RegionConfig
+from llueve.config.features import FeaturesConfig
+from llueve.config.judging import AuditConfig, GuardConfig, VerifyConfig
+from llueve.config.model import ModelConfig
+from llueve.config.section import Section
+from llueve.config.target import TargetConfig
+from llueve.config.train import TrainConfig
+from llueve.config.windows import SplitConfig, WindowsConfig
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    data: DataConfig
+    regions: dict[str, RegionConfig] = Field(default_factory=dict)
+    """Sites of an ERA5 archive by name; without it each cell is a site."""
+    target: TargetConfig
+    features: FeaturesConfig = FeaturesConfig()
+    split: SplitConfig
+    windows: WindowsConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    audit: AuditConfig = AuditConfig()
+    guard: GuardConfig = GuardConfig()
+    verify: VerifyConfig = VerifyConfig()
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        weights, names = self.train.class_weights, self.target.class_names
+        if weights is not None and len(weights) != len(names):
+            raise ValueError(f"train.class_weights has {len(weights)} numbers for {len(names)} classes {list(names)}")
+        return self
+
+    def to_toml(self) -> str:
+        """The configuration as TOML, with every default written out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
