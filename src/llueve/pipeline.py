@@ -34,7 +34,7 @@ from llueve.stability.incident import keep_incident
 from llueve.training.loop import predict_logits, probabilities, train_model
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
-from llueve.windows import Part, Scaler, Split, build_windows, fit_scaler, split_panel, thinned
+from llueve.windows import Part, Scaler, Split, build_windows, few_shot, fit_scaler, split_panel, thinned
 
 logger = logging.getLogger(__name__)
 
@@ -203,10 +203,11 @@ def _fit(panel: xr.Dataset, split: Split, scaler: Scaler, config: Config, run: R
         except RunError as error:  # a full disk is no reason to lose the training
             logger.warning("%s", error)
 
+    training = thinned(split.training, config.windows.stride)
     trained = train_model(
         saved.classifier,
         windows,
-        thinned(split.training, config.windows.stride),
+        few_shot(training, panel["time"].values, config.train.fraction, config.train.seed),
         split.validation,
         config.train,
         config.guard.max_skipped,

@@ -11,7 +11,7 @@ from llueve.config.loading import load_config, parse_config
 from llueve.config.model import ModelConfig
 from llueve.config.section import Moment, Section
 from llueve.config.target import TargetConfig
-from llueve.config.train import TrainConfig
+from llueve.config.train import PhaseConfig, TrainConfig, frozen_layers
 from llueve.config.whole import Config
 from llueve.config.windows import SplitConfig, WindowsConfig
 
@@ -23,6 +23,7 @@ __all__ = [
     "GuardConfig",
     "ModelConfig",
     "Moment",
+    "PhaseConfig",
     "RegionConfig",
     "Rolling",
     "Section",
@@ -32,6 +33,7 @@ __all__ = [
     "TrainConfig",
     "VerifyConfig",
     "WindowsConfig",
+    "frozen_layers",
     "load_config",
     "parse_config",
 ]

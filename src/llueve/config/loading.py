@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llueve.config.data import RegionConfig
+from llueve.config.train import PhaseConfig
 from llueve.config.whole import Config
 from llueve.errors import ConfigError
 
@@ -133,6 +134,8 @@ def _nearest(location: list[str]) -> str:
         name: list((RegionConfig if name == "regions" else field.annotation).model_fields)  # type: ignore[union-attr]
         for name, field in Config.model_fields.items()
     }
+    if location[:2] == ["train", "phases"]:
+        sections["train"] = list(PhaseConfig.model_fields)
     unknown = location[-1]
     here = sections.get(location[0], []) if len(location) > 1 else list(sections)
     close = difflib.get_close_matches(unknown, here, n=1)

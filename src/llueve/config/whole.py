@@ -11,7 +11,7 @@ from llueve.config.judging import AuditConfig, GuardConfig, VerifyConfig
 from llueve.config.model import ModelConfig
 from llueve.config.section import Section
 from llueve.config.target import TargetConfig
-from llueve.config.train import TrainConfig
+from llueve.config.train import TrainConfig, frozen_layers
 from llueve.config.windows import SplitConfig, WindowsConfig
 
 
@@ -38,6 +38,22 @@ class Config(Section):
             raise ValueError(f"train.class_weights has {len(weights)} numbers for {len(names)} classes {list(names)}")
         return self
 
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        model = self.model
+        if self.train.recipe == "scratch" and model.pretrained != "none":
+            raise ValueError(
+                f'train.recipe = "scratch": trains without pre-trained weights, but model.pretrained = {model.pretrained!r}; '
+                "leave one of them out"
+            )
+        for phase in self.train.phases:
+            if model.pretrained == "none" and (count := frozen_layers(phase.freeze)) > model.layers:
+                raise ValueError(
+                    f"train.phases: {phase.name} freezes layers:{count}, but model.layers = {model.layers}"
+                )
+        return self
+
     def to_toml(self) -> str:
-        """The configuration as TOML, with every default written out."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+        """The configuration as TOML, with every default written out, and the phases of a recipe."""
+        written = self.model_copy(update={"train": self.train.resolved()})
+        return tomli_w.dumps(written.model_dump(exclude_none=True))

@@ -4,7 +4,7 @@ Shapes: B batch, L steps, C variables, N patches, D width, F facts known at issu
 V level values of one variable, J knots of their encoding, W width of one variable in the head, K classes.
 """
 
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +150,31 @@ class TimerXLForClassification(nn.Module):
             if head == "mean" or num_variables is None
             else VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout)
         )
+
+    def freeze_encoder(self) -> None:
+        """Train the head alone: the encoder, and the gap embedding that feeds it, get no gradient and no dropout."""
+        self._set_encoder_trained(False)
+
+    def unfreeze_encoder(self) -> None:
+        """Train everything."""
+        self._set_encoder_trained(True)
+
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Whether nothing of the encoder is trained."""
+        return not any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; an encoder that is frozen stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.is_encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def _set_encoder_trained(self, trained: bool) -> None:
+        self.encoder.requires_grad_(trained)
+        self.gap_embedding_D.requires_grad_(trained)
+        self.train(self.training)
 
     def set_knots(self, knots_CJ: FloatArray) -> None:
         """Place the knots of the levels: quantiles of each variable in training, in the units of the windows."""

@@ -59,6 +59,11 @@ class PatchEncoder(nn.Module, ABC):
     def forecasting(self) -> nn.Linear:
         """The pre-training head: a token to the patch that follows it."""
 
+    @property
+    @abstractmethod
+    def stack(self) -> tuple[nn.Module, ...]:
+        """The embedding, then each layer: from what is frozen first, and learns slowest, upwards."""
+
     @abstractmethod
     def embed(self, patch_BCNP: Tensor) -> Tensor:
         """Tokens (B, C, N, D) before the first layer."""

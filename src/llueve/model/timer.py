@@ -151,6 +151,11 @@ class Timer(PatchEncoder):
         """The pre-training head: a token to the patch that follows it."""
         return cast(nn.Linear, self.lm_heads[0])
 
+    @property
+    def stack(self) -> tuple[nn.Module, ...]:
+        """The embedding, then each layer."""
+        return (self.model.embed_layer, *self.model.layers)
+
     def embed(self, patch_BCNP: Tensor) -> Tensor:
         """Tokens (B, C, N, D) before the first layer."""
         return cast(Tensor, self.model.embed_layer.emb(patch_BCNP))

@@ -177,6 +177,11 @@ class TimerXL(PatchEncoder):
         """The pre-training head: a token to the patch that follows it."""
         return self.head
 
+    @property
+    def stack(self) -> tuple[nn.Module, ...]:
+        """The embedding, then each layer."""
+        return (self.embedding, *self.blocks.attn_layers)
+
     def embed(self, patch_BCNP: Tensor) -> Tensor:
         """Tokens (B, C, N, D) before the first layer, time-major in memory."""
         return cast(Tensor, self.embedding(patch_BCNP.transpose(1, 2)).transpose(1, 2))
