@@ -106,6 +106,9 @@ def test_a_missing_key() -> None:
         ("train", "head_learning_rate", float("inf")),
         ("train", "patience", 0),
         ("train", "seed", -1),
+        ("train", "fraction", 0.0),
+        ("train", "layer_decay", 1.5),
+        ("train", "accumulate", 0),
         ("guard", "max_skipped", 1.5),
         ("verify", "bootstrap", 99),
         ("verify", "lags", [1, 0]),
@@ -224,6 +227,80 @@ def test_dates_of_toml_and_text_with_an_offset_become_utc(tmp_path: Path) -> Non
     assert split.test_start == datetime(2024, 5, 31, 22)
 
 
+# Phases and recipes
+
+HEAD_THEN_ALL = [{"name": "head", "freeze": "encoder", "epochs": 2}, {"name": "all", "freeze": ["norms", "layers:1"]}]
+
+
+def test_phases_take_what_they_leave_out_from_train() -> None:
+    train = with_section("train", {"epochs": 7, "phases": HEAD_THEN_ALL}).train
+    assert [train.in_phase(phase).epochs for phase in train.phases] == [2, 7]
+    assert [phase.freeze for phase in train.phases] == [("encoder",), ("norms", "layers:1")]
+
+
+@pytest.mark.parametrize("freeze", ["head", "layers:0", "layers:", "layers:-1", [], ["none", "encoder"], ""])
+def test_what_cannot_be_frozen(freeze: Any) -> None:
+    assert "train.phases.0: freeze = " in refused("train", {"phases": [{"name": "a", "freeze": freeze}]})
+
+
+def test_names_of_phases_differ_and_are_not_empty() -> None:
+    assert "names must differ, found ['a', 'a']" in refused("train", {"phases": [{"name": "a"}, {"name": "a"}]})
+    assert "train.phases.0.name = ''" in refused("train", {"phases": [{"name": ""}]})
+
+
+def test_an_unknown_key_of_a_phase_names_the_nearest() -> None:
+    message = refused("train", {"phases": [{"name": "a", "frezze": "encoder"}]})
+    assert "did you mean train.phases.0.freeze?" in message
+
+
+def test_more_frozen_layers_than_there_are() -> None:
+    message = refused("train", {"phases": [{"name": "a", "freeze": "layers:3"}]})
+    assert "train.phases: a freezes layers:3, but model.layers = 2" in message
+
+
+def test_a_recipe_and_phases_exclude_each_other() -> None:
+    assert "has phases of its own" in refused("train", {"recipe": "default", "phases": [{"name": "a"}]})
+
+
+def test_a_recipe_with_a_typing_error_names_the_nearest() -> None:
+    assert "did you mean 'conservative'?" in refused("train", {"recipe": "conservativ"})
+
+
+def test_scratch_has_no_pretrained_weights() -> None:
+    table = {**SMALLEST, "train": {"recipe": "scratch"}, "model": {"pretrained": "there.pth"}}
+    with pytest.raises(ConfigError, match=r"scratch.*model\.pretrained = 'there\.pth'; leave one of them out"):
+        parse_config(table, where="here.toml")
+
+
+@pytest.mark.parametrize("epochs", [0, 0.5, 11])
+def test_a_staircase_has_one_to_ten_whole_epochs(epochs: float) -> None:
+    message = refused("train", {"warmup": "staircase", "warmup_epochs": epochs})
+    assert f"needs warmup_epochs from 1 to 10, whole, found {epochs:g}" in message
+
+
+@pytest.mark.parametrize("recipe", ["default", "conservative", "scratch"])
+@pytest.mark.parametrize("changes", [{}, {"epochs": 4, "head_learning_rate": 0.25, "warmup_steps": 3}])
+def test_a_recipe_survives_the_round_trip_as_its_phases(recipe: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    config = with_section("train", {"recipe": recipe, **changes})
+    again = load_config(written(tmp_path, config.to_toml()))
+    assert again.train == config.train.resolved()
+    assert load_config(written(tmp_path, again.to_toml())) == again
+
+
+def test_given_keys_hold_in_every_phase_of_a_recipe_but_epochs_in_the_last() -> None:
+    train = with_section("train", {"recipe": "conservative", "epochs": 30, "head_learning_rate": 0.25}).train.resolved()
+    head, everything = (train.in_phase(phase) for phase in train.phases)
+    assert (head.epochs, everything.epochs) == (5, 30)
+    assert (head.head_learning_rate, everything.head_learning_rate) == (0.25, 0.25)
+    assert everything.encoder_learning_rate == 1e-6
+
+
+def test_warm_up_in_steps_takes_the_place_of_a_recipes_epochs() -> None:
+    train = with_section("train", {"recipe": "conservative", "warmup_steps": 40}).train.resolved()
+    last = train.in_phase(train.phases[-1])
+    assert (last.warmup_steps, last.warmup_epochs, last.warmup) == (40, 0, "linear")
+
+
 # Files
 
 
@@ -320,6 +397,7 @@ def test_an_override_inside_a_section_that_is_no_table(tmp_path: Path) -> None:
         ("target", {"variable": "tp", "threshold_mm": 0.1, "horizon_hours": 12.0}),
         ("split", {**DATES, "test_end": "2024-09-01T06:30:00"}),
         ("model", {"head": "mean", "width": 32, "heads": 8}),
+        ("train", {"phases": HEAD_THEN_ALL, "layer_decay": 0.5, "warmup_epochs": 0.5, "fraction": 0.1}),
     ],
 )
 def test_toml_and_back(section: str, values: dict[str, Any], tmp_path: Path) -> None:

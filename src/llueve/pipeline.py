@@ -38,7 +38,7 @@ from llueve.training.interruption import Interruption
 from llueve.training.loop import train_model
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
-from llueve.windows import Part, Scaler, Split, build_windows, fit_scaler, split_panel, thinned
+from llueve.windows import Part, Scaler, Split, build_windows, few_shot, fit_scaler, split_panel, thinned
 
 logger = logging.getLogger(__name__)
 
@@ -272,11 +272,12 @@ def _fit(
             logger.warning("%s", error)
             return None
 
+    training = thinned(split.training, config.windows.stride)
     with Interruption() as interruption:
         trained = train_model(
             saved.classifier,
             windows,
-            thinned(split.training, config.windows.stride),
+            few_shot(training, panel["time"].values, config.train.fraction, config.train.seed),
             split.validation,
             config.train,
             config.guard,

@@ -77,6 +77,30 @@ def thinned(part: Part, stride: int) -> Part:
     return thin
 
 
+def few_shot(part: Part, times: NDArray[np.datetime64], fraction: float, seed: int) -> Part:
+    """A share of the windows, the same of every class and, within it, of every calendar month, to within one window.
+
+    The windows are laid in the order of class, month and chance, and taken where the running share passes a whole
+    number. No class is lost altogether.
+
+    Args:
+        times: of the panel, that `part.end` counts in.
+        fraction: 0 < fraction ≤ 1.
+        seed: which of them.
+    """
+    if fraction >= 1:
+        return part
+    random = np.random.default_rng(seed)
+    month_W = times[part.end].astype("datetime64[M]").astype(np.int64)
+    order_W = np.lexsort((random.random(len(part)), month_W, part.y))
+    passed_W = np.floor(np.arange(len(part) + 1) * fraction + random.random())
+    chosen_W = np.zeros(len(part), np.bool_)
+    chosen_W[order_W[np.diff(passed_W) > 0]] = True
+    for lost in np.setdiff1d(part.y, part.y[chosen_W]):
+        chosen_W[random.choice(np.flatnonzero(part.y == lost))] = True
+    return part[chosen_W]
+
+
 @dataclass(frozen=True)
 class Scaler:
     """Mean and standard deviation of each variable, from the cells of the training period alone."""

@@ -151,6 +151,31 @@ class TimerXLForClassification(nn.Module):
             else VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout)
         )
 
+    def freeze_encoder(self) -> None:
+        """Train the head alone: the encoder, and the gap embedding that feeds it, get no gradient and no dropout."""
+        self._set_encoder_trained(False)
+
+    def unfreeze_encoder(self) -> None:
+        """Train everything."""
+        self._set_encoder_trained(True)
+
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Whether nothing of the encoder is trained."""
+        return not any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; an encoder that is frozen stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.is_encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def _set_encoder_trained(self, trained: bool) -> None:
+        self.encoder.requires_grad_(trained)
+        self.gap_embedding_D.requires_grad_(trained)
+        self.train(self.training)
+
     def set_knots(self, knots_CJ: FloatArray) -> None:
         """Place the knots of the levels: quantiles of each variable in training, in the units of the windows."""
         if isinstance(self.head, VariablesHead):
@@ -193,13 +218,6 @@ class TimerXLForClassification(nn.Module):
         """Dimensions of what `pool` gives for one window."""
         width = self.encoder.width
         return (width,) if isinstance(self.head, MeanHead) else (variables, 2 * width + LEVELS + EXTRAS)
-
-    def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; an encoder with nothing to train stays in the latter, so that it is a fixed function."""
-        super().train(mode)
-        if not any(weight.requires_grad for weight in self.encoder.parameters()):
-            self.encoder.eval()
-        return self
 
 
 def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:

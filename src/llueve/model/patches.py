@@ -57,9 +57,9 @@ class PatchEncoder(nn.Module, ABC):
             self.rounding = before
 
     @property
-    @abstractmethod
     def depth(self) -> int:
         """Layers."""
+        return len(self.stack) - 1
 
     def operand(self, layer: int, given: torch.dtype) -> torch.dtype:
         """The type of the operands in one layer for values of type `given`."""
@@ -69,6 +69,11 @@ class PatchEncoder(nn.Module, ABC):
     @abstractmethod
     def forecasting(self) -> nn.Linear:
         """The pre-training head: a token to the patch that follows it."""
+
+    @property
+    @abstractmethod
+    def stack(self) -> tuple[nn.Module, ...]:
+        """The embedding, then each layer: from what is frozen first, and learns slowest, upwards."""
 
     @abstractmethod
     def embed(self, patch_BCNP: Tensor) -> Tensor:

@@ -147,14 +147,14 @@ class Timer(PatchEncoder):
         self.lm_heads = nn.ModuleList([nn.Linear(width, patch_length, bias=False)])
 
     @property
-    def depth(self) -> int:
-        """Layers."""
-        return len(self.model.layers)
-
-    @property
     def forecasting(self) -> nn.Linear:
         """The pre-training head: a token to the patch that follows it."""
         return cast(nn.Linear, self.lm_heads[0])
+
+    @property
+    def stack(self) -> tuple[nn.Module, ...]:
+        """The embedding, then each layer."""
+        return (self.model.embed_layer, *self.model.layers)
 
     def embed(self, patch_BCNP: Tensor) -> Tensor:
         """Tokens (B, C, N, D) before the first layer."""

@@ -174,14 +174,14 @@ class TimerXL(PatchEncoder):
         self.head = nn.Linear(width, patch_length)
 
     @property
-    def depth(self) -> int:
-        """Layers."""
-        return len(self.blocks.attn_layers)
-
-    @property
     def forecasting(self) -> nn.Linear:
         """The pre-training head: a token to the patch that follows it."""
         return self.head
+
+    @property
+    def stack(self) -> tuple[nn.Module, ...]:
+        """The embedding, then each layer."""
+        return (self.embedding, *self.blocks.attn_layers)
 
     def embed(self, patch_BCNP: Tensor) -> Tensor:
         """Tokens (B, C, N, D) before the first layer, time-major in memory."""

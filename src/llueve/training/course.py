@@ -30,7 +30,7 @@ from llueve.training.checkpoint import Checkpoint, Checkpoints, Health
 from llueve.training.interruption import Interruption
 from llueve.training.optimiser import Optimiser, build_optimiser
 from llueve.training.order import epoch_order
-from llueve.training.phases import apply_freeze, parameter_groups, plan, rate_factor, set_mode
+from llueve.training.phases import apply_freeze, parameter_groups, plan, rate_factor
 from llueve.training.precision import choose_precision
 from llueve.training.state import Place, Snapshot, capture, restore
 from llueve.windows import Part, Windows
@@ -275,7 +275,7 @@ class Course:
         snapshot = self.capture()
         canaries = self.validation[epoch_order(self.validation, 0, 0)[:CANARIES]]
         canary_loss = log_loss(predict_logits(self.model, self.windows, canaries), canaries.y)
-        set_mode(self.model, self.phase)
+        self.model.train()
         health = Health.of(snapshot, canary_loss)
         facts = {
             **snapshot.facts,
@@ -339,7 +339,7 @@ class Course:
         """Let quarantined samples back that are sound on their own with the present weights; each may be let back once."""
         tried = [each for each in self.ledger.held() if not each.tries][:MOST_READMISSIONS]
         before = random_states(self.device)
-        set_mode(self.model, self.phase)
+        self.model.train()
         for each in tried:
             rows = np.flatnonzero((self.training.site == each.site) & (self.training.end == each.end))
             batch = as_batch(self.windows, self.training[rows], self.device)

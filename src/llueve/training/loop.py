@@ -19,7 +19,6 @@ from llueve.stability.guard import collapse
 from llueve.training.checkpoint import Checkpoint
 from llueve.training.course import Course, Surroundings
 from llueve.training.mending import mend, mend_weights
-from llueve.training.phases import set_mode
 from llueve.training.progress import TrainingProgress
 from llueve.windows import Part, Windows
 
@@ -131,7 +130,7 @@ def _epoch(course: Course, progress: TrainingProgress) -> None:
         course.readmit()
         course.healthy = course.capture()
     progress.start_epoch(course.place.epoch, course.epoch_steps, course.place.batches)
-    set_mode(course.model, course.phase)
+    course.model.train()
     while course.place.position < len(course.order):
         _step(course)
         place = course.place
