@@ -49,12 +49,20 @@ class Batch:
 
 @quick_products()
 def loss_and_gradients(
-    model: TimerXLForClassification, batch: Batch, config: TrainConfig, precision: torch.dtype
+    model: TimerXLForClassification,
+    batch: Batch,
+    config: TrainConfig,
+    precision: torch.dtype,
+    other_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The loss of a batch; its gradients are left in the parameters, those of earlier steps are dropped.
 
     The model is used in the mode it is in. Dropout draws from torch's default generator, so that one generator state, one
     batch and one set of weights give the same bits again on the same machine.
+
+    Args:
+        model, batch, config, precision: of the step.
+        other_loss: of logits (B, K) and class indices (B,), in place of the configured one.
     """
     model.zero_grad(set_to_none=True)
     with model.encoder.computing_in(precision):
@@ -62,6 +70,10 @@ def loss_and_gradients(
             logits_BK = model(batch.x_BLC, batch.observed_BLC, batch.facts_BF)
         else:
             logits_BK = model.classify(batch.features, batch.facts_BF)
+    if other_loss is not None:
+        loss = other_loss(logits_BK, batch.y_B)
+        loss.backward()
+        return loss.detach()
     weights_K = None
     if config.class_weights is not None:
         weights_K = torch.tensor(config.class_weights, device=logits_BK.device)

@@ -1,0 +1,140 @@
+"""Runs a step, or the course that led to it, under changes, and judges whether that cured it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from llueve.stability.causes.changes import all_finite
+from llueve.stability.causes.step import Conduct, Experiment, Step
+from llueve.stability.step import loss_and_gradients
+
+CURED_RATIO = 30.0
+"""A spike counts as cured below so many times the usual; where that is unknown, once it fell by so many times."""
+ABSURD_LOSS = 30.0
+"""A loss is absurd from so many times that of a forecast without knowledge, ln K, on."""
+LARGEST_NORM = 1e18
+"""The square of a larger gradient does not fit into the optimiser's second moment."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Laboratory:
+    """Runs a step under changes, each from the same random state, and keeps what came out."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.experiments: list[Experiment] = []
+        self.recorded_norm = math.nan
+        self.tries_left = 4 * math.ceil(math.log2(max(2, len(step.batch)))) + 4
+
+    def run(self, change: str, step: Step | None, other_loss: Loss | None = None) -> None:
+        """One experiment; None where the change does not apply to this step."""
+        if step is None:
+            return
+        loss, norm = _outcome(step, other_loss)
+        if not self.experiments:
+            self.recorded_norm = norm
+        cures = self._is_usual(loss, norm, step.config.clip_norm) and _is_sound_state(step)
+        self.experiments.append(Experiment(change, loss, norm, cures))
+
+    def run_course(self, change: str, conduct: Conduct) -> None:
+        """One experiment on the steps since the last healthy state."""
+        if self.step.course is None:
+            return
+        loss, norm = self.step.course(conduct)
+        cures = self._is_usual(loss, norm, min(self.step.config.clip_norm, conduct.clip_norm or math.inf))
+        self.experiments.append(Experiment(change, loss, norm, cures))
+
+    def cured_by(self, *beginnings: str) -> bool:
+        """Whether an experiment of such a name cured the step."""
+        return any(each.cures for each in self.experiments if each.change.startswith(beginnings))
+
+    def has_run(self, beginning: str) -> bool:
+        """Whether there was an experiment of that name."""
+        return any(each.change.startswith(beginning) for each in self.experiments)
+
+    def leave_out(self, suspected: Sequence[int]) -> tuple[int, ...]:
+        """The samples without which the step is sound; empty if it is not one or few of them.
+
+        Args:
+            suspected: samples to leave out first; if they are none, or not all, they are looked for by halves.
+        """
+        if self._is_sound_without(suspected):
+            return tuple(suspected)
+        rows = list(range(len(self.step.batch)))
+        guilty = self._guilty(rows)
+        if not guilty or len(guilty) > max(1, len(rows) // 4) or not self._is_sound_without(guilty):
+            return ()
+        return tuple(guilty)
+
+    def _is_sound_without(self, rows: Sequence[int]) -> bool:
+        rest = [row for row in range(len(self.step.batch)) if row not in set(rows)]
+        if not rows or not rest:
+            return False
+        name = f"without samples {', '.join(map(str, rows))}"
+        self.run(name, replace(self.step, batch=self.step.batch[torch.tensor(rest)]))
+        return self.experiments[-1].cures
+
+    def _guilty(self, rows: list[int]) -> list[int]:
+        """Samples that are not sound on their own, by halves, level by level; empty once that takes too many tries."""
+        blocks, guilty = [rows], []
+        while blocks:
+            block = blocks.pop(0)
+            if self.tries_left == 0:
+                return []
+            self.tries_left -= 1
+            if self._is_sound(block):
+                continue
+            if len(block) == 1:
+                guilty += block
+            else:
+                blocks += [block[: len(block) // 2], block[len(block) // 2 :]]
+        return sorted(guilty)
+
+    def _is_sound(self, rows: list[int]) -> bool:
+        step = replace(self.step, batch=self.step.batch[torch.tensor(rows)])
+        return self._is_usual(*_outcome(step), step.config.clip_norm)
+
+    def _is_usual(self, loss: float, norm: float, clip_norm: float) -> bool:
+        """Whether a loss and gradient norm have nothing of what the guard refused."""
+        step = self.step
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return False
+        if step.kind == "gradient_overflow":
+            return min(norm, clip_norm) <= LARGEST_NORM
+        if step.kind == "loss_start":
+            return loss <= ABSURD_LOSS * math.log(step.model.num_classes)
+        if step.kind == "loss_spike" and step.usual_loss is not None:
+            return loss <= CURED_RATIO * step.usual_loss
+        if step.kind == "gradient_spike" and step.usual_norm is not None:
+            return norm <= CURED_RATIO * step.usual_norm
+        return not step.kind.endswith("_spike") or norm * CURED_RATIO <= self.recorded_norm
+
+
+def are_rates(rates: Sequence[float]) -> bool:
+    """Whether learning rates are numbers that can be applied."""
+    return all(math.isfinite(rate) and rate >= 0 for rate in rates)
+
+
+def _outcome(step: Step, other_loss: Loss | None = None) -> tuple[float, float]:
+    """Loss and gradient norm of a step, from its own random state."""
+    torch.set_rng_state(step.random_state)
+    loss = loss_and_gradients(step.model, step.batch, step.config, step.precision, other_loss)
+    norm = nn.utils.clip_grad_norm_(step.model.parameters(), step.config.clip_norm, foreach=True)
+    step.model.zero_grad(set_to_none=True)
+    return float(loss), float(norm)
+
+
+def _is_sound_state(step: Step) -> bool:
+    """Whether rates, moments and what else the guard looks at would leave sound weights, given sound gradients."""
+    seconds = [moment for name, moment in step.moments.items() if name.endswith("exp_avg_sq")]
+    return (
+        are_rates(step.rates)
+        and all_finite(step.moments.values())
+        and not any(bool((second < 0).any()) for second in seconds)
+        and all_finite((step.average or {}).values())
+        and (step.kind != "weights" or all_finite(step.model.state_dict().values()))
+    )

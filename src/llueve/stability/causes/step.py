@@ -1,0 +1,105 @@
+"""What a step is computed from, and what is found out about it.
+
+Shapes: B batch, L steps, C variables, F facts.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llueve.config import TrainConfig
+from llueve.model.classifier import TimerXLForClassification
+from llueve.stability.causes.advice import ADVICE
+from llueve.stability.step import Batch
+from llueve.stability.trace import Trace
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How the course of steps that led to a step is run again."""
+
+    rate_factor: float = 1.0
+    """What all rates are multiplied by."""
+    warmup_steps: int = 0
+    """Steps of the course over which the rates rise linearly to what they were."""
+    clip_norm: float | None = None
+    """Largest gradient norm; None for the configured one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything that a step is computed from, as an incident holds it."""
+
+    model: TimerXLForClassification
+    batch: Batch
+    config: TrainConfig
+    precision: torch.dtype
+    random_state: Tensor
+    kind: str
+    """What the guard called it."""
+    moments: Mapping[str, Tensor]
+    """Of the optimiser, by parameter."""
+    rates: tuple[float, ...]
+    fresh: Callable[[], TimerXLForClassification]
+    """A model of the same sizes, newly initialised."""
+    healthy: Mapping[str, Tensor] | None = None
+    """Weights and buffers of the last healthy state."""
+    healthy_moments: Mapping[str, Tensor] | None = None
+    average: Mapping[str, Tensor] | None = None
+    """A moving average of the weights."""
+    course: Callable[[Conduct], tuple[float, float]] | None = None
+    """Loss and gradient norm (before clipping) of this step, when all steps since the last healthy state were run again in
+    that way. It leaves everything as it was."""
+    course_steps: int = 50
+    """Steps of the course, over which a warm-up is tried."""
+    usual_norm: float | None = None
+    """Median gradient norm of accepted steps."""
+    usual_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The step under one change."""
+
+    change: str
+    loss: float
+    gradient_norm: float
+    cures: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        loss, norm = (each if math.isfinite(each) else str(each) for each in (self.loss, self.gradient_norm))
+        return {"change": self.change, "loss": loss, "gradient_norm": norm, "cures": self.cures}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The cause of an incident, with its evidence."""
+
+    cause: str
+    """A key of `ADVICE`."""
+    trace: Trace | None
+    """Where the first non-finite number was born; None if the step repeats without one."""
+    experiments: tuple[Experiment, ...]
+    samples: tuple[int, ...]
+    """Rows of the batch that are to blame, where single ones are."""
+    cells: tuple[tuple[int, int, int], ...]
+    """Sample, step and variable of each cell to blame."""
+    facts: tuple[tuple[int, int], ...] = ()
+    """Sample and fact of each fact to blame."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "cause": self.cause,
+            "advice": {"en": ADVICE[self.cause][0], "es": ADVICE[self.cause][1]},
+            "trace": None if self.trace is None else self.trace.as_dict(),
+            "experiments": [each.as_dict() for each in self.experiments],
+            "samples": list(self.samples),
+            "cells": [list(cell) for cell in self.cells],
+            "facts": [list(fact) for fact in self.facts],
+        }
