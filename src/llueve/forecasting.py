@@ -3,12 +3,12 @@
 Shapes: n windows, B batch, K classes.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from llueve.model.classifier import TimerXLForClassification
@@ -20,16 +20,35 @@ from llueve.windows import Part, Windows
 PREDICTION_BATCH = 256
 
 
+class Pooled(Protocol):
+    """What the encoder gives for the windows of a part, known already."""
+
+    def batch(self, chosen: slice) -> Tensor:
+        """Features of some windows of the part."""
+
+
 @quick_products()
-def predict_logits(model: TimerXLForClassification, windows: Windows, part: Part) -> FloatArray:
-    """Logits (n, K) of every window of `part`, in evaluation mode and float32."""
+def predict_logits(
+    model: TimerXLForClassification, windows: Windows, part: Part, pooled: Pooled | None = None
+) -> FloatArray:
+    """Logits (n, K) of every window of `part`, in evaluation mode and float32.
+
+    Args:
+        model, windows, part: what is forecast.
+        pooled: what `model.pool` gives for the windows of the part, where it is known.
+    """
     model.eval()
     device = device_of(model)
+    rows = []
     with torch.inference_mode():
-        rows = [
-            model(each.x_BLC, each.observed_BLC, each.facts_BF).cpu().numpy()
-            for each in (as_batch(windows, batch, device) for batch in _batches(part))
-        ]
+        for start in range(0, len(part), PREDICTION_BATCH):
+            here = slice(start, start + PREDICTION_BATCH)
+            given = as_batch(windows, part[here], device)
+            if pooled is None:
+                logits_BK = model(given.x_BLC, given.observed_BLC, given.facts_BF)
+            else:
+                logits_BK = model.classify(pooled.batch(here).to(device), given.facts_BF)
+            rows.append(logits_BK.cpu().numpy())
     return np.concatenate(rows)
 
 
@@ -53,8 +72,3 @@ def as_batch(windows: Windows, part: Part, device: torch.device) -> Batch:
 def device_of(model: TimerXLForClassification) -> torch.device:
     """Where the model's weights are."""
     return model.encoder.forecasting.weight.device
-
-
-def _batches(part: Part) -> Iterator[Any]:
-    for start in range(0, len(part), PREDICTION_BATCH):
-        yield part[start : start + PREDICTION_BATCH]

@@ -288,6 +288,7 @@ def _fit(
                 console=console,
                 checkpoints=Checkpoints(run.directory),
                 every=config.checkpoints,
+                features=run.directory / files.FEATURES,
                 facts=lambda: {"history_bytes": run.history_bytes, "fingerprint": saved.fingerprint},
                 interruption=interruption,
             ),

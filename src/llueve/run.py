@@ -10,6 +10,7 @@
 | `predictions.csv` | site, time, observed, probability of the test period |
 | `verification.json` | scores, references and verdict |
 | `checkpoints/` | states of an unfinished training, to go on from: see `llueve.training.checkpoint` |
+| `features/` | what a frozen encoder gave, while it is: see `llueve.training.feature_cache` |
 | `incidents/NNN/` | a training step that was refused, if there was one: see `llueve.stability.incident` |
 """
 
@@ -36,6 +37,9 @@ INCIDENT_NAME = re.compile(r"[0-9]{3}")
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"\.?(\d{6}|best-\d{4,})\.safetensors(\.part)?")
 """File of a state of an unfinished training, or a torn piece of one."""
+FEATURES = "features"
+FEATURES_NAME = re.compile(r"(?P<part>[a-z]+)-(?P<model>[0-9a-f]{16})-[0-9a-f]{16}\.(features|json)(\.part)?")
+"""File of the features that a frozen encoder gave, or a torn piece of one."""
 
 
 @dataclass(frozen=True)
@@ -161,15 +165,21 @@ class Run:
             raise self._unwritable(error) from error
 
     def remove_checkpoints(self) -> None:
-        """Remove the states of a training that is over; no link is followed, and a folder that holds more stays."""
-        folder = self.directory / CHECKPOINTS
-        if folder.is_symlink() or not folder.is_dir():
-            return
-        with suppress(OSError):
-            for path in folder.iterdir():
-                if CHECKPOINT_NAME.fullmatch(path.name) and not path.is_symlink():
-                    path.unlink(missing_ok=True)
-            folder.rmdir()
+        """Remove the states of a training that is over, and the features of its encoder.
+
+        No link is followed, and a folder that holds more stays.
+        """
+        for folder, names in (
+            (self.directory / CHECKPOINTS, CHECKPOINT_NAME),
+            (self.directory / FEATURES, FEATURES_NAME),
+        ):
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            with suppress(OSError):
+                for path in folder.iterdir():
+                    if names.fullmatch(path.name) and not path.is_symlink():
+                        path.unlink(missing_ok=True)
+                folder.rmdir()
 
     def write(self, name: str, fill: Callable[[Path], None]) -> None:
         """Let `fill` write a file under a temporary name, then put it in place, so that a torn file is never seen.

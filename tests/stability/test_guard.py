@@ -165,10 +165,15 @@ def test_training_that_does_not_move_is_stopped():
 
 
 def test_a_weight_that_is_not_finite_is_named():
-    state = {"encoder.norm.weight": torch.ones(3), "head.out.bias": torch.tensor([0.0, float("nan")])}
-    with pytest.raises(GuardStop, match=r"head\.out\.bias hold\(s\) numbers that are not finite"):
-        Guard(0.0, 100).check_weights(state)
-    Guard(0.0, 100).check_weights({"a": torch.ones(3), "count": torch.tensor(3)})
+    model = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3), "out": torch.nn.Linear(3, 2)})
+    Guard(0.0, 100).check_weights(model)
+    for value in (float("nan"), float("inf"), 1e30):
+        with torch.no_grad():
+            model["out"].bias[1] = value
+        with pytest.raises(
+            GuardStop, match=r"by the guard: out\.bias hold\(s\) numbers that are not finite, or beyond"
+        ):
+            Guard(0.0, 100).check_weights(model)
 
 
 def test_collapse_is_told():

@@ -16,11 +16,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llueve.forecasting import as_batch
 from llueve.saved import build_classifier, build_encoder
 from llueve.stability.step import loss_and_gradients
 from llueve.training import feature_cache
 from llueve.training.feature_cache import FeatureCache
-from llueve.forecasting import as_batch
 from llueve.windows import build_windows, fit_scaler, split_panel
 
 CPU = torch.device("cpu")

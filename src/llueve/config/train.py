@@ -151,6 +151,8 @@ class TrainConfig(Section):
     average_decay: float = Field(0.0, ge=0, lt=1)
     """Above zero, validation and the model itself use a moving average of the weights, which keeps this share of itself at
     each step; 0.999 is usual."""
+    feature_cache_gb: float = Field(8.0, ge=0)
+    """Disk for what a frozen encoder gives for each window, so that it is computed once; 0 for none."""
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ checked comes from the device in one read.
 
 import logging
 import math
+import sys
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
 from llueve.errors import GuardStop, listed
 from llueve.panel import FloatArray
@@ -50,6 +51,8 @@ START_LOSS = 30.0
 """Before what is usual is known, a loss is absurd from so many times ln K on."""
 LARGEST_NORM = 1e18
 """The square of a larger gradient, after clipping, does not fit into the second moment."""
+LARGEST_WEIGHT = 1e6
+"""No trained weight is beyond it, but one with a flipped bit may be."""
 IDLE_STEPS = 100
 """Accepted steps in a row without any gradient after which training is called dead."""
 
@@ -155,24 +158,17 @@ class Guard:
         self.skipped = 0
         self.reasons.clear()
 
-    def unsound(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Names of the weights and buffers that are not finite."""
-        floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()}
-        extremes = torch.stack([torch.stack(torch.aminmax(tensor.detach().float())) for tensor in floating.values()])
-        sound = extremes.isfinite().all(1).tolist()
-        return [name for name, good in zip(floating, sound, strict=True) if not good]
-
-    def check_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Stop when a weight or buffer is not finite: nothing that is computed with it may be reported.
+    def check_weights(self, model: nn.Module) -> None:
+        """Stop when a weight or buffer is not finite, or absurd: nothing that is computed with it may be reported.
 
         Raises:
-            GuardStop: one is not; the message names it.
+            GuardStop: one is; the message names it.
         """
-        if wrong := self.unsound(state):
+        if wrong := unsound_weights(model):
             raise GuardStop(
-                f"stopped by the guard: {listed(wrong)} hold(s) numbers that are not finite though every step was sound: "
-                "damaged memory, or something else than the optimiser wrote there. No model was written. What to do: train "
-                "again; if it comes back, look at the machine"
+                f"stopped by the guard: {listed(wrong)} hold(s) numbers that are not finite, or beyond {LARGEST_WEIGHT:g}, "
+                "though every step was sound: damaged memory, or something else than the optimiser wrote there. No model was "
+                "written. What to do: train again; if it comes back, look at the machine"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -232,6 +228,8 @@ class Guard:
             return "learning_rate", f"learning rate {', '.join(f'{rate:g}' for rate in reading.rates)}"
         if not all(map(math.isfinite, reading.weights)):
             return "weights", "the weights already hold numbers that are not finite"
+        if max(map(abs, reading.weights)) > LARGEST_WEIGHT:
+            return "weights", f"the weights hold numbers up to {max(map(abs, reading.weights)):g}"
         least, largest, least_second, largest_second = reading.moments
         if not all(map(math.isfinite, reading.moments)):
             return (
@@ -291,6 +289,17 @@ class Guard:
             f"wrong with their steps, more than guard.max_skipped = {self.max_skipped:.2%} allows. "
             f"{'; '.join(self.reasons[-3:])}. No model was written. {mend}"
         )
+
+
+def unsound_weights(model: nn.Module) -> list[str]:
+    """Names of the weights and buffers that are not finite, or no weights that a training could have led to."""
+    buffers = {name for name, _ in model.named_buffers()}
+    floating = {name: each for name, each in model.state_dict().items() if each.is_floating_point() and each.numel()}
+    extremes = torch.stack(
+        [torch.stack(torch.aminmax(each.detach())).abs().max().double() for each in floating.values()]
+    )
+    found = zip(floating, extremes.tolist(), strict=True)
+    return [name for name, most in found if not most <= (sys.float_info.max if name in buffers else LARGEST_WEIGHT)]
 
 
 def collapse(predicted_B: NDArray[np.int64], observed_B: NDArray[np.int64], logits_BK: FloatArray) -> str | None:

@@ -173,7 +173,7 @@ def _roll_back(cause: str, ledger: Ledger, standing: Standing) -> Remedy:
         return Remedy("roll_back", "back to the last healthy state, and on from there as before")
     if standing.steps == 0:
         return Remedy("stop", "it is there before the first step, so there is no healthy state to go back to")
-    factor = 1.0 if cause == "missing_warmup" else LOWERED
+    factor = 1.0 if cause == "missing_warmup" and not ledger.rollbacks else LOWERED
     how = "at the same rates" if factor == 1 else f"at {factor:g} times the rates"
     return Remedy(
         "roll_back",

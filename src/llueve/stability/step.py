@@ -34,6 +34,13 @@ class Batch:
     def __getitem__(self, rows: slice | Tensor) -> "Batch":
         return self._each(lambda tensor: tensor[rows])
 
+    @property
+    def finite_B(self) -> Tensor:
+        """Which samples hold finite numbers alone."""
+        given = (self.x_BLC, self.facts_BF, *([] if self.features is None else [self.features]))
+        finite_B: Tensor = torch.stack([each.isfinite().flatten(1).all(1) for each in given]).all(0)
+        return finite_B
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
         return self._each(lambda tensor: tensor.to(device))
@@ -57,29 +64,42 @@ def loss_and_gradients(
 ) -> Tensor:
     """The loss of a batch; its gradients are left in the parameters, those of earlier steps are dropped.
 
-    The model is used in the mode it is in. Dropout draws from torch's default generator, so that one generator state, one
-    batch and one set of weights give the same bits again on the same machine.
+    A batch of more than `config.batch_size` windows (`accumulate`) is computed in pieces of that size: less memory, the same
+    gradients. The model is used in the mode it is in. Dropout draws from torch's default generator, so that one generator
+    state, one batch and one set of weights give the same bits again on the same machine.
 
     Args:
         model, batch, config, precision: of the step.
         other_loss: of logits (B, K) and class indices (B,), in place of the configured one.
     """
     model.zero_grad(set_to_none=True)
-    with model.encoder.computing_in(precision):
-        if batch.features is None:
-            logits_BK = model(batch.x_BLC, batch.observed_BLC, batch.facts_BF)
-        else:
-            logits_BK = model.classify(batch.features, batch.facts_BF)
-    if other_loss is not None:
-        loss = other_loss(logits_BK, batch.y_B)
-        loss.backward()
-        return loss.detach()
     weights_K = None
     if config.class_weights is not None:
-        weights_K = torch.tensor(config.class_weights, device=logits_BK.device)
-    loss = classification_loss(logits_BK, batch.y_B, weights_K, config.focal_gamma, config.label_smoothing)
-    loss.backward()
-    return loss.detach()
+        weights_K = torch.tensor(config.class_weights, device=batch.y_B.device)
+    total = torch.zeros((), device=batch.y_B.device)
+    for start in range(0, len(batch), config.batch_size):
+        piece = batch if len(batch) <= config.batch_size else batch[start : start + config.batch_size]
+        with model.encoder.computing_in(precision):
+            if piece.features is None:
+                logits_BK = model(piece.x_BLC, piece.observed_BLC, piece.facts_BF)
+            else:
+                logits_BK = model.classify(piece.features, piece.facts_BF)
+        if other_loss is not None:
+            loss = other_loss(logits_BK, piece.y_B)
+        else:
+            loss = classification_loss(logits_BK, piece.y_B, weights_K, config.focal_gamma, config.label_smoothing)
+        if piece is not batch:
+            loss = loss * _share(piece, batch, weights_K)
+        loss.backward()
+        total = loss.detach() if piece is batch else total + loss.detach()
+    return total
+
+
+def _share(piece: Batch, batch: Batch, weights_K: Tensor | None) -> Tensor | float:
+    """How much the loss of a piece counts in that of the batch."""
+    if weights_K is None:
+        return len(piece) / len(batch)
+    return weights_K[piece.y_B].sum() / weights_K[batch.y_B].sum()
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

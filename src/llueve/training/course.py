@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -21,16 +22,18 @@ from llueve.config import CheckpointConfig, GuardConfig, TrainConfig
 from llueve.errors import RunError
 from llueve.forecasting import as_batch, device_of, log_loss, predict_logits
 from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import FloatArray
 from llueve.stability.causes import Conduct
 from llueve.stability.guard import Guard, Reading
 from llueve.stability.remedies import MOST_READMISSIONS, Ledger
 from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
 from llueve.training.average import Average
 from llueve.training.checkpoint import Checkpoint, Checkpoints, Health
+from llueve.training.feature_cache import FeatureCache
 from llueve.training.interruption import Interruption
 from llueve.training.optimiser import Optimiser, build_optimiser
 from llueve.training.order import epoch_order
-from llueve.training.phases import apply_freeze, parameter_groups, plan, rate_factor
+from llueve.training.phases import apply_freeze, is_encoder_frozen, parameter_groups, plan, rate_factor
 from llueve.training.precision import choose_precision
 from llueve.training.state import Place, Snapshot, capture, restore
 from llueve.windows import Part, Windows
@@ -57,6 +60,8 @@ class Surroundings:
     checkpoints: Checkpoints | None = None
     """Where states are kept; without it nothing is."""
     every: CheckpointConfig = field(default_factory=CheckpointConfig)
+    features: Path | None = None
+    """Folder for what a frozen encoder gives; without it that is computed at each step."""
     facts: Callable[[], dict[str, Any]] = dict
     """What else a kept state tells of its run, such as how long the history is."""
     interruption: Interruption = field(default_factory=Interruption)
@@ -122,8 +127,25 @@ class Course:
         choice = choose_precision(config.precision, self.model.encoder, x_BCL, observed_BCL)
         logger.info("training steps in %s on %s: %s", choice.name, self.device.type, choice.reason)
         self.precision = choice.dtype
-        self.watched = [each for each in self.model.state_dict(keep_vars=True).values() if each.is_floating_point()]
-        self.watched = [each for each in self.watched if each.numel()]
+        self.watched = [each for each in self.model.parameters() if each.numel()]
+        self.features = {part.name: self._open_features(part) for part in (self.training, self.validation)}
+
+    def _open_features(self, part: Part) -> FeatureCache | None:
+        """What the encoder gives for the windows of a part, if it is frozen in this phase and there is room."""
+        directory, room = self.surroundings.features, int(self.phase.config.feature_cache_gb * 1e9)
+        if directory is None or not room or not is_encoder_frozen(self.phase):
+            return None
+        with self.surroundings.console.status(f"computing the features of {len(part)} {part.name} windows"):
+            return FeatureCache.open(directory, self.model, self.windows, part, limit_bytes=room)
+
+    def batch(self, chosen: NDArray[np.int64]) -> Batch:
+        """Training windows as the model takes them, with what a frozen encoder gives for them if that is known."""
+        batch, cache = as_batch(self.windows, self.training[chosen], self.device), self.features[self.training.name]
+        return batch if cache is None else replace(batch, features=cache.batch(chosen).to(self.device))
+
+    def validation_logits(self) -> FloatArray:
+        """Logits of every validation window, in evaluation mode and float32."""
+        return predict_logits(self.model, self.windows, self.validation, self.features[self.validation.name])
 
     def order_epoch(self) -> None:
         """The order of this epoch's windows, without those that are left out."""
@@ -156,8 +178,8 @@ class Course:
             conduct: what is done differently; None for nothing.
             course_step: steps since the conduct began.
         """
-        rows, after = self._draw()
-        if not len(rows):
+        chosen, after = self._draw()
+        if not len(chosen):
             self.place.position = after
             return None
         config = self.effective_config
@@ -167,12 +189,12 @@ class Course:
             factor *= min(1.0, (course_step + 1) / conduct.warmup_steps) if conduct.warmup_steps else 1.0
             config = _clipped(config, conduct.clip_norm)
         self.optimiser.set_rates(factor)
-        batch = as_batch(self.windows, rows, self.device)
+        batch = self.batch(chosen)
         random_state = self._guarded_random_state()
         loss = loss_and_gradients(self.model, batch, config, self.precision)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm, foreach=True)
         self.random_state = random_states(self.device)
-        return Attempt(rows, after, batch, random_state, config, self.read(batch, loss, norm, config))
+        return Attempt(self.training[chosen], after, batch, random_state, config, self.read(batch, loss, norm, config))
 
     @property
     def effective_config(self) -> TrainConfig:
@@ -212,10 +234,10 @@ class Course:
         )
         if all(map(math.isfinite, seen)):
             return reading
-        return replace(reading, non_finite_inputs=int((~batch.x_BLC.isfinite().flatten(1).all(1)).sum()))
+        return replace(reading, non_finite_inputs=int((~batch.finite_B).sum()))
 
-    def _draw(self) -> tuple[Part, int]:
-        """The next batch of windows that are not left out, and the position behind it."""
+    def _draw(self) -> tuple[NDArray[np.int64], int]:
+        """The next windows that are not left out, as many as a batch has, and the position in the order behind them."""
         chosen, after = [], self.place.position
         missing = self.batch_size
         while missing and after < len(self.order):
@@ -223,7 +245,7 @@ class Course:
             after += len(piece)
             chosen.append(piece[self.allowed[piece]])
             missing -= len(chosen[-1])
-        return self.training[np.concatenate(chosen)], after
+        return np.concatenate(chosen), after
 
     def _guarded_random_state(self) -> dict[str, Tensor]:
         """The generators before a forward pass; if anything but a step has touched them, they are put back."""
@@ -342,7 +364,7 @@ class Course:
         self.model.train()
         for each in tried:
             rows = np.flatnonzero((self.training.site == each.site) & (self.training.end == each.end))
-            batch = as_batch(self.windows, self.training[rows], self.device)
+            batch = self.batch(rows)
             loss = loss_and_gradients(self.model, batch, self.effective_config, self.precision)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf, foreach=True)
             alone = self.read(batch, loss, norm, self.effective_config)

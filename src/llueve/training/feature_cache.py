@@ -34,13 +34,13 @@ from torch import Tensor
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.products import quick_products
 from llueve.panel import FloatArray
+from llueve.run import FEATURES_NAME
 from llueve.windows import Part, Windows
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised when the files, or what `pool` computes, change."""
-NAME = re.compile(r"(?P<part>[a-z]+)-(?P<model>[0-9a-f]{16})-[0-9a-f]{16}\.(features|json)(\.part)?")
 HEADER_BYTES, MOST_SUM_BYTES = 1024, 12
 """At most, of a header and of one checksum in it."""
 LARGEST_HEADER = 64 * 2**20
@@ -220,7 +220,7 @@ class _Place:
 
     def _caches(self) -> list[tuple[Path, re.Match[str]]]:
         """Every file that has a cache's name, oldest first."""
-        found = [(path, match) for path in self.directory.iterdir() if (match := NAME.fullmatch(path.name))]
+        found = [(path, match) for path in self.directory.iterdir() if (match := FEATURES_NAME.fullmatch(path.name))]
         plain = [each for each in found if stat.S_ISREG(each[0].lstat().st_mode) or each[0].is_symlink()]
         return sorted(plain, key=lambda each: each[0].lstat().st_mtime)
 

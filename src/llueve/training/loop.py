@@ -13,7 +13,7 @@ from typing import Any
 
 from llueve.config import GuardConfig, TrainConfig
 from llueve.errors import GuardStop, Interrupted
-from llueve.forecasting import log_loss, predict_logits
+from llueve.forecasting import log_loss
 from llueve.model.classifier import TimerXLForClassification
 from llueve.stability.guard import collapse
 from llueve.training.checkpoint import Checkpoint
@@ -181,7 +181,7 @@ def _look(course: Course, seconds: float) -> tuple[EpochRecord, bool]:
     """Judge the epoch on validation: its record, and whether it is the best so far."""
     place, validation = course.place, course.validation
     with course.average.in_place() if course.average else nullcontext():
-        logits_BK = predict_logits(course.model, course.windows, validation)
+        logits_BK = course.validation_logits()
         validation_loss = log_loss(logits_BK, validation.y)
         # NaN compares false to everything, so the finite check must come first: a NaN is never the best.
         improved = math.isfinite(validation_loss) and (course.best is None or validation_loss < place.best_loss)

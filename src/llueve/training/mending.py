@@ -8,7 +8,7 @@ import torch
 
 from llueve.errors import GuardStop, listed
 from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
-from llueve.stability.guard import Kind
+from llueve.stability.guard import Kind, unsound_weights
 from llueve.stability.remedies import MOST_ROLLBACKS, Remedy, Standing, choose
 from llueve.stability.step import set_random_states
 from llueve.training.course import Attempt, Course
@@ -57,12 +57,12 @@ def mend_weights(course: Course) -> bool:
     Raises:
         GuardStop: they are not finite and cannot be brought back.
     """
-    wrong = course.guard.unsound(dict(course.model.state_dict()))
+    wrong = unsound_weights(course.model)
     if not wrong:
         return False
     if course.policy != "repair" or course.ledger.rollbacks >= MOST_ROLLBACKS:
-        course.guard.check_weights(dict(course.model.state_dict()))
-    reason = f"{listed(wrong)} hold(s) numbers that are not finite though every step was sound"
+        course.guard.check_weights(course.model)
+    reason = f"{listed(wrong)} hold(s) numbers that no sound step has led to"
     remedy = Remedy("roll_back", "back to the last healthy state, and on from there as before")
     course.place.refused += 1
     _record(course, "weights", reason, "corrupt_weights", remedy, None)
@@ -109,7 +109,7 @@ def _keep(course: Course, attempt: Attempt, kind: Kind, reason: str) -> Path | N
 
 def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
     """The cause of a refused step; the state is afterwards as it was before."""
-    bad_B = ~attempt.batch.x_BLC.isfinite().flatten(1).all(1)
+    bad_B = ~attempt.batch.without_features().finite_B
     known = {each.cause for each in course.ledger.quarantined} & {"missing_input", "infinite_input"}
     if bool(bad_B.any()) and known:
         # Shown once, the same cause is tried first: without these samples the step is run again and judged anew.
@@ -119,23 +119,26 @@ def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
         return UNKNOWN
     course.ledger.explained += 1
     guard, healthy = course.guard, course.healthy
+    damaged = unsound_weights(course.model)
     now = course.capture()
     try:
         return explain(
             Step(
                 model=course.model,
-                batch=attempt.batch,
+                batch=attempt.batch.without_features(),
                 config=attempt.config,
                 precision=course.precision,
                 random_state=attempt.random_state["cpu"],
-                kind=kind,
+                kind="weights" if damaged and kind == "average" else kind,
                 moments=_by_parameter(course),
                 rates=attempt.reading.rates,
                 fresh=course.surroundings.fresh,
                 healthy=healthy.weights,
                 healthy_moments=None,
-                average=None if course.average is None else {"average": course.average.block},
-                course=lambda conduct: _course(course, attempt, conduct),
+                # An average of damaged weights is damaged with them.
+                average=None if course.average is None or damaged else {"average": course.average.block},
+                course=lambda conduct: _course(course, conduct),
+                course_steps=max(1, course.place.steps - healthy.place.steps),
                 usual_norm=guard.usual_norm.median,
                 usual_loss=guard.usual_loss.median,
             )
@@ -144,7 +147,7 @@ def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
         course.restore(now)
 
 
-def _course(course: Course, attempt: Attempt, conduct: Conduct) -> tuple[float, float]:
+def _course(course: Course, conduct: Conduct) -> tuple[float, float]:
     """Loss and gradient norm of the refused step when all since the last healthy state was done in another way."""
     now = course.capture()
     course.restore(course.healthy)
@@ -186,6 +189,11 @@ def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, found: E
     set_random_states(attempt.random_state, course.device)
     course.random_state = attempt.random_state
     if remedy.action == "rerun":
+        if attempt.batch.features is not None and not bool(attempt.batch.features.isfinite().all()):
+            logger.warning(
+                "the kept features hold numbers that are not finite; they are computed in each step from now on"
+            )
+            course.features = dict.fromkeys(course.features)
         course.troubled[place.epoch, place.position] += 1
     elif remedy.action == "quarantine":
         for row in remedy.samples:

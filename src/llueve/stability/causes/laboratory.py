@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from llueve.stability.causes.changes import all_finite
 from llueve.stability.causes.step import Conduct, Experiment, Step
+from llueve.stability.guard import unsound_weights
 from llueve.stability.step import loss_and_gradients
 
 CURED_RATIO = 30.0
@@ -136,5 +137,5 @@ def _is_sound_state(step: Step) -> bool:
         and all_finite(step.moments.values())
         and not any(bool((second < 0).any()) for second in seconds)
         and all_finite((step.average or {}).values())
-        and (step.kind != "weights" or all_finite(step.model.state_dict().values()))
+        and (step.kind != "weights" or not unsound_weights(step.model))
     )
