@@ -262,7 +262,7 @@ def incident_explain(
         Console(emoji=False).print(incident.render_explanation(told, language), highlight=False)  # type: ignore[arg-type]
 
 
-def main(command: Callable[[], object] = app) -> None:
+def main(command: Callable[[], object] | None = None) -> None:
     """Entry point: an error of llueve's own tree becomes its message and exit code, without a traceback."""
     logging.basicConfig(
         level=logging.INFO,
@@ -273,7 +273,7 @@ def main(command: Callable[[], object] = app) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     earlier = signal.signal(signal.SIGTERM, _terminated)
     try:
-        command()
+        (command or app)()
     except LlueveError as error:
         Console(stderr=True, emoji=False).print(
             f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
