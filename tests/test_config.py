@@ -405,6 +405,7 @@ def test_toml_and_back(section: str, values: dict[str, Any], tmp_path: Path) -> 
     path = written(tmp_path, config.to_toml())
     again = load_config(path)
     assert again.model_copy(update={"data": config.data}) == config
+    assert again.model_copy(update={"data": config.data}).to_toml() == config.to_toml()
     assert again.data.path == str(tmp_path / "table.csv")
 
 

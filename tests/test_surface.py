@@ -257,8 +257,11 @@ def test_nothing_imports_the_command_line_but_main() -> None:
     assert [name for name, names in imports().items() if f"{PACKAGE}.cli" in names] == [f"{PACKAGE}.__main__"]
 
 
-def test_only_the_command_line_imports_the_pipeline() -> None:
-    assert [name for name, names in imports().items() if f"{PACKAGE}.pipeline" in names] == [f"{PACKAGE}.cli"]
+def test_only_the_command_lines_import_the_pipeline() -> None:
+    assert [name for name, names in imports().items() if f"{PACKAGE}.pipeline" in names] == [
+        f"{PACKAGE}.cli",
+        f"{PACKAGE}.compatibility.running",
+    ]
 
 
 @pytest.mark.parametrize("name", [PACKAGE, *modules_of("config", "panel", "reading", "sources.table")])

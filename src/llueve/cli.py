@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -264,7 +265,7 @@ def incident_explain(
         Console(emoji=False).print(incident.render_explanation(told, language), highlight=False)  # type: ignore[arg-type]
 
 
-def main() -> None:
+def main(command: Callable[[], object] | None = None) -> None:
     """Entry point: an error of llueve's own tree becomes its message and exit code, without a traceback."""
     logging.basicConfig(
         level=logging.INFO,
@@ -275,7 +276,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     earlier = signal.signal(signal.SIGTERM, _terminated)
     try:
-        app()
+        (command or app)()
     except LlueveError as error:
         Console(stderr=True, emoji=False).print(
             f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True

@@ -120,6 +120,19 @@ def llueve(capsys, *arguments):
 # Keeping and replaying
 
 
+def test_a_step_with_a_frozen_encoder_gives_the_same_bits(refused_step, tmp_path):
+    """Dropout drew for the head alone."""
+    step = refused_step()
+    model, train = step["model"], step["train"]
+    model.freeze_encoder()
+    step["batch"].x_BLC[5, 2, 1] = 0.5
+    torch.set_rng_state(step["random_state"]["cpu"])
+    step["loss"] = float(loss_and_gradients(model, step["batch"], train, step["precision"]))
+    step["gradient_norm"] = float(nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm, foreach=True))
+    keep_incident(tmp_path, **step)
+    assert replay(load_incident(tmp_path)).same
+
+
 def test_every_kind_of_model_gives_the_same_bits_in_a_fresh_process(refused_step, tmp_path):
     recorded = []
     for architecture, head, precision in KINDS:

@@ -128,7 +128,7 @@ class TrainConfig(Section):
     weight_decay: WeightDecay = 0.01
     warmup_steps: WarmupSteps = 100
     """Optimiser steps over which the rates rise linearly from zero."""
-    warmup_epochs: WarmupEpochs = 0
+    warmup_epochs: WarmupEpochs = 0.0
     """Above zero, epochs of warm-up; it takes the place of `warmup_steps`."""
     warmup: Warmup = "linear"
     """`linear` rises with each step; `staircase` with each epoch, to (epoch + 1) tenths of the rates, then to all."""
@@ -186,5 +186,5 @@ class TrainConfig(Section):
         """The keys that hold in a phase, as a training of that phase alone."""
         changes = phase.overrides
         if "warmup_steps" in changes and "warmup_epochs" not in changes:
-            changes |= {"warmup_epochs": 0, "warmup": "linear"}
+            changes |= {"warmup_epochs": 0.0, "warmup": "linear"}
         return self.model_copy(update={"recipe": "plain", "phases": (), **changes})
