@@ -45,6 +45,9 @@ class EpochRecord:
     validation_loss: float | None
     """Mean log-loss on validation; None if it was not finite."""
     skipped: int
+    steps: int
+    refused: int
+    """Steps of the epoch that the guard refused."""
     collapsed: str | None
     """What is wrong with forecasts of validation that tell nothing apart; None if they do."""
     seconds: float
@@ -124,6 +127,8 @@ def train_model(
                 train_loss=train_loss,
                 validation_loss=validation_loss if math.isfinite(validation_loss) else None,
                 skipped=guard.skipped,
+                steps=steps,
+                refused=len(guard.reasons),
                 collapsed=collapsed,
                 seconds=round(time.perf_counter() - started, 3),
                 learning_rate=rate,
