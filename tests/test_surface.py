@@ -69,6 +69,7 @@ def test_the_commands_and_their_parameters() -> None:
         "incident explain": {
             "run": ["run"],
             "number": ["number"],
+            "whole_run": ["--all"],
             "language": ["--language"],
             "as_json": ["--json"],
         },
@@ -149,13 +150,14 @@ def test_the_files_of_a_run() -> None:
         "predictions.csv",
         "verification.json",
     )
-    assert (run_files.INCIDENTS, *run_files.TENSORS, run_files.INCIDENT) == (
+    assert (run_files.INCIDENTS, *run_files.TENSORS, run_files.INCIDENT, run_files.EXPLANATION) == (
         "incidents",
         "batch.safetensors",
         "before.safetensors",
         "optimiser.safetensors",
         "random.safetensors",
         "incident.json",
+        "explanation.json",
     )
 
 

@@ -250,14 +250,24 @@ def incident_replay(run: RunDirectory, number: IncidentNumber = None, as_json: A
 def incident_explain(
     run: RunDirectory,
     number: IncidentNumber = None,
+    whole_run: Annotated[bool, typer.Option("--all", help="Every kept step of the run, together.")] = False,
     language: Annotated[str, typer.Option("--language", metavar="en|es", help="English or Spanish.")] = "en",
     as_json: AsJson = False,
 ) -> None:
     """Find the cause of one refused step by replaying it under single changes, and tell what to do."""
     if language not in ("en", "es"):
         raise UsageError(f"--language {language}: expected en or es")
+    if whole_run and number is not None:
+        raise UsageError(f"--all explains every incident, so leave out the number {number}")
     from llueve.stability import incident
 
+    if whole_run:
+        whole = incident.explain_run(run)
+        if as_json:
+            sys.stdout.write(json.dumps(whole.as_dict(), indent=2, allow_nan=False) + "\n")
+        else:
+            Console(emoji=False).print(incident.render_run(whole, language), highlight=False)  # type: ignore[arg-type]
+        return
     told = incident.explain_incident(incident.load_incident(run, number))
     if as_json:
         sys.stdout.write(json.dumps(told.as_dict(), indent=2, allow_nan=False) + "\n")

@@ -32,6 +32,8 @@ FILES = (CONFIG, AUDIT, HISTORY, WEIGHTS, MODEL, PREDICTIONS, VERIFICATION)
 INCIDENTS, INCIDENT = "incidents", "incident.json"
 TENSORS = ("batch.safetensors", "before.safetensors", "optimiser.safetensors", "random.safetensors")
 """Files of an incident besides its description."""
+EXPLANATION = "explanation.json"
+"""What the training loop found out about an incident, if it looked."""
 INCIDENT_NAME = re.compile(r"[0-9]{3}")
 """Folder of an incident."""
 CHECKPOINTS = "checkpoints"
@@ -231,7 +233,7 @@ def _remove_incidents(folder: Path) -> None:
         return
     for place in folder.iterdir():
         if INCIDENT_NAME.fullmatch(place.name) and place.is_dir() and not place.is_symlink():
-            for name in (*TENSORS, INCIDENT):
+            for name in (*TENSORS, INCIDENT, EXPLANATION):
                 (place / name).unlink(missing_ok=True)
                 (place / f".{name}.part").unlink(missing_ok=True)
             with suppress(OSError):

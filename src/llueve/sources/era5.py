@@ -110,7 +110,8 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
 
 def _check_options(data: DataConfig, target: TargetConfig | None) -> None:
     """Refuse what only a table can do."""
-    given = [name for name in TABLES_ONLY if getattr(data, name) != DataConfig.model_fields[name].default]
+    plain = DataConfig(path=data.path)
+    given = [name for name in TABLES_ONLY if getattr(data, name) != getattr(plain, name)]
     if given:
         raise DataError(
             f"{data.path}: is an ERA5 archive, for which data.{given[0]} has no meaning; take out "

@@ -10,8 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llueve.model.classifier import LARGEST
-from llueve.stability.causes import changes
 from llueve.stability.causes.cells import bad, constant_windows, empty_patches, far, is_mark_or_unit, rows_of
+from llueve.stability.causes.changes import (
+    clipped,
+    doubled,
+    filled_patches,
+    find_damage,
+    healed,
+    masked,
+    mended,
+    undamaged,
+    varied,
+    with_fresh_encoder,
+    with_fresh_head,
+    with_new_average,
+    without_facts,
+)
 from llueve.stability.causes.laboratory import Laboratory, are_rates
 from llueve.stability.causes.step import Conduct, Explanation, Step
 from llueve.stability.trace import trace_step
@@ -42,6 +56,8 @@ SAME_COURSE = "course since the last healthy state, unchanged"
 CLIPPED_COURSE = "course with gradients clipped"
 WARM_COURSE = "course with warm-up"
 SLOW_COURSE = "course with rates divided by"
+COURSES = (CLIPPED_COURSE, WARM_COURSE, SLOW_COURSE)
+"""What is tried where the unchanged course leads to the fault again: the weights became what they are on the way."""
 
 BY_CURE: tuple[tuple[str, str], ...] = (
     (VARIED, "constant_window"),
@@ -138,41 +154,41 @@ def _flags(step: Step) -> _Flags:
 
 
 def _change_input(lab: Laboratory, step: Step, flags: _Flags) -> None:
-    masked = changes.masked(step, flags.bad_BLC)
-    lab.run(CELLS, masked)
-    lab.run(FACTS, changes.without_facts(step, flags.bad_BF))
-    if masked is not None:
-        lab.run(BOTH, changes.without_facts(masked, flags.bad_BF))
-    lab.run(FAR_CELLS, changes.masked(step, flags.far_BLC))
+    whole = masked(step, flags.bad_BLC)
+    lab.run(CELLS, whole)
+    lab.run(FACTS, without_facts(step, flags.bad_BF))
+    if whole is not None:
+        lab.run(BOTH, without_facts(whole, flags.bad_BF))
+    lab.run(FAR_CELLS, masked(step, flags.far_BLC))
     if bool((flags.unusual_BLC & ~flags.far_BLC).any()):
-        lab.run(UNUSUAL_CELLS, changes.masked(step, flags.unusual_BLC))
-    lab.run(FAR_FACTS, changes.without_facts(step, flags.far_BF))
-    lab.run(VARIED, changes.varied(step))
-    lab.run(FILLED, changes.filled_patches(step))
+        lab.run(UNUSUAL_CELLS, masked(step, flags.unusual_BLC))
+    lab.run(FAR_FACTS, without_facts(step, flags.far_BF))
+    lab.run(VARIED, varied(step))
+    lab.run(FILLED, filled_patches(step))
 
 
 def _change_computation(lab: Laboratory, step: Step) -> None:
     lab.run(PLAIN_LOSS, step, F.cross_entropy)
     lab.run("float32", replace(step, precision=torch.float32) if step.precision != torch.float32 else None)
-    lab.run("float64", changes.doubled(step))
+    lab.run("float64", doubled(step))
     for divisor in (10, 100):
         slower = tuple(rate / divisor for rate in step.rates)
         lab.run(f"learning rates divided by {divisor}", replace(step, rates=slower))
-    smaller = changes.clipped(step)
+    smaller = clipped(step)
     lab.run(f"{CLIPPED} at {smaller.config.clip_norm:g}", smaller)
 
 
 def _change_weights(lab: Laboratory, step: Step) -> None:
-    lab.run(PARAMETERS, changes.mended(step, parameters=True))
-    lab.run(BUFFERS, changes.mended(step, parameters=False))
-    lab.run(HEALTHY, changes.healed(step))
-    damage = changes.find_damage(step)
-    lab.run(f"{UNDAMAGED}: {damage.words if damage else ''}", changes.undamaged(step, damage))
-    lab.run(HEAD, changes.with_fresh_head(step))
-    lab.run(ENCODER, changes.with_fresh_encoder(step))
+    lab.run(PARAMETERS, mended(step, parameters=True))
+    lab.run(BUFFERS, mended(step, parameters=False))
+    lab.run(HEALTHY, healed(step))
+    damage = find_damage(step)
+    lab.run(f"{UNDAMAGED}: {damage.words if damage else ''}", undamaged(step, damage))
+    lab.run(HEAD, with_fresh_head(step))
+    lab.run(ENCODER, with_fresh_encoder(step))
     lab.run(MOMENTS, replace(step, moments={}))
     lab.run(HEALTHY_MOMENTS, None if step.healthy_moments is None else replace(step, moments=step.healthy_moments))
-    lab.run(AVERAGE, changes.with_new_average(step))
+    lab.run(AVERAGE, with_new_average(step))
 
 
 def _change_course(lab: Laboratory, step: Step) -> None:
@@ -202,7 +218,7 @@ def _decide(lab: Laboratory, step: Step, flags: _Flags) -> str:
         return "poisoned_moments"
     if cured(AVERAGE):
         return "poisoned_average"
-    if cured(PARAMETERS):
+    if cured(PARAMETERS) and not cured(*COURSES):
         return "corrupt_weights"
     if cured(BUFFERS):
         return "corrupt_buffer"

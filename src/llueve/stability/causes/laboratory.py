@@ -46,7 +46,8 @@ class Laboratory:
         if self.step.course is None:
             return
         loss, norm = self.step.course(conduct)
-        cures = self._is_usual(loss, norm, min(self.step.config.clip_norm, conduct.clip_norm or math.inf))
+        # A gradient of nil is that of weights so far away that every forecast is certain.
+        cures = norm > 0 and self._is_usual(loss, norm, min(self.step.config.clip_norm, conduct.clip_norm or math.inf))
         self.experiments.append(Experiment(change, loss, norm, cures))
 
     def cured_by(self, *beginnings: str) -> bool:

@@ -119,7 +119,7 @@ def _describe(folder: Path) -> Description:
         raise RunError(
             f"{folder}: is torn: {INCIDENT}, which is written last, is not there, as after a kill; remove it"
         )
-    content = _read(path, LARGEST_DESCRIPTION)
+    content = read_small(path, LARGEST_DESCRIPTION)
     try:
         about = Description.model_validate_json(content)
     except ValidationError as error:
@@ -154,7 +154,12 @@ def _size(path: Path) -> int:
     return status.st_size
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_small(path: Path, most: int) -> bytes:
+    """The bytes of a plain file of at most that size.
+
+    Raises:
+        CheckpointError: it is larger, a link, or cannot be read.
+    """
     if (size := _size(path)) > most:
         raise CheckpointError(f"{path}: has {size:,} bytes, expected at most {most:,}")
     try:
@@ -165,7 +170,7 @@ def _read(path: Path, most: int) -> bytes:
 
 def _tensors(path: Path, stored: StoredFile) -> dict[str, Tensor]:
     """The tensors of a file that is as it was written."""
-    content = _read(path, stored.size)
+    content = read_small(path, stored.size)
     if hashlib.sha256(content).hexdigest() != stored.sha256:
         raise CheckpointError(f"{path}: is damaged (its hash is not the recorded one)")
     try:

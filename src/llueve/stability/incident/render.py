@@ -20,7 +20,7 @@ def render_list(incidents: Sequence[Listed]) -> Table:
             if about is None
             else (str(about.epoch), str(about.step), about.kind, about.reason)
         )
-        table.add_row(str(each.number), *map(_plain, cells))
+        table.add_row(str(each.number), *map(plain, cells))
     return table
 
 
@@ -44,9 +44,10 @@ def render_description(about: Description) -> Table:
     }
     table = Table(show_header=False)
     for name, value in rows.items():
-        table.add_row(name, _plain(value))
+        table.add_row(name, plain(value))
     return table
 
 
-def _plain(text: str) -> Text:
+def plain(text: str) -> Text:
+    """Text without markup, and without what would steer a terminal."""
     return Text("".join(letter if letter.isprintable() else "\ufffd" for letter in text))
