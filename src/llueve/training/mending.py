@@ -9,6 +9,7 @@ import torch
 from llueve.errors import GuardStop, listed
 from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
 from llueve.stability.guard import Kind, unsound_weights
+from llueve.stability.incident import write_explanation
 from llueve.stability.remedies import MOST_ROLLBACKS, Remedy, Standing, choose
 from llueve.stability.step import set_random_states
 from llueve.training.course import Attempt, Course
@@ -47,6 +48,8 @@ def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
                 layers=course.model.encoder.depth,
             ),
         )
+    if folder is not None and found.cause != UNKNOWN.cause:
+        write_explanation(folder, found)
     _record(course, kind, reason, found.cause, remedy, folder)
     _perform(course, attempt, kind, reason, found, remedy)
 
