@@ -240,8 +240,10 @@ def test_the_configuration_of_a_run_trains_it_again(done: Project, tmp_path: Pat
 def test_the_history_has_one_object_per_epoch(done: Project) -> None:
     lines = [json.loads(line) for line in (done.run / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    keys = ["epoch", "phase", "train_loss", "validation_loss", "skipped", "collapsed", "seconds", "learning_rate"]
+    counts = ["steps", "refused", "skipped", "quarantined"]
+    keys = ["epoch", "phase", "train_loss", "validation_loss", *counts, "collapsed", "seconds", "learning_rate"]
     assert all(list(line) == keys for line in lines)
+    assert all(line["steps"] > line["refused"] == line["quarantined"] == 0 for line in lines)
     assert all(math.isfinite(line["train_loss"]) and line["skipped"] == 0 for line in lines)
 
 
@@ -598,7 +600,8 @@ def test_missing_cells_left_raw_in_validation_alone_leave_no_model(project: Proj
     project.write(changed)
     stopped(project.train_with('windows.missing="raw"'), project, "validation loss was never finite")
     lines = [json.loads(line) for line in (project.run / "history.jsonl").read_text().splitlines()]
-    assert lines and all(line["validation_loss"] is None for line in lines)
+    assert len(lines) > 1 and all(line["validation_loss"] is None for line in lines[:-1])
+    assert lines[-1]["event"] == "stopped" and "validation loss was never finite" in lines[-1]["reason"]
 
 
 def test_missing_cells_left_raw_in_the_test_alone_leave_no_scores(project: Project) -> None:
@@ -655,7 +658,7 @@ def test_a_gradient_that_is_not_finite_leaves_no_model(project: Project, monkeyp
 
 def test_a_run_directory_that_exists_is_refused(copy: Project) -> None:
     before = {name: (copy.run / name).read_bytes() for name in copy.files()}
-    copy.train().refused(1, str(copy.run), "already exists", "--overwrite")
+    copy.train().refused(1, str(copy.run), "holds a finished run", "--overwrite")
     assert {name: (copy.run / name).read_bytes() for name in copy.files()} == before
 
 
@@ -718,7 +721,7 @@ def test_weights_that_cannot_be_written(project: Project, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     project.train_with("train.epochs=1").refused(1, str(project.run), "cannot be written (Read-only file system)")
-    assert project.files() == {"config.toml", "audit.json", "history.jsonl"}
+    assert project.files() == {"config.toml", "audit.json", "history.jsonl", "checkpoints"}  # to go on from
 
 
 def test_a_place_in_the_way_of_the_weights(copy: Project) -> None:
@@ -753,7 +756,8 @@ def test_a_disk_that_is_full_when_the_weights_come(project: Project, mounted: Pa
     run = mounted / "run"
     width = ("--set", "model.width=64", "--set", "model.feed_forward=64", "--set", "train.epochs=1")
     llueve("train", project.config, "--run", run, *width).refused(1, str(run), "No space left on device")
-    assert sorted(path.name for path in run.iterdir()) == ["audit.json", "config.toml", "history.jsonl"]
+    assert {path.name for path in run.iterdir()} <= {"audit.json", "config.toml", "history.jsonl", "checkpoints"}
+    assert not list(run.rglob("*.part"))
 
 
 # Damaged runs

@@ -33,10 +33,20 @@ def test_the_seed_case_trains_without_one_skipped_sample(seed_case, tmp_path):
 
 def test_the_seed_case_without_masks_stops_at_once_and_prints_no_score(seed_case, tmp_path):
     """Windows of 120 steps, five regions: those that reach back to a region's first six steps hold a NaN, 6 each."""
-    config = load_config(seed_case, (*QUICK, 'windows.missing="raw"'))
+    config = load_config(seed_case, (*QUICK, 'windows.missing="raw"', 'guard.policy="skip"'))
     with pytest.raises(GuardStop, match="before the first step: 30 of 6100 training samples hold a non-finite value"):
         pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["audit.json", "config.toml"]
+    assert {"model.json", "predictions.csv", "verification.json"}.isdisjoint(
+        path.name for path in (tmp_path / "run").iterdir()
+    )
+
+
+def test_the_seed_case_without_masks_is_trained_without_those_samples(seed_case, tmp_path):
+    config = load_config(seed_case, (*QUICK, 'windows.missing="raw"'))
+    pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
+    lines = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert {each["cause"] for each in lines[:-1]} == {"missing_input"}
+    assert lines[-1]["quarantined"] == 30 and lines[-1]["skipped"] == 0
 
 
 def test_the_seed_cases_future_column_is_named(seed_case):

@@ -97,7 +97,8 @@ def train_model(
         surroundings.record(
             {
                 "event": "stopped",
-                "epoch": course.place.epoch,
+                # After the last epoch the place is already that of the next one.
+                "epoch": course.place.epoch - (course.place.phase == len(course.phases)),
                 "steps": course.place.batches,
                 "refused": course.place.refused,
                 "reason": str(stop),
