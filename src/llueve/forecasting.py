@@ -69,6 +69,11 @@ def as_batch(windows: Windows, part: Part, device: torch.device) -> Batch:
     return Batch(values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2), facts_BF, y_B).to(device)
 
 
+def best_device() -> torch.device:
+    """Where models are trained and asked: on an accelerator, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def device_of(model: TimerXLForClassification) -> torch.device:
     """Where the model's weights are."""
     return model.encoder.forecasting.weight.device

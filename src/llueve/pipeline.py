@@ -21,7 +21,7 @@ from llueve import run as files
 from llueve.audit import audit_panel
 from llueve.config import Config
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
-from llueve.forecasting import predict_logits, probabilities
+from llueve.forecasting import best_device, predict_logits, probabilities
 from llueve.model.classifier import KNOTS
 from llueve.model.pretrained import Format, inspect_checkpoint, load_pretrained
 from llueve.model.timer_xl import TimerXL
@@ -353,7 +353,9 @@ def _probability(saved: SavedModel, panel: xr.Dataset, part: Part) -> NDArray[np
         GuardStop: any of them is not finite: no forecast is better than an invented one.
     """
     windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
-    probability = probabilities(predict_logits(saved.classifier, windows, part))[:, saved.event_index]
+    logits_BK = predict_logits(saved.classifier.to(best_device()), windows, part)
+    saved.classifier.to("cpu")
+    probability = probabilities(logits_BK)[:, saved.event_index]
     bad = np.flatnonzero(~np.isfinite(probability))
     if len(bad):
         site, time = panel["site"].values[part.site[bad[0]]], panel["time"].values[part.end[bad[0]]]

@@ -24,7 +24,7 @@ def norm(x, state, name):
 def rotate_pairs(x_BHTE, position_T):
     """Pair (2i, 2i+1) of the first half of the head turns by position · 10000^(−2i/(E/2))."""
     half = x_BHTE.shape[-1] // 2
-    frequency = 10_000.0 ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    frequency = 10_000.0 ** (-torch.arange(0, half, 2, dtype=torch.float64, device=x_BHTE.device) / half)
     angle = (position_T[:, None] * frequency).repeat_interleave(2, dim=-1)
     turned = x_BHTE[..., :half]
     swapped = torch.stack((-turned[..., 1::2], turned[..., 0::2]), dim=-1).flatten(-2)
@@ -35,7 +35,7 @@ def rotate_pairs(x_BHTE, position_T):
 def rotate_halves(x_BHTE, position_T):
     """Coordinates i and i + E/2 turn by position · 10000^(−2i/E)."""
     width = x_BHTE.shape[-1]
-    frequency = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    frequency = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64, device=x_BHTE.device) / width)
     angle = (position_T[:, None] * frequency).repeat(1, 2)
     first, second = x_BHTE.chunk(2, dim=-1)
     cosine, sine = angle.cos().to(x_BHTE.dtype), angle.sin().to(x_BHTE.dtype)
@@ -63,7 +63,7 @@ class PlainTimerXL(nn.Module):
         state, variables = self.state, x_BCL.shape[1]
         x_BTD = linear(x_BCL.unflatten(-1, (-1, self.patch_length)), state, "embedding").flatten(1, 2)
         tokens = x_BTD.shape[1]
-        token = torch.arange(tokens)
+        token = torch.arange(tokens, device=x_BCL.device)
         variable, patch = token // (tokens // variables), token % (tokens // variables)
         position = token if self.positions == "flattened" else patch
         allowed = (patch[:, None] >= patch)[None, None]
@@ -102,7 +102,7 @@ class PlainTimer(nn.Module):
         """Tokens after the final norm, (B, C, N, D); the length is a multiple of the patch."""
         state, variables = self.state, x_BCL.shape[1]
         x = linear(x_BCL.unflatten(-1, (-1, self.patch_length)), state, "model.embed_layer.emb").flatten(0, 1)
-        patch = torch.arange(x.shape[1])
+        patch = torch.arange(x.shape[1], device=x.device)
         allowed = (patch[:, None] >= patch)[None, None]
         if absent_BCN is not None:
             allowed = allowed & ~absent_BCN.flatten(0, 1)[:, None, None, :]

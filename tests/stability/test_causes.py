@@ -8,7 +8,7 @@ from llueve.model.classifier import TimerXLForClassification
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
 from llueve.stability.causes import ADVICE, Step, explain
-from llueve.stability.step import Batch
+from llueve.stability.step import Batch, random_states
 
 NAN, INF = float("nan"), float("inf")
 
@@ -32,7 +32,7 @@ def planted(form=TimerXL, head="variables", seed=0, batch=8, steps=13, variables
         "batch": given,
         "config": TrainConfig(),
         "precision": torch.float32,
-        "random_state": torch.get_rng_state(),
+        "random_state": random_states(torch.device("cpu")),
         "kind": "loss",
         "moments": {},
         "rates": (1e-3, 1e-3),

@@ -14,6 +14,7 @@ that the kernel keeps. Rows of dS sum to zero, so the gradient of bias(other) is
 """
 
 import math
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,9 @@ ABSENT_SCORE = -1e9
 """Added to the score of a key without an observation: exp of it is exactly zero beside any present key, and a row whose
 keys are all absent stays finite (uniform), where −∞ would make it NaN. Scores of inputs that the classifier admits stay
 far above it."""
+
+ALIGNED = 4
+"""Accelerators' kernels want heads of whole groups of so many numbers; others would be given to a slower one."""
 
 CHUNK_ROWS = 64
 """Rows from which on the kernel works at full speed; chunks have at least so many, in whole patches."""
@@ -71,38 +75,52 @@ def _attention(
     absent_BT: Tensor | None,
 ) -> Tensor:
     value_BHTE = value_BHTE.to(query_BHTE.dtype)  # rotation has made queries and keys float32 at least
+    width, on_processor = value_BHTE.shape[-1], query_BHTE.device.type == "cpu"
     if absent_BT is not None:
-        query_BHTE, key_BHTE, value_BHTE = _hiding(query_BHTE, key_BHTE, value_BHTE, absent_BT, scale)
+        more = 1 if on_processor else ALIGNED
+        query_BHTE, key_BHTE, value_BHTE = _hiding(query_BHTE, key_BHTE, value_BHTE, absent_BT, scale, more)
     delta_H = delta_H.to(query_BHTE.dtype)
-    if query_BHTE.device.type == "cpu":
+    if on_processor:
         out_BHTE = cast(Tensor, _Fused.apply(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale))  # type: ignore[no-untyped-call]
     else:
         out_BHTE = masked_attention(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale)
-    return out_BHTE if absent_BT is None else out_BHTE[..., :-1]
+    return out_BHTE if absent_BT is None else out_BHTE[..., :width]
 
 
 def masked_attention(
     query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, delta_H: Tensor, variables: int, scale: float
 ) -> Tensor:
     """The same in one call, for accelerators: their kernels give a mask its gradient."""
-    tokens = query_BHTE.shape[2]
-    token = torch.arange(tokens, device=query_BHTE.device)
-    same_TT = token[:, None] % variables == token % variables
-    later_TT = token[:, None] // variables < token // variables
-    mask_HTT = (delta_H[:, None, None] * same_TT).masked_fill(later_TT, -torch.inf).to(query_BHTE.dtype)
+    same_TT, later_TT = _relations(query_BHTE.shape[2], variables, query_BHTE.device)
+    mask_HTT = (delta_H[:, None, None] * same_TT).masked_fill(later_TT, -torch.inf)
     return F.scaled_dot_product_attention(query_BHTE, key_BHTE, value_BHTE, attn_mask=mask_HTT[None], scale=scale)
 
 
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)
+def _relations(tokens: int, variables: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which pairs of query and key are of one variable, and in which the key's patch is later, (T, T) each."""
+    token = torch.arange(tokens, device=device)
+    same_TT = token[:, None] % variables == token % variables
+    return same_TT, token[:, None] // variables < token // variables
+
+
 def _hiding(
-    query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, absent_BT: Tensor, scale: float
+    query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, absent_BT: Tensor, scale: float, more: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One more coordinate, which carries the mask through the product q·k instead of a (B, T, T) tensor."""
+    """One more coordinate, which carries the mask through the product q·k instead of a (B, T, T) tensor.
+
+    Args:
+        more: by how many coordinates a head grows; all but that one are zero.
+    """
     penalty_BHT1 = (absent_BT[:, None, :, None] * (ABSENT_SCORE / scale)).to(key_BHTE.dtype)
     penalty_BHT1 = penalty_BHT1.expand(-1, key_BHTE.shape[1], -1, -1)
+    zero_BHT1 = torch.zeros_like(penalty_BHT1)
+    rest = (zero_BHT1,) * (more - 1)
     return (
-        torch.cat((query_BHTE, torch.ones_like(penalty_BHT1)), dim=-1),
-        torch.cat((key_BHTE, penalty_BHT1), dim=-1),
-        torch.cat((value_BHTE, torch.zeros_like(penalty_BHT1)), dim=-1),
+        torch.cat((query_BHTE, torch.ones_like(penalty_BHT1), *rest), dim=-1),
+        torch.cat((key_BHTE, penalty_BHT1, *rest), dim=-1),
+        torch.cat((value_BHTE, zero_BHT1, *rest), dim=-1),
     )
 
 

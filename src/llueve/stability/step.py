@@ -3,16 +3,22 @@
 Shapes: B batch, L steps, C variables, F facts known at issue time, K classes.
 """
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import deterministic as _deterministic
 
 from llueve.config import TrainConfig
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.losses import classification_loss
 from llueve.model.products import quick_products
+
+deterministic: Any = _deterministic  # its switch is no attribute that a type checker sees
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,24 @@ def loss_and_gradients(
     """The loss of a batch; its gradients are left in the parameters, those of earlier steps are dropped.
 
     A batch of more than `config.batch_size` windows (`accumulate`) is computed in pieces of that size: less memory, the same
-    gradients. The model is used in the mode it is in. Dropout draws from torch's default generator, so that one generator
-    state, one batch and one set of weights give the same bits again on the same machine.
+    gradients. The model is used in the mode it is in. Dropout draws from torch's default generator of the device, so that one
+    generator state, one batch and one set of weights give the same bits again on the same machine.
 
     Args:
         model, batch, config, precision: of the step.
         other_loss: of logits (B, K) and class indices (B,), in place of the configured one.
     """
+    with _repeating(batch.y_B.device):
+        return _compute(model, batch, config, precision, other_loss)
+
+
+def _compute(
+    model: TimerXLForClassification,
+    batch: Batch,
+    config: TrainConfig,
+    precision: torch.dtype,
+    other_loss: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Tensor:
     model.zero_grad(set_to_none=True)
     weights_K = None
     if config.class_weights is not None:
@@ -93,6 +110,26 @@ def loss_and_gradients(
         loss.backward()
         total = loss.detach() if piece is batch else total + loss.detach()
     return total
+
+
+@contextmanager
+def _repeating(device: torch.device) -> Iterator[None]:
+    """Inside, an accelerator adds in the same order each time, as a processor always does.
+
+    Attention's backward kernel would otherwise let blocks of keys add to one gradient in the order in which they finish.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which torch refuses products in this mode
+    mode, filled = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("error")
+    deterministic.fill_uninitialized_memory = False  # every number is written before it is read: a trace would tell
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        deterministic.fill_uninitialized_memory = filled
 
 
 def _share(piece: Batch, batch: Batch, weights_K: Tensor | None) -> Tensor | float:

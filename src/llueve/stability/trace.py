@@ -39,6 +39,8 @@ PLAIN_NAMES = {"addmm": "linear", "mm": "linear", "bmm": "matmul", "baddbmm": "m
 """What the products are called by who writes them; the others are recognised."""
 NOT_WRITTEN = re.compile(r"(new_)?empty(_like|_strided|_permuted)?|lift_fresh")
 """Operations whose result nobody has computed: what is in it is judged once it was written."""
+PADDED = re.compile(r"_scaled_dot_product_\w+_attention")
+"""Operations whose first result alone is of use to others: accelerators fill up the logarithms beside it with +∞."""
 OVERWRITING = ("copy_", "fill_", "zero_")
 """Operations in place that do not read what was there."""
 
@@ -197,9 +199,11 @@ class _Watch(TorchDispatchMode):
         given = list(_leaves((*read, *kwargs.values())))
         held = [origin for each in given if (origin := self.origin(each)) is not None]
         out = func(*args, **kwargs)
-        for each in filter(_is_judged, _leaves((out,))):
+        for number, each in enumerate(filter(_is_judged, _leaves((out,)))):
             if kind != "write" or _is_whole(each):
                 self.origins.pop(_memory(each), None)
+            if number and PADDED.fullmatch(_name(func)):
+                continue
             if kind != "raw" and not _is_sound(each):
                 self._judge(each, given, held, call or self._backward(func, args, node), node is not None)
         return out
@@ -315,7 +319,7 @@ def _is_sound(tensor: Tensor) -> bool:
     if not tensor.numel():
         return True
     real = torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor.detach()
-    return all(math.isfinite(float(each)) for each in real.aminmax())
+    return all(map(math.isfinite, torch.stack(real.aminmax()).tolist()))  # one read from the device, not two
 
 
 def _holds_mask(each: object) -> bool:
@@ -362,7 +366,7 @@ def _plain(func: Any, args: Any) -> str:
     name = _name(func).strip("_").removeprefix("native_").removesuffix("_for_cpu")
     if kernel := re.search(r"scaled_dot_product_(\w*attention)(_for_cpu)?(_backward)?", name):
         return kernel[1] + (kernel[3] or "")
-    if name == "pow" and len(args) > 1 and args[1] == 2:
+    if name == "pow" and len(args) > 1 and not isinstance(args[1], Tensor) and args[1] == 2:
         return "square"
     return PLAIN_NAMES.get(name, name.removesuffix("_forward"))
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from llueve.config import CheckpointConfig, GuardConfig, TrainConfig
 from llueve.errors import RunError
-from llueve.forecasting import as_batch, device_of, log_loss, predict_logits
+from llueve.forecasting import as_batch, best_device, device_of, log_loss, predict_logits
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import FloatArray
 from llueve.stability.causes import Conduct
@@ -94,7 +94,7 @@ class Course:
         guard: GuardConfig,
         surroundings: Surroundings,
     ) -> None:
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(best_device())
         self.windows, self.training, self.validation = windows, training, validation
         self.seed, self.policy = config.seed, guard.policy
         self.surroundings = surroundings
@@ -304,6 +304,7 @@ class Course:
             "ledger": self.ledger.as_dict(),
             "troubled": [[*place, count] for place, count in sorted(self.troubled.items())],
             "threads": torch.get_num_threads(),
+            "device": self.device.type,
             **self.surroundings.facts(),
         }
         checkpoints.write(Snapshot(snapshot.tensors, facts), health)
@@ -338,6 +339,12 @@ class Course:
                 "the run was begun with %d thread(s) and goes on with %d: its last bits may differ from an uninterrupted run's",
                 facts["threads"],
                 threads,
+            )
+        if (begun := facts.get("device", self.device.type)) != self.device.type:
+            logger.warning(
+                "the run was begun on %s and goes on on %s: its numbers will differ from an uninterrupted run's",
+                begun,
+                self.device.type,
             )
         self.place = found.snapshot.place
         self.ledger = Ledger.of(facts["ledger"])

@@ -131,7 +131,7 @@ def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
                 batch=attempt.batch.without_features(),
                 config=attempt.config,
                 precision=course.precision,
-                random_state=attempt.random_state["cpu"],
+                random_state=attempt.random_state,
                 kind="weights" if damaged and kind == "average" else kind,
                 moments=_by_parameter(course),
                 rates=attempt.reading.rates,

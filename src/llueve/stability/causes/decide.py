@@ -28,6 +28,7 @@ from llueve.stability.causes.changes import (
 )
 from llueve.stability.causes.laboratory import Laboratory, are_rates
 from llueve.stability.causes.step import Conduct, Explanation, Step
+from llueve.stability.step import random_states, set_random_states
 from llueve.stability.trace import trace_step
 
 UNUSUAL = 30.0
@@ -109,19 +110,20 @@ class _Flags:
 def explain(step: Step) -> Explanation:
     """Replay a step under every change of the list, and name the cause that the smallest cure speaks for.
 
-    Model, batch, and torch's generator are left as they were.
+    Model, batch, and torch's generators are left as they were.
     """
-    before = torch.get_rng_state()
+    device = step.batch.y_B.device
+    before = random_states(device)
     try:
         return _explain(step)
     finally:
-        torch.set_rng_state(before)
+        set_random_states(before, device)
 
 
 def _explain(step: Step) -> Explanation:
     lab = Laboratory(step)
     lab.run(UNCHANGED, step)
-    torch.set_rng_state(step.random_state)
+    set_random_states(step.random_state, step.batch.y_B.device)
     trace = trace_step(step.model, step.batch, step.config, step.precision)
     flags = _flags(step)
     _change_input(lab, step, flags)

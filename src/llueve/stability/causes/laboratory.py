@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llueve.stability.causes.changes import all_finite
 from llueve.stability.causes.step import Conduct, Experiment, Step
 from llueve.stability.guard import unsound_weights
-from llueve.stability.step import loss_and_gradients
+from llueve.stability.step import loss_and_gradients, set_random_states
 
 CURED_RATIO = 30.0
 """A spike counts as cured below so many times the usual; where that is unknown, once it fell by so many times."""
@@ -123,7 +123,7 @@ def are_rates(rates: Sequence[float]) -> bool:
 
 def _outcome(step: Step, other_loss: Loss | None = None) -> tuple[float, float]:
     """Loss and gradient norm of a step, from its own random state."""
-    torch.set_rng_state(step.random_state)
+    set_random_states(step.random_state, step.batch.y_B.device)
     loss = loss_and_gradients(step.model, step.batch, step.config, step.precision, other_loss)
     norm = nn.utils.clip_grad_norm_(step.model.parameters(), step.config.clip_norm, foreach=True)
     step.model.zero_grad(set_to_none=True)

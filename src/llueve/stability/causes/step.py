@@ -38,7 +38,8 @@ class Step:
     batch: Batch
     config: TrainConfig
     precision: torch.dtype
-    random_state: Tensor
+    random_state: Mapping[str, Tensor]
+    """`llueve.stability.step.random_states` from before the forward pass."""
     kind: str
     """What the guard called it."""
     moments: Mapping[str, Tensor]

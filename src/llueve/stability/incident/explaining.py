@@ -17,7 +17,7 @@ from llueve.saved import build_classifier, build_encoder
 from llueve.stability.causes import ADVICE, Explanation, Step, explain
 from llueve.stability.incident.description import Incident
 from llueve.stability.incident.render import plain
-from llueve.stability.incident.replay import as_it_was
+from llueve.stability.incident.replay import as_it_was, device_for
 from llueve.stability.incident.stored import joined
 
 Language = Literal["en", "es"]
@@ -86,11 +86,11 @@ def explain_incident(incident: Incident) -> Told:
 
     What the training loop found out with the steps before it, and left beside the incident, is added.
     """
-    about = incident.about
+    about, device = incident.about, device_for(incident)
 
     def fresh() -> TimerXLForClassification:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(about.train.seed)
+            torch.default_generator.manual_seed(about.train.seed)  # of the processor alone, where new models are made
             model = build_classifier(
                 build_encoder(about.model), about.model, len(about.variables), about.facts, len(about.classes)
             )
@@ -99,12 +99,12 @@ def explain_incident(incident: Incident) -> Told:
     with as_it_was(incident):
         explanation = explain(
             Step(
-                model=incident.build_model(),
+                model=incident.build_model().to(device),
                 # From the windows: features that alone are bad are then cured by computing them again, as a transient fault.
-                batch=incident.batch.without_features(),
+                batch=incident.batch.without_features().to(device),
                 config=about.train,
                 precision=incident.precision,
-                random_state=incident.random_state["cpu"],
+                random_state=incident.random_state,
                 kind=about.kind,
                 moments=incident.optimiser,
                 rates=tuple(float(rate) for rate in about.rates),

@@ -57,7 +57,7 @@ class Replayed:
 def as_it_was(incident: Incident, threads: int | None = None) -> Iterator[None]:
     """Inside, torch has the recorded random states and number of threads (or that many); after it, its own again."""
     before = torch.get_num_threads()
-    device = _device(incident)
+    device = device_for(incident)
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.set_num_threads(threads or incident.about.machine.threads)
         try:
@@ -75,7 +75,7 @@ def replay(incident: Incident, threads: int | None = None) -> Replayed:
     Args:
         threads: instead of the recorded number.
     """
-    device = _device(incident)
+    device = device_for(incident)
     model, batch = incident.build_model().to(device), incident.batch.to(device)
     with as_it_was(incident, threads):
         elsewhere = _differences(incident, device)
@@ -90,7 +90,8 @@ def replay(incident: Incident, threads: int | None = None) -> Replayed:
     return Replayed(recorded[0].number, recorded[1].number, loss, norm, same, elsewhere)
 
 
-def _device(incident: Incident) -> torch.device:
+def device_for(incident: Incident) -> torch.device:
+    """Where a step is run again: on a device as it was, if there is one here, else on the processor."""
     return torch.device("cuda" if incident.about.device == "cuda" and torch.cuda.is_available() else "cpu")
 
 
