@@ -7,6 +7,7 @@ as any loop that shows its progress does. The median of the pairs' differences i
 """
 
 import argparse
+import io
 import json
 import time
 from pathlib import Path
@@ -15,15 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import nn
 
-from llueve.config import TrainConfig
+from llueve.config import GuardConfig, TrainConfig
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.timer_xl import TimerXL
-from llueve.stability.guard import Guard
-from llueve.stability.step import Batch, loss_and_gradients
-from llueve.training.loop import _reading
-from llueve.training.optimiser import build_optimiser
+from llueve.stability.step import loss_and_gradients
+from llueve.training.course import Course, Surroundings
+from llueve.windows import Part, Windows
 
 CASES = {
     "width 256, 4 layers, batch 16": {"batch": 16, "width": 256, "layers": 4, "feed_forward": 512},
@@ -32,28 +33,48 @@ CASES = {
 STEPS, VARIABLES = 1440, 27
 
 
+def build_course(case: dict[str, int], precision: torch.dtype) -> Course:
+    """A training on random data at its beginning."""
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    times = STEPS + 600
+
+    def fresh() -> TimerXLForClassification:
+        encoder = TimerXL(96, case["width"], case["layers"], 8, case["feed_forward"])
+        return TimerXLForClassification(encoder, 2, "variables", num_variables=VARIABLES, num_facts=2).train()
+
+    windows = Windows(
+        values_STC=random.standard_normal((2, times, VARIABLES)).astype(np.float32),
+        observed_STC=np.ones((2, times, VARIABLES), bool),
+        calendar_TF=random.standard_normal((times, 2)).astype(np.float32),
+        statics_SF=np.zeros((2, 0), np.float32),
+        context=STEPS,
+    )
+    site, end = (each.ravel() for each in np.meshgrid([0, 1], np.arange(STEPS, times), indexing="ij"))
+    part = Part("training", site, end, random.integers(0, 2, len(site)))
+    config = TrainConfig(batch_size=case["batch"], precision=str(precision).removeprefix("torch."))  # type: ignore[arg-type]
+    surroundings = Surroundings(lambda _: None, lambda **_: None, fresh, Console(file=io.StringIO()))
+    course = Course(fresh(), windows, part, part[:64], config, GuardConfig(), surroundings)
+    course.model.train()
+    return course
+
+
 def measure(case: dict[str, int], pairs: int) -> dict[str, Any]:
     """Seconds of both forms, and the guard's share of a step."""
-    torch.manual_seed(0)
-    encoder = TimerXL(96, case["width"], case["layers"], 8, case["feed_forward"])
-    model = TimerXLForClassification(encoder, 2, "variables", num_variables=VARIABLES, num_facts=2).train()
-    config = TrainConfig()
-    optimiser = build_optimiser(model, config)
-    guard = Guard(0.01, 10**6)
-    x_BLC = torch.randn(case["batch"], STEPS, VARIABLES)
-    seen = torch.ones_like(x_BLC, dtype=torch.bool)
-    batch = Batch(x_BLC, seen, torch.randn(case["batch"], 2), torch.randint(2, (case["batch"],)))
-    weights = list(model.parameters())
+    course = build_course(case, torch.float32)
+    config, guard = course.effective_config, course.guard
+    batch = course.batch(np.arange(case["batch"]))
 
     def step(number: int, guarded: bool) -> float:
         start = time.perf_counter()
-        loss = loss_and_gradients(model, batch, config, torch.float32)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
+        loss = loss_and_gradients(course.model, batch, config, torch.float32)
+        norm = nn.utils.clip_grad_norm_(course.model.parameters(), config.clip_norm, foreach=True)
+        course.place.batches = number
         if guarded:
-            assert guard.refuses(_reading(number, batch, loss, norm, optimiser, weights[number % len(weights)])) is None
+            assert guard.refuses(course.read(batch, loss, norm, config)) is None
         else:
             torch.stack((loss, norm)).tolist()
-        optimiser.adamw.step()
+        course.optimiser.adamw.step()
         return time.perf_counter() - start
 
     for number in range(4):
@@ -64,11 +85,12 @@ def measure(case: dict[str, int], pairs: int) -> dict[str, Any]:
     draws = np.random.default_rng(0).choice(shares, (2000, pairs))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
     # The guard alone, on what a step leaves: its share is far below the noise of a whole step.
-    loss, norm = torch.tensor(0.7), torch.tensor(1.0)
+    loss, norm = (torch.tensor(each, device=course.device) for each in (0.7, 1.0))
     alone = []
     for number in range(50):
         start = time.perf_counter()
-        guard.refuses(_reading(number, batch, loss, norm, optimiser, weights[number % len(weights)]))
+        course.place.batches = number
+        guard.refuses(course.read(batch, loss, norm, config))
         alone.append(time.perf_counter() - start)
     plain_s = median(plain for plain, _ in times)
     return {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from llueve.config import TrainConfig
-from llueve.model import attention, dropout
+from llueve.model import attention, dropout, timer, timer_xl
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
@@ -599,3 +599,11 @@ def test_a_bad_feature_is_an_input_with_its_sample(encoder, head, precision, siz
     trace = traced(model, given, precision)
     assert (trace.phase, trace.tensor, trace.sample, trace.count) == ("input", "features", len(batch) - 1, 1)
     assert "features held 1 of" in trace.sentence()
+
+
+def test_the_first_step_of_a_process_can_be_traced():
+    """Its tables of rotation are made while it is watched."""
+    timer_xl.rotary_table.cache_clear()
+    timer.rotary_waves.cache_clear()
+    for encoder in (TimerXL, Timer):
+        assert trace_step(*prepared(encoder, "mean"), CONFIG, torch.float32) is None

@@ -168,7 +168,7 @@ def _moments(table: Table, data: DataConfig) -> tuple[Cells, _Moments]:
     lost = cells.codes < 0
     if lost.any():
         cells = Cells([*cells.values, "missing"], np.where(lost, len(cells.values), cells.codes))
-        moments = _Moments(np.append(moments.times, np.datetime64("NaT")), np.append(moments.aware, False))
+        moments = _Moments(np.append(moments.times, np.datetime64("NaT", "us")), np.append(moments.aware, False))
     return cells, moments
 
 
@@ -178,7 +178,7 @@ def _parse_times(texts: list[str], source: str, time_format: str | None) -> _Mom
         aware = np.array([AWARE.search(text) is not None for text in texts], dtype=bool)
     else:
         aware = np.full(len(texts), "%z" in time_format.lower())
-    times = np.full(len(texts), np.datetime64("NaT"), dtype="datetime64[us]")
+    times = np.full(len(texts), np.datetime64("NaT", "us"), dtype="datetime64[us]")
     for utc, which in ((True, aware), (False, ~aware)):
         chosen = pd.Index([text for text, wanted in zip(texts, which, strict=True) if wanted], dtype=str)
         try:

@@ -20,6 +20,9 @@ from llueve.model.products import quick_products
 
 deterministic: Any = _deterministic  # its switch is no attribute that a type checker sees
 
+# The memory that CUDA's products may use decides their last bits; read once, before the first of them.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -121,7 +124,6 @@ def _repeating(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which torch refuses products in this mode
     mode, filled = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
     torch.set_deterministic_debug_mode("error")
     deterministic.fill_uninitialized_memory = False  # every number is written before it is read: a trace would tell
