@@ -18,7 +18,6 @@ SOUND = {
     "gradient_norm": 1.0,
     "moments": (-0.1, 0.1, 0.0, 0.01),
     "rates": (1e-3, 1e-3),
-    "weights": (-1.0, 1.0),
 }
 
 
@@ -42,7 +41,7 @@ FAULTS = {
     "first moment": ({"moments": (math.nan, 0.1, 0.0, 0.01)}, "moments"),
     "second moment": ({"moments": (-0.1, 0.1, 0.0, math.inf)}, "moments"),
     "negative second moment": ({"moments": (-0.1, 0.1, -1e-9, 0.01)}, "moments"),
-    "weights": ({"weights": (math.nan, math.nan)}, "weights"),
+    "weights": ({"unsound_weights": ("head.out.bias",)}, "weights"),
     "rate nan": ({"rates": (1e-3, math.nan)}, "learning_rate"),
     "rate negative": ({"rates": (-1e-3, 1e-3)}, "learning_rate"),
     "rate inf": ({"rates": (math.inf, 1e-3)}, "learning_rate"),

@@ -10,6 +10,7 @@ from rich.console import Console
 from llueve.config import GuardConfig
 from llueve.errors import GuardStop
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.timer_xl import TimerXL
 from llueve.saved import build_encoder
 from llueve.training import course, loop
 from llueve.windows import build_windows, fit_scaler, split_panel
@@ -109,6 +110,28 @@ def test_damage_to_memory_leaves_no_trace(make_panel, make_config, monkeypatch, 
     assert len(hit.events) == 1
     assert same(hit.weights, clean.weights)
     assert [line["validation_loss"] for line in hit.history] == [line["validation_loss"] for line in clean.history]
+
+
+NAMES = [
+    name
+    for name, each in TimerXLForClassification(TimerXL(4, 8, 1, 2, 8), 2, "variables", num_variables=3, num_facts=2)
+    .state_dict()
+    .items()
+    if each.is_floating_point()
+]
+
+
+@pytest.mark.parametrize("value", [NAN, -INF, -2e6])
+def test_no_weight_or_buffer_is_unsound_for_a_single_step(make_panel, make_config, monkeypatch, value):
+    """One number of one tensor, used or not, is refused in the step that it appears in, and called by its name."""
+    for number, name in enumerate(NAMES):
+        hit = Run(make_panel, make_config, epochs=1)
+        if value == -2e6 and name in dict(hit.model.named_buffers()):
+            continue  # a buffer may hold any finite number
+        with monkeypatch.context() as patch:
+            plant(patch, number % 5 + 1, lambda here, name=name: put(here.model.state_dict()[name], -1, value))
+            with pytest.raises(GuardStop, match=rf"step {number % 5 + 1}: {name} hold\(s\)"):
+                hit.go(policy="skip", max_skipped=0)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "rate"])
