@@ -193,7 +193,7 @@ class Course:
         batch = self.batch(chosen)
         random_state = self._guarded_random_state()
         loss = loss_and_gradients(self.model, batch, config, self.precision)
-        norm = self._gradient_norm()
+        norm = self.gradient_norm()
         self.random_state = random_states(self.device)
         return Attempt(self.training[chosen], after, batch, random_state, config, self.read(batch, loss, norm, config))
 
@@ -243,7 +243,7 @@ class Course:
             return reading
         return replace(reading, non_finite_inputs=int((~batch.finite_B).sum()))
 
-    def _gradient_norm(self) -> Tensor:
+    def gradient_norm(self) -> Tensor:
         """Of all gradients together."""
         gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
         return nn.utils.get_total_norm(gradients, foreach=True)
@@ -378,7 +378,7 @@ class Course:
             rows = np.flatnonzero((self.training.site == each.site) & (self.training.end == each.end))
             batch = self.batch(rows)
             loss = loss_and_gradients(self.model, batch, self.effective_config, self.precision)
-            alone = self.read(batch, loss, self._gradient_norm(), self.effective_config)
+            alone = self.read(batch, loss, self.gradient_norm(), self.effective_config)
             if self.guard.is_sound(alone):
                 each.inside, each.tries = False, each.tries + 1
         set_random_states(before, self.device)
