@@ -42,6 +42,10 @@ FAULTS = {
     "second moment": ({"moments": (-0.1, 0.1, 0.0, math.inf)}, "moments"),
     "negative second moment": ({"moments": (-0.1, 0.1, -1e-9, 0.01)}, "moments"),
     "weights": ({"unsound_weights": ("head.out.bias",)}, "weights"),
+    "average nan": ({"average": (math.nan, 1.0)}, "average"),
+    "average inf": ({"average": (0.0, math.inf)}, "average"),
+    "gradient overflow": ({"gradient_norm": 1.1e18}, "gradient_overflow"),
+    "loss of a start": ({"loss": 31 * math.log(2)}, "loss_start"),
     "rate nan": ({"rates": (1e-3, math.nan)}, "learning_rate"),
     "rate negative": ({"rates": (-1e-3, 1e-3)}, "learning_rate"),
     "rate inf": ({"rates": (math.inf, 1e-3)}, "learning_rate"),
@@ -132,6 +136,14 @@ def test_a_hard_batch_is_no_spike():
     guard = settled()
     assert seen(guard, gradient_norm=100.0) is None
     assert seen(guard, loss=6.0) is None
+
+
+def test_what_clipping_tames_or_a_start_may_have_is_sound():
+    """A gradient whose clipped square fits, and losses of up to thirty times what no knowledge costs."""
+    guard = Guard(max_skipped=0.0, epoch_samples=100)
+    assert guard.refuses(reading(gradient_norm=1e30, clip_norm=1.0)) is None
+    assert guard.refuses(reading(loss=29 * math.log(2))) is None
+    assert Guard(0.0, 100, classes=9).refuses(reading(loss=31 * math.log(2))) is None
 
 
 def test_a_few_steps_tell_nothing_of_what_is_usual():
