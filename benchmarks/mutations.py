@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 GUARD, COURSE, LOOP = "stability/guard.py", "training/course.py", "training/loop.py"
 CHECKPOINT, MENDING, REMEDIES = "training/checkpoint.py", "training/mending.py", "stability/remedies.py"
 OF_GUARD = ("tests/stability/test_guard.py",)
-OF_LOOP = ("tests/training/test_loop.py", "tests/training/test_mending.py", "tests/stability/test_remedies.py")
+LOOPS, MEND = ("tests/training/test_loop.py",), ("tests/training/test_mending.py",)
+REFUSED = ("tests/training/test_refused.py",)
 OF_STATES = ("tests/training/test_resume.py", "-k", "poisoned or damaged or last_two or another or link")
 OF_FORECASTS = ("tests/test_cli.py", "-k", "finite")
 OF_SCORES = ("tests/verification",)
@@ -39,9 +40,12 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-def of(file: str, tests: tuple[str, ...], *rows: tuple[str, str, str]) -> list[Mutant]:
-    """Mutants of one file: name, what is replaced, and by what."""
-    return [Mutant(name, file, old, new, tests) for name, old, new in rows]
+def of(file: str, tests: tuple[str, ...], *rows: tuple[str, ...]) -> list[Mutant]:
+    """Mutants of one file: name, what is replaced, by what, and which of the tests are enough."""
+    return [
+        Mutant(name, file, old, new, (*tests, "-k", words[0]) if words and words[0] else tests)
+        for name, old, new, *words in rows
+    ]
 
 
 RATES = "if not all(math.isfinite(rate) and rate >= 0 for rate in reading.rates):"
@@ -89,48 +93,91 @@ MUTANTS = [
     *of(GUARD, OF_GUARD, *CHECKS),
     *of(
         COURSE,
-        OF_LOOP,
-        ("all weights are looked at", "() if seen[2] <= LARGEST_WEIGHT else", "() if True else"),
+        MEND,
+        (
+            "all weights are looked at",
+            "() if seen[2] <= LARGEST_WEIGHT else",
+            "() if True else",
+            "unsound_for_a_single",
+        ),
         (
             "buffers are looked at",
             "both = (*self.model.parameters(), *self.model.buffers())",
             "both = (*self.model.parameters(),)",
+            "unsound_for_a_single",
         ),
         (
             "the average is looked at",
             "average = [] if self.average is None else [self.average.extremes()]",
             "average = []",
+            "leaves_no_trace and average",
         ),
         (
             "the random state",
             "if all(torch.equal(found[name], state)",
             "if True or all(torch.equal(found[name], state)",
+            "leaves_no_trace and random",
         ),
-        ("only sound states are come back to", "            if snapshot.is_finite():\n", "            if True:\n"),
-        ("quarantined windows that are still unsound", "if self.guard.is_sound(alone):", "if True:"),
-        ("gradients are clipped", "if norm > 0.999 * largest:", "if False:"),
+        (
+            "only sound states are come back to",
+            "            if snapshot.is_finite():\n",
+            "            if True:\n",
+            "is_not_remembered",
+        ),
+        (
+            "windows that are still unsound stay out",
+            "if self.guard.is_sound(alone):",
+            "if True:",
+            "quarantined_samples",
+        ),
     ),
+    *of(COURSE, LOOPS, ("gradients are clipped", "if norm > 0.999 * largest:", "if False:", "torch_clips")),
+    *of(COURSE, REFUSED, ("a skipped step draws nothing", "        self.rewind(attempt)\n", "")),
     *of(
         LOOP,
-        OF_LOOP,
-        ("the guard is asked", "if fault is None:", "if True:"),
-        ("a NaN is never the best", "improved = math.isfinite(validation_loss) and (", "improved = ("),
-        ("weights before validation", "    if mend_weights(course):\n        return", "    if False:\n        return"),
+        LOOPS,
+        ("the guard is asked", "if fault is None:", "if True:", "bad_step"),
+        (
+            "a NaN is never the best",
+            "improved = math.isfinite(validation_loss) and (",
+            "improved = (",
+            "nan_validation",
+        ),
         (
             "no model without a finite loss",
             "    if course.best is None:\n        raise GuardStop(",
             "    if False:\n        raise GuardStop(",
+            "leave_no_model",
+        ),
+    ),
+    *of(
+        LOOP,
+        MEND,
+        (
+            "weights before validation",
+            "    if mend_weights(course):\n        return",
+            "    if False:\n        return",
+            "before_validation",
         ),
     ),
     *of(
         MENDING,
-        OF_LOOP,
-        ("what is passed over is counted", "    course.guard.count(attempt.reading, kind, reason)\n", ""),
-        ("a refused step is not repeated for ever", "repeated=course.troubled[place] > 0", "repeated=False"),
+        LOOPS,
+        (
+            "what is passed over is counted",
+            "    course.guard.count(attempt.reading, kind, reason)\n",
+            "",
+            "poison_outside",
+        ),
+    ),
+    *of(
+        MENDING,
+        MEND,
+        ("damage is not mended for ever", "repeated=course.troubled[place] > 0", "repeated=False", "comes_back"),
     ),
     *of(
         REMEDIES,
-        OF_LOOP,
+        ("tests/stability/test_remedies.py",),
         ("the budget of roll-backs", "if ledger.rollbacks >= MOST_ROLLBACKS:", "if False:"),
         ("the budget of quarantine", "if len(rows) > standing.samples_left:", "if False:"),
     ),
@@ -176,19 +223,28 @@ MUTANTS = [
 ]
 
 
+def mutated(mutant: Mutant) -> str:
+    """The file with the guard taken out.
+
+    Raises:
+        SystemExit: what is to be replaced is not there once.
+    """
+    text = (ROOT / "src" / "llueve" / mutant.file).read_text(encoding="utf-8")
+    if (count := text.count(mutant.old)) != 1:
+        raise SystemExit(f"{mutant.name}: {mutant.file} holds {mutant.old!r} {count} times, not once")
+    return text.replace(mutant.old, mutant.new)
+
+
 def survives(mutant: Mutant, folder: Path) -> bool:
     """Whether every test passes on the mutant.
 
     Raises:
-        SystemExit: the text is not there once, or the tests cannot be run.
+        SystemExit: the tests cannot be run.
     """
     source = folder / "src"
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     path = source / "llueve" / mutant.file
-    text = path.read_text(encoding="utf-8")
-    if (count := text.count(mutant.old)) != 1:
-        raise SystemExit(f"{mutant.name}: {mutant.file} holds {mutant.old!r} {count} times, not once")
-    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    path.write_text(mutated(mutant), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests]
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -206,11 +262,8 @@ def main() -> None:
     chosen = [each for each in MUTANTS if arguments.only in each.name or arguments.only in each.file]
     survivors = 0
     for mutant in chosen:
-        text = (ROOT / "src" / "llueve" / mutant.file).read_text(encoding="utf-8")
-        if (count := text.count(mutant.old)) != 1:
-            raise SystemExit(f"{mutant.name}: {mutant.file} holds {mutant.old!r} {count} times, not once")
-        if arguments.list:
-            continue
+        mutated(mutant)  # all texts are looked for before the first test is run
+    for mutant in () if arguments.list else chosen:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             survived = survives(mutant, Path(folder))

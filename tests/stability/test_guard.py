@@ -128,7 +128,27 @@ def test_a_fault_that_is_not_finite_does_not_blind_the_guard(value):
         seen(guard, gradient_norm=value)
     guard.start_epoch()
     assert seen(guard, gradient_norm=1e5)[0] == "gradient_spike"
+    assert seen(guard, loss=1e5)[0] == "loss_spike"
     assert seen(guard) is None
+
+
+ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
+
+
+@given(st.lists(st.tuples(ANY, ANY, ANY, ANY, ANY), min_size=1, max_size=80))
+def test_nothing_but_accepted_steps_ever_enters_what_is_usual(steps):
+    """Whatever comes, in any order: what is usual is made of the finite numbers of accepted steps alone."""
+    guard = Guard(max_skipped=1.0, epoch_samples=10**6)
+    losses, norms = [], []
+    for loss, norm, moment, average, rate in steps:
+        step = reading(
+            loss=loss, gradient_norm=norm, moments=(0.0, moment, 0.0, 1.0), average=(average, 0.0), rates=(rate,)
+        )
+        if guard.refuses(step) is None:
+            losses += [math.log(loss)] if loss > 0 else []
+            norms += [math.log(norm)] if norm > 0 else []
+    assert list(guard.usual_loss.values) == losses and list(guard.usual_norm.values) == norms
+    assert all(map(math.isfinite, losses + norms))
 
 
 def test_a_hard_batch_is_no_spike():

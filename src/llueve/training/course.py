@@ -216,10 +216,16 @@ class Course:
         self.place.position = attempt.after
 
     def pass_over(self, attempt: Attempt) -> None:
-        """Go on without this batch."""
+        """Go on without this batch, as if it had never been there."""
         self.passed_over.add((self.place.epoch, self.place.position))
         self.place.position = attempt.after
         self.place.batches += 1
+        self.rewind(attempt)
+
+    def rewind(self, attempt: Attempt) -> None:
+        """The generators as they were before an attempt."""
+        set_random_states(attempt.random_state, self.device)
+        self.random_state = attempt.random_state
 
     def read(self, batch: Batch, loss: Tensor, norm: Tensor, config: TrainConfig) -> Reading:
         """Everything that the guard judges a step by, in one read from the device."""
