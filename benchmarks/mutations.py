@@ -263,7 +263,10 @@ def main() -> None:
     survivors = 0
     for mutant in chosen:
         mutated(mutant)  # all texts are looked for before the first test is run
-    for mutant in () if arguments.list else chosen:
+    if arguments.list:
+        print(f"{len(chosen)} mutants, every text is there once")
+        return
+    for mutant in chosen:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             survived = survives(mutant, Path(folder))
