@@ -37,7 +37,7 @@ patience = 9
 batch_size = 8
 warmup_steps = 5
 average_decay = 0.9
-phases = [{ name = "head", freeze = "encoder", epochs = 1 }, { name = "all", epochs = 5 }]
+phases = [{ name = "head", freeze = "encoder", epochs = 2 }, { name = "all", epochs = 4 }]
 [guard]
 max_skipped = 0.1
 [checkpoints]
