@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from encoder import CASES, build, gigaflops, name_of, training_step
-from guard import build_course
+from guard import course_of
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -176,7 +176,7 @@ def compare(name: str, case: dict[str, int], rounds: int) -> list[dict[str, Any]
 
 def step_costs(name: str, case: dict[str, int], precision: torch.dtype, rounds: int) -> dict[str, Any]:
     """A whole training step with and without the guard, and what else is in it; then trace and explanation."""
-    course = build_course(case, precision)
+    course = course_of(case, precision)
     config = course.effective_config
     chosen = np.arange(case["batch"])
     batch = course.batch(chosen)
@@ -254,7 +254,7 @@ def searching(course: Course, batch: steps.Batch, step_ms: float) -> dict[str, A
 
 def profiled(case: dict[str, int]) -> str:
     """The kernels of one training step in bfloat16, by their time."""
-    course = build_course(case, torch.bfloat16)
+    course = course_of(case, torch.bfloat16)
     batch = course.batch(np.arange(case["batch"]))
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if DEVICE.type == "cuda" else [])]
     for _ in range(WARM_UPS):

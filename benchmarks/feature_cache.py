@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from llueve.config import TrainConfig
+from llueve.forecasting import as_batch
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.timer_xl import TimerXL
 from llueve.stability.step import Batch, loss_and_gradients
 from llueve.training.feature_cache import FeatureCache
-from llueve.training.loop import as_batch
 from llueve.training.optimiser import build_optimiser
+from llueve.training.phases import parameter_groups, plan
 from llueve.windows import Part, Windows
 
 CASES = {
@@ -56,7 +57,8 @@ def measure(case: tuple[Any, ...], windows: int, size: int, folder: Path) -> dic
     model.encoder.requires_grad_(False)
     model.gap_embedding_D.requires_grad_(False)
     model.train()
-    optimiser, config = build_optimiser(model, TrainConfig()), TrainConfig()
+    config = TrainConfig()
+    optimiser = build_optimiser(parameter_groups(model, plan(config)[0]))
     options: dict[str, Any] = {"limit_bytes": 2**40, "compute_batch": min(256, size * 4)}
     start = time.perf_counter()
     assert FeatureCache.open(folder, model, given, part, **options) is not None

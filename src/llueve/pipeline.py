@@ -253,6 +253,7 @@ def _fit(
                 "train again with --overwrite"
             )
         run.shorten_history(resume.snapshot.facts["history_bytes"])
+        run.forget_incidents(resume.snapshot.facts["incidents"])
     windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
     saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
 
@@ -289,7 +290,11 @@ def _fit(
                 checkpoints=Checkpoints(run.directory),
                 every=config.checkpoints,
                 features=run.directory / files.FEATURES,
-                facts=lambda: {"history_bytes": run.history_bytes, "fingerprint": saved.fingerprint},
+                facts=lambda: {
+                    "history_bytes": run.history_bytes,
+                    "incidents": run.newest_incident,
+                    "fingerprint": saved.fingerprint,
+                },
                 interruption=interruption,
             ),
             resume,

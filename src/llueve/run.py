@@ -166,6 +166,22 @@ class Run:
         except OSError as error:
             raise self._unwritable(error) from error
 
+    @property
+    def newest_incident(self) -> int:
+        """Number of the refused step that was kept last; 0 while there is none."""
+        return max((number for number, _ in _incidents(self.directory / INCIDENTS)), default=0)
+
+    def forget_incidents(self, after: int) -> None:
+        """Remove the refused steps that were kept after this one: a training that goes on from before comes to them again.
+
+        Raises:
+            RunError: they cannot be removed.
+        """
+        try:
+            _remove_incidents(self.directory / INCIDENTS, after)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def remove_checkpoints(self) -> None:
         """Remove the states of a training that is over, and the features of its encoder.
 
@@ -227,12 +243,10 @@ class Run:
         )
 
 
-def _remove_incidents(folder: Path) -> None:
-    """Remove the incidents of an earlier run; no link is followed, and a folder that holds more than them stays."""
-    if not folder.is_dir():
-        return
-    for place in folder.iterdir():
-        if INCIDENT_NAME.fullmatch(place.name) and place.is_dir() and not place.is_symlink():
+def _remove_incidents(folder: Path, after: int = 0) -> None:
+    """Remove incidents with higher numbers; no link is followed, and a folder that holds more than them stays."""
+    for number, place in _incidents(folder):
+        if number > after:
             for name in (*TENSORS, INCIDENT, EXPLANATION):
                 (place / name).unlink(missing_ok=True)
                 (place / f".{name}.part").unlink(missing_ok=True)
@@ -240,6 +254,13 @@ def _remove_incidents(folder: Path) -> None:
                 place.rmdir()
     with suppress(OSError):
         folder.rmdir()
+
+
+def _incidents(folder: Path) -> list[tuple[int, Path]]:
+    """Number and folder of each refused step that was kept, links left out."""
+    present = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    named = [path for path in present if INCIDENT_NAME.fullmatch(path.name)]
+    return [(int(path.name), path) for path in named if path.is_dir() and not path.is_symlink()]
 
 
 def _write(path: Path, text: str) -> None:

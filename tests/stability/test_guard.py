@@ -18,7 +18,6 @@ SOUND = {
     "gradient_norm": 1.0,
     "moments": (-0.1, 0.1, 0.0, 0.01),
     "rates": (1e-3, 1e-3),
-    "weights": (-1.0, 1.0),
 }
 
 
@@ -42,7 +41,11 @@ FAULTS = {
     "first moment": ({"moments": (math.nan, 0.1, 0.0, 0.01)}, "moments"),
     "second moment": ({"moments": (-0.1, 0.1, 0.0, math.inf)}, "moments"),
     "negative second moment": ({"moments": (-0.1, 0.1, -1e-9, 0.01)}, "moments"),
-    "weights": ({"weights": (math.nan, math.nan)}, "weights"),
+    "weights": ({"unsound_weights": ("head.out.bias",)}, "weights"),
+    "average nan": ({"average": (math.nan, 1.0)}, "average"),
+    "average inf": ({"average": (0.0, math.inf)}, "average"),
+    "gradient overflow": ({"gradient_norm": 1.1e18}, "gradient_overflow"),
+    "loss of a start": ({"loss": 31 * math.log(2)}, "loss_start"),
     "rate nan": ({"rates": (1e-3, math.nan)}, "learning_rate"),
     "rate negative": ({"rates": (-1e-3, 1e-3)}, "learning_rate"),
     "rate inf": ({"rates": (math.inf, 1e-3)}, "learning_rate"),
@@ -125,7 +128,27 @@ def test_a_fault_that_is_not_finite_does_not_blind_the_guard(value):
         seen(guard, gradient_norm=value)
     guard.start_epoch()
     assert seen(guard, gradient_norm=1e5)[0] == "gradient_spike"
+    assert seen(guard, loss=1e5)[0] == "loss_spike"
     assert seen(guard) is None
+
+
+ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
+
+
+@given(st.lists(st.tuples(ANY, ANY, ANY, ANY, ANY), min_size=1, max_size=80))
+def test_nothing_but_accepted_steps_ever_enters_what_is_usual(steps):
+    """Whatever comes, in any order: what is usual is made of the finite numbers of accepted steps alone."""
+    guard = Guard(max_skipped=1.0, epoch_samples=10**6)
+    losses, norms = [], []
+    for loss, norm, moment, average, rate in steps:
+        step = reading(
+            loss=loss, gradient_norm=norm, moments=(0.0, moment, 0.0, 1.0), average=(average, 0.0), rates=(rate,)
+        )
+        if guard.refuses(step) is None:
+            losses += [math.log(loss)] if loss > 0 else []
+            norms += [math.log(norm)] if norm > 0 else []
+    assert list(guard.usual_loss.values) == losses and list(guard.usual_norm.values) == norms
+    assert all(map(math.isfinite, losses + norms))
 
 
 def test_a_hard_batch_is_no_spike():
@@ -133,6 +156,14 @@ def test_a_hard_batch_is_no_spike():
     guard = settled()
     assert seen(guard, gradient_norm=100.0) is None
     assert seen(guard, loss=6.0) is None
+
+
+def test_what_clipping_tames_or_a_start_may_have_is_sound():
+    """A gradient whose clipped square fits, and losses of up to thirty times what no knowledge costs."""
+    guard = Guard(max_skipped=0.0, epoch_samples=100)
+    assert guard.refuses(reading(gradient_norm=1e30, clip_norm=1.0)) is None
+    assert guard.refuses(reading(loss=29 * math.log(2))) is None
+    assert Guard(0.0, 100, classes=9).refuses(reading(loss=31 * math.log(2))) is None
 
 
 def test_a_few_steps_tell_nothing_of_what_is_usual():

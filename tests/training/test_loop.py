@@ -191,6 +191,35 @@ def test_moments_in_one_block_change_no_bit(make_panel, make_config, monkeypatch
     assert same(*results)
 
 
+@pytest.mark.parametrize("clip_norm", [0.01, 0.3, 1e6])
+def test_gradients_are_applied_as_torch_clips_them(make_panel, make_config, monkeypatch, clip_norm):
+    """Also where the loop leaves out a clipping that changes nothing."""
+    model, *rest = prepared(make_panel, make_config, train={"epochs": 1, "clip_norm": clip_norm})
+    compute, step_of, clipped = course.loss_and_gradients, torch.optim.AdamW.step, []
+
+    def remembered(*arguments):
+        loss = compute(*arguments)
+        own = [each.grad for each in model.parameters()]
+        for each in model.parameters():
+            each.grad = None if each.grad is None else each.grad.clone()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm, foreach=True)
+        clipped.append([each.grad for each in model.parameters()])
+        for each, gradient in zip(model.parameters(), own, strict=True):
+            each.grad = gradient
+        return loss
+
+    def compared(self, *arguments):
+        for each, expected in zip(model.parameters(), clipped[-1], strict=True):
+            assert (each.grad is None) == (expected is None)
+            assert expected is None or torch.equal(each.grad, expected)
+        return step_of(self, *arguments)
+
+    monkeypatch.setattr(course, "loss_and_gradients", remembered)
+    monkeypatch.setattr(torch.optim.AdamW, "step", compared)
+    run(model, *rest)
+    assert len(clipped) > 5
+
+
 def test_raw_missing_cells_stop_the_run_before_the_first_step(make_panel, make_config):
     model, windows, split, config = prepared(make_panel, make_config, missing="raw")
     before = weights(model)

@@ -10,6 +10,7 @@ from rich.console import Console
 from llueve.config import GuardConfig
 from llueve.errors import GuardStop
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.timer_xl import TimerXL
 from llueve.saved import build_encoder
 from llueve.training import course, loop
 from llueve.windows import build_windows, fit_scaler, split_panel
@@ -111,6 +112,28 @@ def test_damage_to_memory_leaves_no_trace(make_panel, make_config, monkeypatch, 
     assert [line["validation_loss"] for line in hit.history] == [line["validation_loss"] for line in clean.history]
 
 
+NAMES = [
+    name
+    for name, each in TimerXLForClassification(TimerXL(4, 8, 1, 2, 8), 2, "variables", num_variables=3, num_facts=2)
+    .state_dict()
+    .items()
+    if each.is_floating_point()
+]
+
+
+@pytest.mark.parametrize("value", [NAN, -INF, -2e6])
+def test_no_weight_or_buffer_is_unsound_for_a_single_step(make_panel, make_config, monkeypatch, value):
+    """One number of one tensor, used or not, is refused in the step that it appears in, and called by its name."""
+    for number, name in enumerate(NAMES):
+        hit = Run(make_panel, make_config, epochs=1)
+        if value == -2e6 and name in dict(hit.model.named_buffers()):
+            continue  # a buffer may hold any finite number
+        with monkeypatch.context() as patch:
+            plant(patch, number % 5 + 1, lambda here, name=name: put(here.model.state_dict()[name], -1, value))
+            with pytest.raises(GuardStop, match=rf"step {number % 5 + 1}: {name} hold\(s\)"):
+                hit.go(policy="skip", max_skipped=0)
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient", "rate"])
 @pytest.mark.parametrize("at", [1, 13])
 def test_what_does_not_repeat_leaves_no_trace(make_panel, make_config, monkeypatch, where, at):
@@ -158,8 +181,53 @@ def test_quarantined_samples_leave_the_run_without_them(make_panel, make_config)
     without.go()
     assert {cause for cause, _ in hit.actions} == {"missing_input"}
     assert {action for _, action in hit.actions} == {"quarantine"}
+    assert {event["epoch"] for event in hit.events} == {1}  # none was let back while it was as bad as before
     assert hit.trained.quarantined == (~inside).sum() > 0
     assert same(hit.weights, without.weights)
+
+
+def after_step(monkeypatch, is_it, damage):
+    """Do `damage(course)` once, right after the first applied step that `is_it(course)`."""
+    apply, done = course.Course.apply, []
+
+    def planted(self, *arguments):
+        apply(self, *arguments)
+        if not done and is_it(self):
+            done.append(damage(self))
+
+    monkeypatch.setattr(course.Course, "apply", planted)
+
+
+@pytest.mark.parametrize("what", ["a first moment", "a second moment", "the average", "a weight"])
+def test_a_damaged_state_is_not_remembered(make_panel, make_config, monkeypatch, what):
+    """The damage comes just before the copy is taken: what is come back to is the copy before it."""
+    monkeypatch.setattr(course, "SNAPSHOT_STEPS", 4)
+    clean = Run(make_panel, make_config, average_decay=0.9).go()
+    damage = DAMAGES["a first moment" if what == "a second moment" else what]
+    if what == "a second moment":
+        damage = lambda here: put(here.optimiser.second_moment, 11, INF)  # noqa: E731
+    with monkeypatch.context() as patch:
+        after_step(patch, lambda here: here.place.steps == 8, damage)
+        hit = Run(make_panel, make_config, average_decay=0.9).go()
+    assert [event["action"] for event in hit.events] == ["roll_back"]
+    assert same(hit.weights, clean.weights)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 1e7])
+def test_damage_after_the_last_step_of_an_epoch_is_mended_before_validation(
+    make_panel, make_config, monkeypatch, value
+):
+    clean = Run(make_panel, make_config).go()
+    with monkeypatch.context() as patch:
+        after_step(
+            patch,
+            lambda here: here.place.epoch == 2 and here.place.position == len(here.order),
+            lambda here: put(here.model.encoder.embedding.weight, 2, value),
+        )
+        hit = Run(make_panel, make_config).go()
+    assert hit.actions == [("corrupt_weights", "roll_back")]
+    assert same(hit.weights, clean.weights)
+    assert [line["validation_loss"] for line in hit.history] == [line["validation_loss"] for line in clean.history]
 
 
 def test_too_many_bad_samples_end_the_run(make_panel, make_config):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llueve import pipeline
+from llueve import cli, pipeline
 from llueve import run as files
 from llueve.config import load_config
 from llueve.errors import ConfigError, DataError, RunError
@@ -117,66 +118,6 @@ def whole(table, tmp_path_factory):
     return run
 
 
-KILLED = """
-import os, signal, sys, time
-from pathlib import Path
-import numpy as np
-import torch
-torch.set_num_threads(1)
-from llueve import cli, pipeline, run as files
-
-config, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-rng, number, killed = np.random.default_rng(11), 0, 0
-
-def newest(run):
-    return max((path.name for path in (run / files.CHECKPOINTS).glob("[0-9]*.safetensors")), default="")
-
-def child(run):
-    pid = os.fork()
-    if pid == 0:
-        sys.argv = ["llueve", "train", config, "--run", str(run), "--resume"]
-        try:
-            cli.main()
-        except SystemExit as end:
-            os._exit(end.code or 0)
-        os._exit(0)
-    return pid
-
-while True:
-    run = folder / str(number)
-    before, pid, code = newest(run), child(run), None
-    while killed < kills and newest(run) == before and code is None:  # it has begun once it writes a state
-        time.sleep(0.001)
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        code = status if ended else None
-    if code is None and killed < kills:
-        time.sleep(float(rng.uniform(0, 0.15)))
-        os.kill(pid, signal.SIGKILL)
-    if code is None:
-        code = os.waitpid(pid, 0)[1]
-    if os.WIFSIGNALED(code):
-        killed += 1
-        continue
-    assert code == 0, code
-    number += 1
-    if killed >= kills:
-        break
-print(killed, number)
-"""
-
-
-def test_any_kill_is_without_trace(table, whole, tmp_path):
-    """SIGKILL at random moments, 25 times, each time gone on with; a run that ends in between is followed by another."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(table), str(tmp_path), "25"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    killed, ended = map(int, done.stdout.split()[-2:])
-    assert killed == 25 and ended >= 1
-    for number in range(ended):
-        assert_same_run(tmp_path / str(number), whole)
-
-
 def _newest(run):
     folder = run / files.CHECKPOINTS
     return max((path.name for path in folder.glob("[0-9]*.safetensors")), default="") if folder.is_dir() else ""
@@ -198,7 +139,24 @@ def test_a_signal_writes_a_state_and_ends_with_its_own_code(table, whole, tmp_pa
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize("where", ["write", "fsync", "replace", "directory"])
+class Short:
+    """A file that takes half of what is written, and then has no room."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, content):
+        self.file.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["write", "short", "fsync", "replace", "directory"])
 @pytest.mark.parametrize("which", [1, 4])
 def test_a_failure_inside_the_write_costs_nothing(table, whole, tmp_path, monkeypatch, where, which):
     """The disk fails, or fills up, at one of the steps of writing a state: the ones before it are intact."""
@@ -218,6 +176,15 @@ def test_a_failure_inside_the_write_costs_nothing(table, whole, tmp_path, monkey
     with monkeypatch.context() as patch:
         if where == "write":
             patch.setattr(checkpoint, "save", failing(checkpoint.save))
+        elif where == "short":
+            opened = checkpoint.Path.open
+
+            def short(path, mode="r", *more, **keywords):
+                file = opened(path, mode, *more, **keywords)
+                seen.extend([None] * (path.parent.name == files.CHECKPOINTS))
+                return Short(file) if len(seen) == which and path.parent.name == files.CHECKPOINTS else file
+
+            patch.setattr(checkpoint.Path, "open", short)
         elif where == "replace":
             patch.setattr(checkpoint.Path, "replace", failing(checkpoint.Path.replace))
         elif where == "fsync":
@@ -228,6 +195,56 @@ def test_a_failure_inside_the_write_costs_nothing(table, whole, tmp_path, monkey
             pipeline.train(config, run)
     assert not list((run / files.CHECKPOINTS).glob("*.part")) if (run / files.CHECKPOINTS).is_dir() else True
     pipeline.train(config, run, resume=True)
+    assert_same_run(run, whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of so many bytes, or makes it as large."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def make(size, *more):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join((f"size={size}", *more)), "none", str(folder)]
+        if shutil.which("mount") is None or os.geteuid() != 0:
+            pytest.skip("a disk of its own can only be mounted by root")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no disk of its own can be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield make
+    if folder.is_mount():
+        # Lazily: what was read there is still mapped into memory.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 12_288])
+def test_a_disk_that_is_really_full_ends_the_run_and_costs_nothing(table, whole, small_disk, capsys, monkeypatch, left):
+    """With no byte left, or less than a state needs: the last state is intact, and with more room all goes on from it."""
+    disk, count = small_disk(2**23), []
+    run, write = disk / "run", Checkpoints.write
+
+    def filling(self, *arguments):
+        count.append(None)
+        if len(count) == 30:
+            free = os.statvfs(disk)
+            (disk / "filler").write_bytes(bytes(free.f_bavail * free.f_bsize - left))
+        return write(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", filling)
+        patch.setattr("sys.argv", ["llueve", "train", str(table), "--run", str(run)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "No space left on device" in told and "go on with --resume" in told
+    assert len(count) == 30 and _newest(run) == "000029.safetensors"
+    kept = Checkpoints(run).newest()
+    assert kept is not None and kept.path.name == "000029.safetensors"
+    (disk / "filler").unlink()
+    pipeline.train(load_config(table), run, resume=True)
     assert_same_run(run, whole)
 
 
@@ -315,6 +332,19 @@ def test_a_poisoned_state_is_not_gone_on_from_and_the_healthy_one_stays(tmp_path
     assert found is not None and found.path == first
     assert caplog.text.count("is not gone on from") == 2
     assert found.health.hashes["model"] != Health.of(poisoned, 0.5).hashes["model"]
+
+
+def test_a_state_whose_best_weights_are_damaged_is_not_gone_on_from(tmp_path, caplog):
+    states = Checkpoints(tmp_path)
+    for epoch in (1, 2):
+        states.write_best(epoch, {"w": torch.ones(3)})
+        state = Snapshot({"model.w": torch.ones(3)}, {"place": {"best_epoch": epoch}, "guard": {}})
+        states.write(state, Health.of(state, 0.5))
+    best = states.folder / "best-0002.safetensors"
+    best.write_bytes(best.read_bytes()[:-1])
+    found = states.newest()
+    assert found is not None and found.snapshot.place.best_epoch == 1
+    assert "best-0002.safetensors: is torn or damaged" in caplog.text
 
 
 def test_a_link_is_not_followed(tmp_path):

@@ -69,8 +69,8 @@ class Reading:
     moments: tuple[float, float, float, float]
     """Least and largest first moment, least and largest second moment."""
     rates: tuple[float, ...]
-    weights: tuple[float, float]
-    """Least and largest number of one weight tensor, another one at each step."""
+    unsound_weights: tuple[str, ...] = ()
+    """Names of weights and buffers as `unsound_weights` finds them."""
     average: tuple[float, float] = (0.0, 0.0)
     """Least and largest number of the weights' moving average, if there is one."""
     clip_norm: float = math.inf
@@ -226,10 +226,11 @@ class Guard:
         """The first thing that is wrong, from the numbers that all others rest on to those that rest on them."""
         if not all(math.isfinite(rate) and rate >= 0 for rate in reading.rates):
             return "learning_rate", f"learning rate {', '.join(f'{rate:g}' for rate in reading.rates)}"
-        if not all(map(math.isfinite, reading.weights)):
-            return "weights", "the weights already hold numbers that are not finite"
-        if max(map(abs, reading.weights)) > LARGEST_WEIGHT:
-            return "weights", f"the weights hold numbers up to {max(map(abs, reading.weights)):g}"
+        if reading.unsound_weights:
+            return (
+                "weights",
+                f"{listed(reading.unsound_weights)} hold(s) numbers that are not finite, or beyond {LARGEST_WEIGHT:g}",
+            )
         least, largest, least_second, largest_second = reading.moments
         if not all(map(math.isfinite, reading.moments)):
             return (
@@ -293,8 +294,9 @@ class Guard:
 
 def unsound_weights(model: nn.Module) -> list[str]:
     """Names of the weights and buffers that are not finite, or no weights that a training could have led to."""
-    buffers = {name for name, _ in model.named_buffers()}
-    floating = {name: each for name, each in model.state_dict().items() if each.is_floating_point() and each.numel()}
+    buffers = dict(model.named_buffers())
+    both = {**dict(model.named_parameters()), **buffers}
+    floating = {name: each for name, each in both.items() if each.is_floating_point() and each.numel()}
     extremes = torch.stack(
         [torch.stack(torch.aminmax(each.detach())).abs().max().double() for each in floating.values()]
     )

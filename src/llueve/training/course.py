@@ -24,7 +24,7 @@ from llueve.forecasting import as_batch, best_device, device_of, log_loss, predi
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import FloatArray
 from llueve.stability.causes import Conduct
-from llueve.stability.guard import Guard, Reading
+from llueve.stability.guard import LARGEST_WEIGHT, Guard, Reading, unsound_weights
 from llueve.stability.remedies import MOST_READMISSIONS, Ledger
 from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
 from llueve.training.average import Average
@@ -69,7 +69,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A step up to its gradients, which are in the parameters; nothing is applied yet."""
+    """A step up to its gradients, which are in the parameters as they came; nothing is clipped or applied yet."""
 
     rows: Part
     after: int
@@ -127,7 +127,8 @@ class Course:
         choice = choose_precision(config.precision, self.model.encoder, x_BCL, observed_BCL)
         logger.info("training steps in %s on %s: %s", choice.name, self.device.type, choice.reason)
         self.precision = choice.dtype
-        self.watched = [each for each in self.model.parameters() if each.numel()]
+        both = (*self.model.parameters(), *self.model.buffers())
+        self.watched = [each for each in both if each.is_floating_point() and each.numel()]
         self.features = {part.name: self._open_features(part) for part in (self.training, self.validation)}
 
     def _open_features(self, part: Part) -> FeatureCache | None:
@@ -192,7 +193,7 @@ class Course:
         batch = self.batch(chosen)
         random_state = self._guarded_random_state()
         loss = loss_and_gradients(self.model, batch, config, self.precision)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm, foreach=True)
+        norm = self.gradient_norm()
         self.random_state = random_states(self.device)
         return Attempt(self.training[chosen], after, batch, random_state, config, self.read(batch, loss, norm, config))
 
@@ -203,6 +204,11 @@ class Course:
 
     def apply(self, attempt: Attempt) -> None:
         """Change the weights."""
+        norm, largest = attempt.reading.gradient_norm, attempt.config.clip_norm
+        # A clipping that changes nothing is a pass over all gradients; torch clips at a millionth below the norm.
+        if norm > 0.999 * largest:
+            total = torch.tensor(norm, device=self.device)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), largest, total, foreach=True)
         self.optimiser.adamw.step()
         if self.average is not None:
             self.average.update()
@@ -210,31 +216,43 @@ class Course:
         self.place.position = attempt.after
 
     def pass_over(self, attempt: Attempt) -> None:
-        """Go on without this batch."""
+        """Go on without this batch, as if it had never been there."""
         self.passed_over.add((self.place.epoch, self.place.position))
         self.place.position = attempt.after
         self.place.batches += 1
+        self.rewind(attempt)
+
+    def rewind(self, attempt: Attempt) -> None:
+        """The generators as they were before an attempt."""
+        set_random_states(attempt.random_state, self.device)
+        self.random_state = attempt.random_state
 
     def read(self, batch: Batch, loss: Tensor, norm: Tensor, config: TrainConfig) -> Reading:
         """Everything that the guard judges a step by, in one read from the device."""
-        weight = self.watched[(self.place.batches + 1) % len(self.watched)]
         average = [] if self.average is None else [self.average.extremes()]
-        own = torch.stack((loss, norm, *torch.aminmax(weight.detach())))
+        # No number is beyond the norm of all, so that one number clears every weight; what it does not clear is looked at.
+        weights = nn.utils.get_total_norm(self.watched, foreach=True)
+        own = torch.stack((loss, norm, weights))
         seen = torch.cat((own, self.optimiser.extremes(), *average)).tolist()
         reading = Reading(
             step=self.place.batches + 1,
             samples=len(batch),
             loss=seen[0],
             gradient_norm=seen[1],
-            weights=(seen[2], seen[3]),
-            moments=(seen[4], seen[5], seen[6], seen[7]),
-            average=(seen[8], seen[9]) if average else (0.0, 0.0),
+            moments=(seen[3], seen[4], seen[5], seen[6]),
+            unsound_weights=() if seen[2] <= LARGEST_WEIGHT else tuple(unsound_weights(self.model)),
+            average=(seen[7], seen[8]) if average else (0.0, 0.0),
             rates=tuple(self.optimiser.rates),
             clip_norm=config.clip_norm,
         )
         if all(map(math.isfinite, seen)):
             return reading
         return replace(reading, non_finite_inputs=int((~batch.finite_B).sum()))
+
+    def gradient_norm(self) -> Tensor:
+        """Of all gradients together."""
+        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        return nn.utils.get_total_norm(gradients, foreach=True)
 
     def _draw(self) -> tuple[NDArray[np.int64], int]:
         """The next windows that are not left out, as many as a batch has, and the position in the order behind them."""
@@ -373,8 +391,7 @@ class Course:
             rows = np.flatnonzero((self.training.site == each.site) & (self.training.end == each.end))
             batch = self.batch(rows)
             loss = loss_and_gradients(self.model, batch, self.effective_config, self.precision)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf, foreach=True)
-            alone = self.read(batch, loss, norm, self.effective_config)
+            alone = self.read(batch, loss, self.gradient_norm(), self.effective_config)
             if self.guard.is_sound(alone):
                 each.inside, each.tries = False, each.tries + 1
         set_random_states(before, self.device)

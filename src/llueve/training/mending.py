@@ -11,7 +11,6 @@ from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
 from llueve.stability.guard import Kind, unsound_weights
 from llueve.stability.incident import write_explanation
 from llueve.stability.remedies import MOST_ROLLBACKS, Remedy, Standing, choose
-from llueve.stability.step import set_random_states
 from llueve.training.course import Attempt, Course
 
 logger = logging.getLogger(__name__)
@@ -163,6 +162,7 @@ def _course(course: Course, conduct: Conduct) -> tuple[float, float]:
                 break
             if place in course.passed_over:
                 course.place.position = again.after
+                course.rewind(again)
             else:
                 course.apply(again)
                 step += 1
@@ -189,8 +189,7 @@ def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, found: E
         _roll_back(course, remedy)
         return
     # All others run the same step again, from the same random state.
-    set_random_states(attempt.random_state, course.device)
-    course.random_state = attempt.random_state
+    course.rewind(attempt)
     if remedy.action == "rerun":
         if attempt.batch.features is not None and not bool(attempt.batch.features.isfinite().all()):
             logger.warning(
