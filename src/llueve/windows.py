@@ -43,6 +43,12 @@ class Part:
     def __getitem__(self, chosen: Any) -> "Part":
         return Part(self.name, self.site[chosen], self.end[chosen], self.y[chosen])
 
+    def find(self, site: int, end: int) -> NDArray[np.int64]:
+        """Position of the window of a site that ends at an issue time, (1,); (0,) if there is none."""
+        first, behind = np.searchsorted(self.site, [site, site + 1])
+        near = first + np.searchsorted(self.end[first:behind], [end, end + 1])
+        return np.arange(*near)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -229,7 +235,8 @@ class Windows:
     """Every window of a panel as views over one array per site: memory grows with the rows, not with rows × context."""
 
     values_STC: FloatArray
-    """Training-set units; zero where not observed (`missing = "mask"`) or NaN there (`"raw"`)."""
+    """Training-set units; zero where not observed (`missing = "mask"`) or NaN there (`"raw"`). `build_windows` lays each
+    variable of a site in one piece, so that a window is C copies of L numbers that lie side by side."""
     observed_STC: BoolArray
     calendar_TF: FloatArray
     statics_SF: FloatArray
@@ -265,7 +272,7 @@ def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Lite
     Raises:
         DataError: a value is so far from all of training that its square overflows; it is named with site and time.
     """
-    cube_STC = feature_cube(panel, feature_names(panel))
+    cube_STC = np.ascontiguousarray(feature_cube(panel, feature_names(panel)).transpose(0, 2, 1)).transpose(0, 2, 1)
     observed_STC = ~np.isnan(cube_STC)
     values_STC = scaler.scale(cube_STC)
     if (absurd_STC := np.abs(values_STC) > MOST_SPREADS).any():
