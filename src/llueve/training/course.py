@@ -111,6 +111,7 @@ class Course:
         self.passed_over: set[tuple[int, int]] = set()
         """Places whose batches were not applied."""
         self.loader = Loader(self._gather)
+        self.class_share = np.bincount(training.y, minlength=model.num_classes) / len(training)
         self.canaries = validation[epoch_order(validation, 0, 0)[:CANARIES]]
         self.enter_phase()
         self.order_epoch()
