@@ -206,12 +206,10 @@ def fit_scaler(panel: xr.Dataset, training_rows: int) -> Scaler:
     empty = [name for index, name in enumerate(names) if np.isnan(cube_STC[..., index]).all()]
     if empty:
         raise DataError(f"{', '.join(empty)}: no observed value in the training period; name it in data.exclude")
-    std_C = np.nanstd(cube_STC, axis=(0, 1))
+    mean_C, std_C = np.nanmean(cube_STC, axis=(0, 1)), np.nanstd(cube_STC, axis=(0, 1))
     # Packed float32 constants differ from their mean by rounding: that spread is none.
-    constant_C = std_C <= 1e-6 * np.maximum(np.abs(np.nanmean(cube_STC, axis=(0, 1))), 1e-30)
-    return Scaler(
-        np.nanmean(cube_STC, axis=(0, 1)).astype(np.float32), np.where(constant_C, 1.0, std_C).astype(np.float32)
-    )
+    constant_C = std_C <= 1e-6 * np.maximum(np.abs(mean_C), 1e-30)
+    return Scaler(mean_C.astype(np.float32), np.where(constant_C, 1.0, std_C).astype(np.float32))
 
 
 def calendar_facts(times: NDArray[np.datetime64], step_hours: float) -> FloatArray:
@@ -257,10 +255,14 @@ class Windows:
 
     def quantiles(self, training_rows: int, count: int) -> FloatArray:
         """`count` evenly spaced quantiles of each variable's observed training cells, (C, count), in training-set units."""
-        training_RC = np.where(self.observed_STC, self.values_STC, np.nan)[:, :training_rows].reshape(
-            -1, self.values_STC.shape[2]
-        )
-        return np.nanquantile(training_RC, np.linspace(0, 1, count), axis=0).T.astype(np.float32)
+        rows, at = slice(training_rows), np.linspace(0, 1, count)
+        found = []
+        for c in range(
+            self.values_STC.shape[2]
+        ):  # a copy of all variables at once would be the largest thing in memory
+            known_ST = np.where(self.observed_STC[:, rows, c], self.values_STC[:, rows, c], np.nan)
+            found.append(np.nanquantile(known_ST, at))
+        return np.stack(found).astype(np.float32)
 
 
 def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Literal["mask", "raw"]) -> Windows:
