@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llueve import pipeline
+from llueve.config import TrackConfig, parse_config
 from llueve.errors import ConfigError, GuardStop
 from llueve.run import Run
 from llueve.training.tracking import Tracking, flattened, numbers, require_trackers
@@ -169,6 +170,21 @@ def test_a_configuration_as_names_and_text():
     assert dict(flattened(table)) == {"train.epochs": "2", "train.phases.0.name": "head", "data.lags": "[1, 2]"}
 
 
+def test_a_folder_of_mlflow_lies_beside_the_configuration(tmp_path):
+    table = {"data": {"path": "x.csv"}, "target": {"label": "wet"}, "windows": {"context": 8}}
+    table["split"] = {"validation_fraction": 0.2, "test_fraction": 0.2}
+    for given, wanted in (
+        ("mlruns", str(tmp_path / "mlruns")),
+        ("/srv/mlruns", "/srv/mlruns"),
+        ("https://mlflow.example.org", "https://mlflow.example.org"),
+        ("file:///srv/mlruns", "file:///srv/mlruns"),
+    ):
+        config = parse_config({**table, "track": {"mlflow": given}}, "test", tmp_path)
+        assert config.track.mlflow == wanted
+    with pytest.raises(ConfigError, match=r"track.tensorbord = True.*did you mean track.tensorboard"):
+        parse_config({**table, "track": {"tensorbord": True}}, "test")
+
+
 def test_a_whole_training_is_tracked(tmp_path):
     """From the command line's function on: history, events and metrics tell the same."""
     for name in ("tensorboard", "mlflow", "vega_datasets"):
@@ -188,5 +204,7 @@ def test_a_whole_training_is_tracked(tmp_path):
         assert [value for _, value in found["validation_loss"]] == pytest.approx(wanted, rel=1e-6)
         assert found["verification/brier"][0][1] == pytest.approx(result.verification["model"]["brier"], rel=1e-6)
     assert run.info.status == "FINISHED"
+    other = config.model_copy(update={"track": TrackConfig()})
+    pipeline.train(other, tmp_path / "run", resume=True)  # trackers are no part of what was begun
     pipeline.train(config, tmp_path / "run", overwrite=True)  # an earlier run's events do not stay beside it
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1

@@ -43,7 +43,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device; out of pinned memory it is copied beside what the device does."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        beside = device.type == "cuda"  # the way back must be waited for
+        return self._each(lambda tensor: tensor.to(device, non_blocking=beside))
 
     def pinned(self) -> "Batch":
         """The batch in pinned memory of this machine."""

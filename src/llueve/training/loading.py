@@ -84,4 +84,7 @@ class Loader:
 
 def pinned(batch: Batch, device: torch.device) -> Batch:
     """The batch in memory from which a GPU copies beside its work; elsewhere as it is."""
-    return batch.pinned() if device.type == "cuda" else batch
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.device(device):  # a new thread would otherwise open the first GPU, whichever the model is on
+        return batch.pinned()
