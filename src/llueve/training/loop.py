@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 import time
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,23 +90,25 @@ def train_model(
         GuardStop: what the guard refused cannot be mended within its budgets, or no epoch had a finite validation loss.
         Interrupted: a signal came; a checkpoint was written. RunError: a checkpoint cannot be written, or read.
     """
-    with closing(Course(model, windows, training, validation, config, guard, surroundings)) as course:
-        if resume is not None:
-            course.resume(resume)
-        try:
-            return _run(course, surroundings)
-        except GuardStop as stop:
-            surroundings.record(
-                {
-                    "event": "stopped",
-                    # After the last epoch the place is already that of the next one.
-                    "epoch": course.place.epoch - (course.place.phase == len(course.phases)),
-                    "steps": course.place.batches,
-                    "refused": course.place.refused,
-                    "reason": str(stop),
-                }
-            )
-            raise
+    course = Course(model, windows, training, validation, config, guard, surroundings)
+    if resume is not None:
+        course.resume(resume)
+    try:
+        return _run(course, surroundings)
+    except GuardStop as stop:
+        surroundings.record(
+            {
+                "event": "stopped",
+                # After the last epoch the place is already that of the next one.
+                "epoch": course.place.epoch - (course.place.phase == len(course.phases)),
+                "steps": course.place.batches,
+                "refused": course.place.refused,
+                "reason": str(stop),
+            }
+        )
+        raise
+    finally:
+        course.close()
 
 
 def _run(course: Course, surroundings: Surroundings) -> Trained:
