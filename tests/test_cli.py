@@ -241,7 +241,8 @@ def test_the_history_has_one_object_per_epoch(done: Project) -> None:
     lines = [json.loads(line) for line in (done.run / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     counts = ["steps", "refused", "skipped", "quarantined"]
-    keys = ["epoch", "phase", "train_loss", "validation_loss", *counts, "collapsed", "seconds", "learning_rate"]
+    before = ["epoch", "phase", "train_loss", "validation_loss", "validation_skill"]
+    keys = [*before, *counts, "collapsed", "seconds", "learning_rate"]
     assert all(list(line) == keys for line in lines)
     assert all(line["steps"] > line["refused"] == line["quarantined"] == 0 for line in lines)
     assert all(math.isfinite(line["train_loss"]) and line["skipped"] == 0 for line in lines)

@@ -182,3 +182,26 @@ def test_calendar_turns_once_a_year_and_once_a_day():
     assert daily[1, 1] < -0.99  # half a year on
     assert hourly.shape == (3, 4)
     np.testing.assert_allclose(hourly[1, 2:], [np.sin(2 * np.pi * 15 / 24), np.cos(2 * np.pi * 15 / 24)], atol=1e-6)
+
+
+def test_a_window_is_found_by_site_and_time(make_panel, make_config):
+    part = split_panel(make_panel(sites=3), make_config(windows={"context": CONTEXT})).training[::3]
+    for position in (0, 7, len(part) - 1):
+        assert part.find(part.site[position], part.end[position]).tolist() == [position]
+    assert part.find(part.site[7], part.end[7] + 1).tolist() == []
+    assert part.find(5, part.end[7]).tolist() == []
+    assert part[:0].find(0, 0).tolist() == []
+
+
+def test_a_batch_is_copied_once(make_panel, make_config):
+    """Values and masks come as the model takes them, so that nothing turns them around afterwards."""
+    config = make_config(windows={"context": CONTEXT})
+    panel = make_panel()
+    split = split_panel(panel, config)
+    windows = build_windows(panel, fit_scaler(panel, split.training_rows), CONTEXT, "mask")
+    values, observed, _ = windows.batch(split.training[::5])
+    assert values.flags.c_contiguous and observed.flags.c_contiguous
+    assert not np.shares_memory(values, windows.values_STC)
+    row = split.training[[35]]
+    start, end = int(row.end[0]) - CONTEXT + 1, int(row.end[0]) + 1
+    np.testing.assert_array_equal(windows.batch(row)[0][0].T, windows.values_STC[row.site[0], start:end])

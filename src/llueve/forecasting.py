@@ -62,6 +62,21 @@ def log_loss(logits_BK: FloatArray, y_B: NDArray[np.int64]) -> float:
     return float(F.cross_entropy(torch.from_numpy(logits_BK).double(), torch.from_numpy(y_B)))
 
 
+def brier_skill(logits_BK: FloatArray, y_B: NDArray[np.int64], share_K: NDArray[np.float64]) -> float:
+    """1 − BS / BS₀: Brier score against that of always forecasting `share_K`; not finite if a logit is not, or BS₀ is 0.
+
+    The score of a forecast p is Σₖ (pₖ − oₖ)² = Σₖ pₖ² − 2 p_y + 1; for two classes the skill is the usual one of the event.
+
+    Args:
+        logits_BK, y_B: forecasts and classes.
+        share_K: of each class in training.
+    """
+    p_BK = probabilities(logits_BK)
+    score = (np.square(p_BK).sum(1) - 2 * p_BK[np.arange(len(y_B)), y_B] + 1).mean()
+    reference = (np.square(share_K).sum() - 2 * share_K[y_B] + 1).mean()
+    return float(1 - score / reference) if reference > 0 else float("nan")
+
+
 def as_batch(windows: Windows, part: Part, device: torch.device) -> Batch:
     """The windows of `part` as the model takes them."""
     values_BCL, observed_BCL, facts_BF = (torch.from_numpy(np.ascontiguousarray(each)) for each in windows.batch(part))

@@ -36,6 +36,7 @@ from llueve.training.checkpoint import Checkpoint, Checkpoints
 from llueve.training.course import Surroundings
 from llueve.training.interruption import Interruption
 from llueve.training.loop import train_model
+from llueve.training.tracking import Tracking, require_trackers
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
 from llueve.windows import Part, Scaler, Split, build_windows, few_shot, fit_scaler, split_panel, thinned
@@ -77,6 +78,7 @@ def train(
     Raises:
         DataError, AuditError, GuardStop, Interrupted, RunError: see `llueve.errors`.
     """
+    require_trackers(config.track)
     config = _with_checkpoint_sizes(config)
     run = Run(Path(directory))
     if resume:
@@ -116,10 +118,12 @@ def _train(config: Config, run: Run, overwrite: bool, resume: Checkpoint | None,
         # Only now, so that neither a typing error nor bad data costs an earlier run or leaves half of a new one.
         run.create(config, overwrite)
         run.write_json(files.AUDIT, report.as_dict())
-    saved = _fit(panel, split, scaler, config, run, resume, console)
-    probability = _probability(saved, panel, split.test)  # a model whose forecasts are not finite is not written
-    save_model(run, saved)
-    verification = _verify(run, saved, panel, split, probability, config, console)
+    with Tracking(config, run.directory) as tracking:
+        saved = _fit(panel, split, scaler, config, run, tracking, resume, console)
+        probability = _probability(saved, panel, split.test)  # a model whose forecasts are not finite is not written
+        save_model(run, saved)
+        verification = _verify(run, saved, panel, split, probability, config, console)
+        tracking.scores(verification)
     run.remove_checkpoints()
     return Result(run.directory, verification)
 
@@ -130,6 +134,7 @@ def _differences(begun: Config, now: Config) -> list[str]:
     return [
         f"{section}.{key} was {before[section].get(key)!r} and is {after[section].get(key)!r}"
         for section in before
+        if section != "track"  # which changes nothing of the training
         for key in sorted({*before[section], *after[section]})
         if before[section].get(key) != after[section].get(key)
     ]
@@ -240,6 +245,7 @@ def _fit(
     scaler: Scaler,
     config: Config,
     run: Run,
+    tracking: Tracking,
     resume: Checkpoint | None,
     console: Console,
 ) -> SavedModel:
@@ -273,6 +279,10 @@ def _fit(
             logger.warning("%s", error)
             return None
 
+    def record(line: dict[str, Any]) -> None:
+        run.append_history(line)
+        tracking.record(line)
+
     training = thinned(split.training, config.windows.stride)
     with Interruption() as interruption:
         trained = train_model(
@@ -283,7 +293,7 @@ def _fit(
             config.train,
             config.guard,
             Surroundings(
-                record=run.append_history,
+                record=record,
                 keep=keep,
                 fresh=saved.fresh,
                 console=console,

@@ -11,6 +11,7 @@
 | `verification.json` | scores, references and verdict |
 | `checkpoints/` | states of an unfinished training, to go on from: see `llueve.training.checkpoint` |
 | `features/` | what a frozen encoder gave, while it is: see `llueve.training.feature_cache` |
+| `tensorboard/`, `mlflow.json` | what trackers were told, if any are asked for: see `llueve.training.tracking` |
 | `incidents/NNN/` | a training step that was refused, if there was one: see `llueve.stability.incident` |
 """
 
@@ -42,6 +43,11 @@ CHECKPOINT_NAME = re.compile(r"\.?(\d{6}|best-\d{4,})\.safetensors(\.part)?")
 FEATURES = "features"
 FEATURES_NAME = re.compile(r"(?P<part>[a-z]+)-(?P<model>[0-9a-f]{16})-[0-9a-f]{16}\.(features|json)(\.part)?")
 """File of the features that a frozen encoder gave, or a torn piece of one."""
+TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"
+"""Where trackers write: a folder of events, and which run of MLflow it is."""
+EVENTS_PREFIX = "events.out.tfevents.llueve."
+"""What each file of events begins with."""
+EVENTS_NAME = re.compile(re.escape(EVENTS_PREFIX) + r"[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,11 @@ class Run:
         self.require_free(overwrite)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
+            for name in (*FILES, MLFLOW):
                 (self.directory / name).unlink(missing_ok=True)
             _remove_incidents(self.directory / INCIDENTS)
             self.remove_checkpoints()
+            remove_matching(self.directory / TENSORBOARD, EVENTS_NAME)
         except OSError as error:
             raise self._unwritable(error) from error
         self.write_text(CONFIG, config.to_toml())
@@ -187,17 +194,8 @@ class Run:
 
         No link is followed, and a folder that holds more stays.
         """
-        for folder, names in (
-            (self.directory / CHECKPOINTS, CHECKPOINT_NAME),
-            (self.directory / FEATURES, FEATURES_NAME),
-        ):
-            if folder.is_symlink() or not folder.is_dir():
-                continue
-            with suppress(OSError):
-                for path in folder.iterdir():
-                    if names.fullmatch(path.name) and not path.is_symlink():
-                        path.unlink(missing_ok=True)
-                folder.rmdir()
+        remove_matching(self.directory / CHECKPOINTS, CHECKPOINT_NAME)
+        remove_matching(self.directory / FEATURES, FEATURES_NAME)
 
     def write(self, name: str, fill: Callable[[Path], None]) -> None:
         """Let `fill` write a file under a temporary name, then put it in place, so that a torn file is never seen.
@@ -241,6 +239,17 @@ class Run:
         return RunError(
             f"{self.directory}: cannot be written ({error.strerror or error}); choose another --run, or free the disk"
         )
+
+
+def remove_matching(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove the files with such names, and their folder; no link is followed, and a folder that holds more stays."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if names.fullmatch(path.name) and not path.is_symlink():
+                path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _remove_incidents(folder: Path, after: int = 0) -> None:

@@ -43,6 +43,12 @@ class Part:
     def __getitem__(self, chosen: Any) -> "Part":
         return Part(self.name, self.site[chosen], self.end[chosen], self.y[chosen])
 
+    def find(self, site: int, end: int) -> NDArray[np.int64]:
+        """Position of the window of a site that ends at an issue time, (1,); (0,) if there is none."""
+        first, behind = np.searchsorted(self.site, [site, site + 1])
+        near = first + np.searchsorted(self.end[first:behind], [end, end + 1])
+        return np.arange(*near)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -200,12 +206,10 @@ def fit_scaler(panel: xr.Dataset, training_rows: int) -> Scaler:
     empty = [name for index, name in enumerate(names) if np.isnan(cube_STC[..., index]).all()]
     if empty:
         raise DataError(f"{', '.join(empty)}: no observed value in the training period; name it in data.exclude")
-    std_C = np.nanstd(cube_STC, axis=(0, 1))
+    mean_C, std_C = np.nanmean(cube_STC, axis=(0, 1)), np.nanstd(cube_STC, axis=(0, 1))
     # Packed float32 constants differ from their mean by rounding: that spread is none.
-    constant_C = std_C <= 1e-6 * np.maximum(np.abs(np.nanmean(cube_STC, axis=(0, 1))), 1e-30)
-    return Scaler(
-        np.nanmean(cube_STC, axis=(0, 1)).astype(np.float32), np.where(constant_C, 1.0, std_C).astype(np.float32)
-    )
+    constant_C = std_C <= 1e-6 * np.maximum(np.abs(mean_C), 1e-30)
+    return Scaler(mean_C.astype(np.float32), np.where(constant_C, 1.0, std_C).astype(np.float32))
 
 
 def calendar_facts(times: NDArray[np.datetime64], step_hours: float) -> FloatArray:
@@ -229,7 +233,8 @@ class Windows:
     """Every window of a panel as views over one array per site: memory grows with the rows, not with rows × context."""
 
     values_STC: FloatArray
-    """Training-set units; zero where not observed (`missing = "mask"`) or NaN there (`"raw"`)."""
+    """Training-set units; zero where not observed (`missing = "mask"`) or NaN there (`"raw"`). `build_windows` lays each
+    variable of a site in one piece, so that a window is C copies of L numbers that lie side by side."""
     observed_STC: BoolArray
     calendar_TF: FloatArray
     statics_SF: FloatArray
@@ -250,10 +255,14 @@ class Windows:
 
     def quantiles(self, training_rows: int, count: int) -> FloatArray:
         """`count` evenly spaced quantiles of each variable's observed training cells, (C, count), in training-set units."""
-        training_RC = np.where(self.observed_STC, self.values_STC, np.nan)[:, :training_rows].reshape(
-            -1, self.values_STC.shape[2]
-        )
-        return np.nanquantile(training_RC, np.linspace(0, 1, count), axis=0).T.astype(np.float32)
+        rows, at = slice(training_rows), np.linspace(0, 1, count)
+        found = []
+        for c in range(
+            self.values_STC.shape[2]
+        ):  # a copy of all variables at once would be the largest thing in memory
+            known_ST = np.where(self.observed_STC[:, rows, c], self.values_STC[:, rows, c], np.nan)
+            found.append(np.nanquantile(known_ST, at))
+        return np.stack(found).astype(np.float32)
 
 
 def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Literal["mask", "raw"]) -> Windows:
@@ -265,7 +274,7 @@ def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Lite
     Raises:
         DataError: a value is so far from all of training that its square overflows; it is named with site and time.
     """
-    cube_STC = feature_cube(panel, feature_names(panel))
+    cube_STC = np.ascontiguousarray(feature_cube(panel, feature_names(panel)).transpose(0, 2, 1)).transpose(0, 2, 1)
     observed_STC = ~np.isnan(cube_STC)
     values_STC = scaler.scale(cube_STC)
     if (absurd_STC := np.abs(values_STC) > MOST_SPREADS).any():

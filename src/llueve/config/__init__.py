@@ -11,6 +11,7 @@ from llueve.config.loading import load_config, parse_config
 from llueve.config.model import ModelConfig
 from llueve.config.section import Moment, Section
 from llueve.config.target import TargetConfig
+from llueve.config.track import TrackConfig
 from llueve.config.train import PhaseConfig, TrainConfig, frozen_layers
 from llueve.config.whole import Config
 from llueve.config.windows import SplitConfig, WindowsConfig
@@ -31,6 +32,7 @@ __all__ = [
     "SplitConfig",
     "Statistic",
     "TargetConfig",
+    "TrackConfig",
     "TrainConfig",
     "VerifyConfig",
     "WindowsConfig",

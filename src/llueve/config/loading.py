@@ -65,7 +65,10 @@ def _absolute(config: Config, folder: Path) -> Config:
     regions = {name: _region_placed(region, folder) for name, region in config.regions.items()}
     if (folder / model.pretrained).exists():  # else a word, or the name of a repository
         model = model.model_copy(update={"pretrained": str((folder / model.pretrained).resolve())})
-    return config.model_copy(update={"data": data, "regions": regions, "model": model})
+    track = config.track
+    if track.mlflow_folder is not None:
+        track = track.model_copy(update={"mlflow": str((folder / track.mlflow_folder).resolve())})
+    return config.model_copy(update={"data": data, "regions": regions, "model": model, "track": track})
 
 
 def _placed(path: str, folder: Path) -> str:

@@ -11,6 +11,7 @@ from llueve.config.judging import AuditConfig, CheckpointConfig, GuardConfig, Ve
 from llueve.config.model import ModelConfig
 from llueve.config.section import Section
 from llueve.config.target import TargetConfig
+from llueve.config.track import TrackConfig
 from llueve.config.train import TrainConfig, frozen_layers
 from llueve.config.windows import SplitConfig, WindowsConfig
 
@@ -30,6 +31,7 @@ class Config(Section):
     audit: AuditConfig = AuditConfig()
     guard: GuardConfig = GuardConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    track: TrackConfig = TrackConfig()
     verify: VerifyConfig = VerifyConfig()
 
     @model_validator(mode="after")

@@ -51,8 +51,13 @@ class Batch:
         return finite_B
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on another device."""
-        return self._each(lambda tensor: tensor.to(device))
+        """The batch on another device; out of pinned memory it is copied beside what the device does."""
+        beside = device.type == "cuda"  # the way back must be waited for
+        return self._each(lambda tensor: tensor.to(device, non_blocking=beside))
+
+    def pinned(self) -> "Batch":
+        """The batch in pinned memory of this machine."""
+        return self._each(lambda tensor: tensor.pin_memory())
 
     def without_features(self) -> "Batch":
         """The batch whose step starts from `x_BLC`: for a change of the windows, of the encoder or of the precision to count."""

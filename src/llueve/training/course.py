@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from llueve.training.average import Average
 from llueve.training.checkpoint import Checkpoint, Checkpoints, Health
 from llueve.training.feature_cache import FeatureCache
 from llueve.training.interruption import Interruption
+from llueve.training.loading import Loader, pinned
 from llueve.training.optimiser import Optimiser, build_optimiser
 from llueve.training.order import epoch_order
 from llueve.training.phases import apply_freeze, is_encoder_frozen, parameter_groups, plan, rate_factor
@@ -109,6 +110,9 @@ class Course:
         """Places at which a step was run again or rolled back, and how often."""
         self.passed_over: set[tuple[int, int]] = set()
         """Places whose batches were not applied."""
+        self.loader = Loader(self._gather)
+        self.class_share = np.bincount(training.y, minlength=model.num_classes) / len(training)
+        self.canaries = validation[epoch_order(validation, 0, 0)[:CANARIES]]
         self.enter_phase()
         self.order_epoch()
         self.healthy = self.capture()
@@ -130,6 +134,7 @@ class Course:
         both = (*self.model.parameters(), *self.model.buffers())
         self.watched = [each for each in both if each.is_floating_point() and each.numel()]
         self.features = {part.name: self._open_features(part) for part in (self.training, self.validation)}
+        self.loader.forget()
 
     def _open_features(self, part: Part) -> FeatureCache | None:
         """What the encoder gives for the windows of a part, if it is frozen in this phase and there is room."""
@@ -141,8 +146,22 @@ class Course:
 
     def batch(self, chosen: NDArray[np.int64]) -> Batch:
         """Training windows as the model takes them, with what a frozen encoder gives for them if that is known."""
-        batch, cache = as_batch(self.windows, self.training[chosen], self.device), self.features[self.training.name]
-        return batch if cache is None else replace(batch, features=cache.batch(chosen).to(self.device))
+        return self._gather(chosen).to(self.device)
+
+    def _gather(self, chosen: NDArray[np.int64]) -> Batch:
+        """The same in the memory of this machine."""
+        batch = as_batch(self.windows, self.training[chosen], torch.device("cpu"))
+        cache = self.features[self.training.name]
+        return pinned(batch if cache is None else replace(batch, features=cache.batch(chosen)), self.device)
+
+    def drop_features(self) -> None:
+        """Compute what the encoder gives in each step from now on."""
+        self.features = dict.fromkeys(self.features)
+        self.loader.forget()
+
+    def close(self) -> None:
+        """End what runs beside the steps."""
+        self.loader.close()
 
     def validation_logits(self) -> FloatArray:
         """Logits of every validation window, in evaluation mode and float32."""
@@ -157,8 +176,7 @@ class Course:
     def allow(self) -> None:
         """Leave out what is quarantined, and nothing else."""
         self.allowed = np.ones(len(self.training), bool)
-        for each in self.ledger.held():
-            self.allowed &= (self.training.site != each.site) | (self.training.end != each.end)
+        self.allowed[[at for each in self.ledger.held() for at in self.training.find(each.site, each.end)]] = False
 
     # One step
 
@@ -179,7 +197,7 @@ class Course:
             conduct: what is done differently; None for nothing.
             course_step: steps since the conduct began.
         """
-        chosen, after = self._draw()
+        chosen, after = self._draw(self.place.position)
         if not len(chosen):
             self.place.position = after
             return None
@@ -190,7 +208,7 @@ class Course:
             factor *= min(1.0, (course_step + 1) / conduct.warmup_steps) if conduct.warmup_steps else 1.0
             config = _clipped(config, conduct.clip_norm)
         self.optimiser.set_rates(factor)
-        batch = self.batch(chosen)
+        batch = self.loader.take(chosen, self._following(after)).to(self.device)
         random_state = self._guarded_random_state()
         loss = loss_and_gradients(self.model, batch, config, self.precision)
         norm = self.gradient_norm()
@@ -254,9 +272,9 @@ class Course:
         gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
         return nn.utils.get_total_norm(gradients, foreach=True)
 
-    def _draw(self) -> tuple[NDArray[np.int64], int]:
-        """The next windows that are not left out, as many as a batch has, and the position in the order behind them."""
-        chosen, after = [], self.place.position
+    def _draw(self, position: int) -> tuple[NDArray[np.int64], int]:
+        """The windows from a position on that are not left out, as many as a batch has, and the position behind them."""
+        chosen, after = [], position
         missing = self.batch_size
         while missing and after < len(self.order):
             piece = self.order[after : after + missing]
@@ -264,6 +282,12 @@ class Course:
             chosen.append(piece[self.allowed[piece]])
             missing -= len(chosen[-1])
         return np.concatenate(chosen), after
+
+    def _following(self, position: int) -> Iterator[NDArray[np.int64]]:
+        """What will be drawn from a position of the epoch on, unless something happens."""
+        while position < len(self.order):
+            chosen, position = self._draw(position)
+            yield chosen
 
     def _guarded_random_state(self) -> dict[str, Tensor]:
         """The generators before a forward pass; if anything but a step has touched them, they are put back."""
@@ -313,8 +337,7 @@ class Course:
         if checkpoints is None:
             return
         snapshot = self.capture()
-        canaries = self.validation[epoch_order(self.validation, 0, 0)[:CANARIES]]
-        canary_loss = log_loss(predict_logits(self.model, self.windows, canaries), canaries.y)
+        canary_loss = log_loss(predict_logits(self.model, self.windows, self.canaries), self.canaries.y)
         self.model.train()
         health = Health.of(snapshot, canary_loss)
         facts = {
@@ -388,8 +411,7 @@ class Course:
         before = random_states(self.device)
         self.model.train()
         for each in tried:
-            rows = np.flatnonzero((self.training.site == each.site) & (self.training.end == each.end))
-            batch = self.batch(rows)
+            batch = self.batch(self.training.find(each.site, each.end))
             loss = loss_and_gradients(self.model, batch, self.effective_config, self.precision)
             alone = self.read(batch, loss, self.gradient_norm(), self.effective_config)
             if self.guard.is_sound(alone):

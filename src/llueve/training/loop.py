@@ -13,7 +13,7 @@ from typing import Any
 
 from llueve.config import GuardConfig, TrainConfig
 from llueve.errors import GuardStop, Interrupted
-from llueve.forecasting import log_loss
+from llueve.forecasting import brier_skill, log_loss
 from llueve.model.classifier import TimerXLForClassification
 from llueve.stability.guard import collapse
 from llueve.training.checkpoint import Checkpoint
@@ -35,6 +35,8 @@ class EpochRecord:
     """Mean loss over the samples of applied steps; None if none was applied."""
     validation_loss: float | None
     """Mean log-loss on validation; None if it was not finite."""
+    validation_skill: float | None
+    """Brier skill score on validation against always forecasting the classes' shares in training; None as above."""
     steps: int
     """Batches of the epoch, refused ones too."""
     refused: int
@@ -105,11 +107,14 @@ def train_model(
             }
         )
         raise
+    finally:
+        course.close()
 
 
 def _run(course: Course, surroundings: Surroundings) -> Trained:
     """All epochs of all phases."""
-    with TrainingProgress(surroundings.console, sum(phase.config.epochs for phase in course.phases)) as progress:
+    epochs = sum(phase.config.epochs for phase in course.phases)
+    with TrainingProgress(surroundings.console, epochs, course.device) as progress:
         while course.place.phase < len(course.phases):
             _epoch(course, progress)
     place = course.place
@@ -130,7 +135,9 @@ def _epoch(course: Course, progress: TrainingProgress) -> None:
         course.guard.start_epoch()
         course.readmit()
         course.healthy = course.capture()
-    progress.start_epoch(course.place.epoch, course.epoch_steps, course.place.batches)
+    progress.start_epoch(
+        course.phase.name, course.place.epoch, course.epoch_steps, course.place.batches, course.batch_size
+    )
     course.model.train()
     while course.place.position < len(course.order):
         _step(course)
@@ -144,6 +151,7 @@ def _epoch(course: Course, progress: TrainingProgress) -> None:
     line, improved = _look(course, round(time.perf_counter() - started, 3))
     course.surroundings.record(line.as_dict())
     progress.line(_describe(line, improved))
+    progress.validated(line.validation_skill)
     _go_on(course, progress)
     course.checkpoint()
     _between_steps(course)
@@ -184,6 +192,7 @@ def _look(course: Course, seconds: float) -> tuple[EpochRecord, bool]:
     with course.average.in_place() if course.average else nullcontext():
         logits_BK = course.validation_logits()
         validation_loss = log_loss(logits_BK, validation.y)
+        skill = brier_skill(logits_BK, validation.y, course.class_share)
         # NaN compares false to everything, so the finite check must come first: a NaN is never the best.
         improved = math.isfinite(validation_loss) and (course.best is None or validation_loss < place.best_loss)
         if improved:
@@ -196,6 +205,7 @@ def _look(course: Course, seconds: float) -> tuple[EpochRecord, bool]:
         phase=course.phase.name,
         train_loss=place.loss_sum / place.applied if place.applied else None,
         validation_loss=validation_loss if math.isfinite(validation_loss) else None,
+        validation_skill=skill if math.isfinite(skill) else None,
         steps=place.batches,
         refused=place.refused,
         skipped=course.guard.skipped,
@@ -230,10 +240,10 @@ def _go_on(course: Course, progress: TrainingProgress) -> None:
 def _describe(line: EpochRecord, improved: bool) -> str:
     """The epoch on one line of 80 characters."""
 
-    def number(value: float | None) -> str:
-        return "not finite" if value is None else f"{value:.4f}"
+    def number(value: float | None, digits: int = 4) -> str:
+        return "not finite" if value is None else f"{value:.{digits}f}"
 
     return (
-        f"epoch {line.epoch}: training loss {number(line.train_loss)}, validation {number(line.validation_loss)}, "
-        f"skipped {line.skipped}, {line.seconds:.0f} s{', best' if improved else ''}"
+        f"epoch {line.epoch}: loss {number(line.train_loss)}, validation {number(line.validation_loss)}, "
+        f"skill {number(line.validation_skill, 3)}, skipped {line.skipped}, {line.seconds:.0f} s{', best' if improved else ''}"
     )

@@ -195,7 +195,7 @@ def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, found: E
             logger.warning(
                 "the kept features hold numbers that are not finite; they are computed in each step from now on"
             )
-            course.features = dict.fromkeys(course.features)
+            course.drop_features()
         course.troubled[place.epoch, place.position] += 1
     elif remedy.action == "quarantine":
         for row in remedy.samples:
