@@ -6,6 +6,10 @@ Only what a command line needs: the training itself is `llueve.training.processe
 import hashlib
 import os
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 STORE_SECONDS = 5.0
 """How long the meeting point of the processes is waited for before a message is told without it."""
@@ -26,6 +30,26 @@ def is_restarted() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def open_store(timeout: timedelta) -> "Store":
+    """The meeting point of the processes of this start: after a restart nothing of the one before is met there.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # only for several processes
+
+    agent_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=not agent_hosts and process_rank() == 0,
+        multi_tenant=True,
+        timeout=timeout,
+    )
+    # torchrun offers the same store after each restart, with the old addresses in it.
+    return PrefixStore(f"llueve/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
 def is_first_to_say(message: str) -> bool:
     """Whether no other process has told this message yet; whoever asks first tells it.
 
@@ -33,17 +57,8 @@ def is_first_to_say(message: str) -> bool:
     """
     if process_count() == 1:
         return True
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # only where there are several processes
-
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    key = f"llueve/said/{restarts}/{hashlib.sha256(message.encode()).hexdigest()}"
+    key = f"said/{hashlib.sha256(message.encode()).hexdigest()}"
     try:
-        store = TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=STORE_SECONDS),
-        )
-        return bool(store.add(key, 1) == 1)
+        return open_store(timedelta(seconds=STORE_SECONDS)).add(key, 1) == 1
     except RuntimeError:
         return True

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from llueve import errors
 from llueve.errors import LlueveError, UsageError, WorkerLost
 from llueve.stability.step import random_states, set_random_states
-from llueve.torchrun import process_count, process_rank
+from llueve.torchrun import open_store, process_count, process_rank
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -120,6 +120,10 @@ class JoinedProcesses(Processes):
                 devices=here,
                 num_nodes=self.count // here,
                 strategy=DDPStrategy(process_group_backend=backend, timeout=timeout),
+            )
+            # Ours instead of Fabric's, which meets the addresses of the processes before a restart.
+            distributed.init_process_group(
+                backend, store=open_store(timeout), rank=self.rank, world_size=self.count, timeout=timeout
             )
             fabric.launch()
             self._waiting: ProcessGroup | None = distributed.new_group(backend="gloo", timeout=timeout)
