@@ -136,6 +136,7 @@ def test_the_errors_their_exit_codes_and_parents() -> None:
         "GuardStop": (3, ["LlueveError"]),
         "RunError": (1, ["LlueveError"]),
         "CheckpointError": (1, ["LlueveError", "ValueError"]),
+        "WorkerLost": (1, ["LlueveError"]),
         "Interrupted": (1, ["LlueveError"]),  # and 128 + signal on each instance
     }
 

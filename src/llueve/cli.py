@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from llueve import data_commands
 from llueve.errors import LlueveError, RunError, UsageError
+from llueve.torchrun import is_first_to_say, process_count, process_rank
 
 app = typer.Typer(
     name="llueve",
@@ -69,7 +70,10 @@ def train(
     from llueve import pipeline  # imports torch
     from llueve.verification.verify import render
 
-    result = pipeline.train(settings, run, overwrite, Console(stderr=True, emoji=False), resume)
+    first = process_rank() == 0
+    result = pipeline.train(settings, run, overwrite, Console(stderr=True, emoji=False, quiet=not first), resume)
+    if not first:
+        return
     out = Console(emoji=False)
     out.print(render(result.verification))
     out.print(result.verdict, style="bold", highlight=False)
@@ -278,19 +282,24 @@ def incident_explain(
 def main(command: Callable[[], object] | None = None) -> None:
     """Entry point: an error of llueve's own tree becomes its message and exit code, without a traceback."""
     logging.basicConfig(
-        level=logging.INFO,
+        level=logging.INFO if process_rank() == 0 else logging.ERROR,
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True, emoji=False), show_path=False, show_time=False)],
     )
     # Spinning threads stall every small operation as soon as another process needs a core (docs/decisions/0007).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    earlier = signal.signal(signal.SIGTERM, _terminated)
+    earlier: Any = signal.signal(signal.SIGTERM, _terminated)
     try:
         (command or app)()
     except LlueveError as error:
-        Console(stderr=True, emoji=False).print(
-            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
+        if process_count() > 1:
+            # torchrun ends the others as soon as one has: each is to leave with the code of its own error.
+            earlier = signal.SIG_IGN
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if is_first_to_say(str(error)):
+            Console(stderr=True, emoji=False).print(
+                f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+            )
         sys.exit(error.exit_code)
     finally:
         signal.signal(signal.SIGTERM, earlier)

@@ -49,6 +49,10 @@ class CheckpointError(LlueveError, ValueError):
     """A weight file is damaged, hostile, or does not fit the architecture."""
 
 
+class WorkerLost(LlueveError):
+    """Another process of the same training is gone or silent: go on from the newest checkpoint with --resume."""
+
+
 class Interrupted(LlueveError):
     """A signal ended the work; a training has written a checkpoint, from which --resume goes on.
 

@@ -7,7 +7,9 @@ Each function below is one verb of the command line.
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,12 @@ from llueve.reading import read_panel, read_source
 from llueve.run import Run
 from llueve.saved import SavedModel, fingerprint, load_model, save_model
 from llueve.stability.incident import keep_incident
+from llueve.torchrun import is_restarted
 from llueve.training.checkpoint import Checkpoint, Checkpoints
 from llueve.training.course import Surroundings
 from llueve.training.interruption import Interruption
 from llueve.training.loop import train_model
+from llueve.training.processes import Processes, joined
 from llueve.training.tracking import Tracking, require_trackers
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
@@ -65,7 +69,7 @@ def train(
     console: Console | None = None,
     resume: bool = False,
 ) -> Result:
-    """Train, verify on the test period, and leave a run directory.
+    """Train, verify on the test period, and leave a run directory; under torchrun with all its processes together.
 
     Args:
         config: what to do.
@@ -76,61 +80,90 @@ def train(
             none yet, and leave a finished one as it is.
 
     Raises:
-        DataError, AuditError, GuardStop, Interrupted, RunError: see `llueve.errors`.
+        DataError, AuditError, GuardStop, Interrupted, RunError, WorkerLost: see `llueve.errors`.
     """
     require_trackers(config.track)
+    if resume and overwrite:
+        raise UsageError("resume keeps what overwrite replaces: give one of them")
+    if (
+        is_restarted()
+    ):  # after a process was lost: what has been reached is gone on from, whatever was asked for at first
+        resume, overwrite = True, False
     config = _with_checkpoint_sizes(config)
     run = Run(Path(directory))
-    if resume:
-        return _resume(config, run, overwrite, console or Console(stderr=True))
-    run.require_free(overwrite)
-    return _train(config, run, overwrite, None, console or Console(stderr=True))
+    with joined(timedelta(minutes=config.processes.timeout_minutes)) as processes:
+        begun = _Beginning(overwrite)
+        processes.alone(lambda: begun.look(run, config) if resume else run.require_free(overwrite))
+        if verification := processes.alone(lambda: begun.verification):
+            return Result(run.directory, verification)
+        return _train(config, run, begun, processes, console or Console(stderr=True, quiet=not processes.is_first))
 
 
-def _resume(config: Config, run: Run, overwrite: bool, console: Console) -> Result:
-    """Go on with a run, or begin it."""
-    if overwrite:
-        raise UsageError("resume keeps what overwrite replaces: give one of them")
-    if not (run.directory / files.CONFIG).is_file():
-        return _train(config, run, False, None, console)
-    _, begun = Run.open(run.directory)
-    if different := _differences(begun, config):
-        raise ConfigError(f"{run.directory}: was begun with another configuration: {'; '.join(different)}")
-    if run.is_finished:
-        logger.info("%s: is finished already", run.directory)
-        return Result(run.directory, run.read_json(files.VERIFICATION))
-    found = Checkpoints(run.directory).newest()
-    if found is None:
-        logger.warning("%s: has no state to go on from, so it is begun anew", run.directory)
-        return _train(config, run, True, None, console)
-    logger.info("going on from %s", found.path)
-    return _train(config, run, False, found, console)
+@dataclass
+class _Beginning:
+    """What a training begins with, as process 0 finds it in the run directory."""
+
+    overwrite: bool
+    checkpoint: Checkpoint | None = None
+    verification: dict[str, Any] | None = None
+    """Of a run that is finished already."""
+
+    def look(self, run: Run, config: Config) -> None:
+        """Find what to go on from; nothing, if the run has not begun."""
+        if not (run.directory / files.CONFIG).is_file():
+            return
+        _, begun = Run.open(run.directory)
+        if different := _differences(begun, config):
+            raise ConfigError(f"{run.directory}: was begun with another configuration: {'; '.join(different)}")
+        if run.is_finished:
+            logger.info("%s: is finished already", run.directory)
+            self.verification = run.read_json(files.VERIFICATION)
+            return
+        self.checkpoint = Checkpoints(run.directory).newest()
+        if self.checkpoint is None:
+            logger.warning("%s: has no state to go on from, so it is begun anew", run.directory)
+            self.overwrite = True
+        else:
+            logger.info("going on from %s", self.checkpoint.path)
 
 
-def _train(config: Config, run: Run, overwrite: bool, resume: Checkpoint | None, console: Console) -> Result:
+def _train(config: Config, run: Run, begun: _Beginning, processes: Processes, console: Console) -> Result:
     """From the data to the verified model."""
     panel = read_panel(config)
     report = audit_panel(panel, config)
     report.require_clean(config.audit.allow)
     split = split_panel(panel, config)
     scaler = fit_scaler(panel, split.training_rows)
-    if resume is None:
-        # Only now, so that neither a typing error nor bad data costs an earlier run or leaves half of a new one.
-        run.create(config, overwrite)
-        run.write_json(files.AUDIT, report.as_dict())
-    with Tracking(config, run.directory) as tracking:
-        saved = _fit(panel, split, scaler, config, run, tracking, resume, console)
-        probability = _probability(saved, panel, split.test)  # a model whose forecasts are not finite is not written
-        save_model(run, saved)
-        verification = _verify(run, saved, panel, split, probability, config, console)
-        tracking.scores(verification)
-    run.remove_checkpoints()
-    return Result(run.directory, verification)
+
+    def create() -> None:
+        if begun.checkpoint is None:
+            # Only now, so that neither a typing error nor bad data costs an earlier run or leaves half of a new one.
+            run.create(config, begun.overwrite)
+            run.write_json(files.AUDIT, report.as_dict())
+
+    processes.alone(create)
+    # A tracker belongs to process 0, as every file does.
+    with Tracking(config, run.directory) if processes.is_first else nullcontext() as tracking:
+        saved = _fit(panel, split, scaler, config, run, tracking, begun.checkpoint, processes, console)
+
+        def finish() -> dict[str, Any]:
+            probability = _probability(
+                saved, panel, split.test
+            )  # a model whose forecasts are not finite is not written
+            save_model(run, saved)
+            verification = _verify(run, saved, panel, split, probability, config, console)
+            if tracking is not None:
+                tracking.scores(verification)
+            run.remove_checkpoints()
+            return verification
+
+        return Result(run.directory, processes.alone(finish))
 
 
 def _differences(begun: Config, now: Config) -> list[str]:
     """Keys with other values, in words."""
-    before, after = begun.model_dump(), now.model_dump()
+    # How long processes wait for each other changes nothing of a training.
+    before, after = (each.model_dump(exclude={"processes"}) for each in (begun, now))
     return [
         f"{section}.{key} was {before[section].get(key)!r} and is {after[section].get(key)!r}"
         for section in before
@@ -245,23 +278,27 @@ def _fit(
     scaler: Scaler,
     config: Config,
     run: Run,
-    tracking: Tracking,
+    tracking: Tracking | None,
     resume: Checkpoint | None,
+    processes: Processes,
     console: Console,
 ) -> SavedModel:
     """Train a model on the split and return it with everything that a prediction needs."""
     saved = SavedModel.build(panel, split, scaler, config)
-    if resume is not None:
-        begun = resume.snapshot.facts.get("fingerprint")
-        if begun != saved.fingerprint:
-            raise DataError(
-                f"{config.data.path}: is not the table that {resume.path} was trained on: its cells have changed; restore it, or "
-                "train again with --overwrite"
-            )
-        run.shorten_history(resume.snapshot.facts["history_bytes"])
-        run.forget_incidents(resume.snapshot.facts["incidents"])
+    processes.alone(lambda: _require_same_table(saved, config, run, resume))
+    if processes.alone(lambda: saved.fingerprint) != saved.fingerprint:
+        raise DataError(
+            f"{config.data.path}: process {processes.rank} reads another table there than process 0; bring the same one to "
+            "every machine"
+        )
     windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
     saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
+
+    def record(line: dict[str, Any]) -> None:
+        if processes.is_first:
+            run.append_history(line)
+        if tracking is not None:
+            tracking.record(line)
 
     def keep(**step: Any) -> Path | None:
         try:
@@ -278,10 +315,6 @@ def _fit(
         except RunError as error:  # a full disk is no reason to lose the training
             logger.warning("%s", error)
             return None
-
-    def record(line: dict[str, Any]) -> None:
-        run.append_history(line)
-        tracking.record(line)
 
     training = thinned(split.training, config.windows.stride)
     with Interruption() as interruption:
@@ -306,11 +339,25 @@ def _fit(
                     "fingerprint": saved.fingerprint,
                 },
                 interruption=interruption,
+                processes=processes,
             ),
             resume,
         )
     saved.trained.update(trained.as_dict())
     return saved
+
+
+def _require_same_table(saved: SavedModel, config: Config, run: Run, resume: Checkpoint | None) -> None:
+    """What is gone on from must have been trained on this table; what was recorded after it is dropped."""
+    if resume is None:
+        return
+    if resume.snapshot.facts.get("fingerprint") != saved.fingerprint:
+        raise DataError(
+            f"{config.data.path}: is not the table that {resume.path} was trained on: its cells have changed; restore it, or "
+            "train again with --overwrite"
+        )
+    run.shorten_history(resume.snapshot.facts["history_bytes"])
+    run.forget_incidents(resume.snapshot.facts["incidents"])
 
 
 def _verify(

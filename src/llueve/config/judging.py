@@ -1,4 +1,4 @@
-"""What may pass, and how forecasts are judged: `[audit]`, `[guard]`, `[checkpoints]` and `[verify]`."""
+"""What may pass, and how forecasts are judged: `[audit]`, `[guard]`, `[checkpoints]`, `[processes]` and `[verify]`."""
 
 from typing import Annotated, Literal
 
@@ -30,6 +30,13 @@ class CheckpointConfig(Section):
     """At the latest after so many."""
     steps: int | None = Field(None, ge=1)
     """After each so many applied steps of a phase."""
+
+
+class ProcessesConfig(Section):
+    """How processes that train one model together wait for each other (`[processes]`)."""
+
+    timeout_minutes: float = Field(5.0, gt=0)
+    """A process that does not answer for so long is called lost, and all end."""
 
 
 class VerifyConfig(Section):

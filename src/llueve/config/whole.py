@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from llueve.config.data import DataConfig, RegionConfig
 from llueve.config.features import FeaturesConfig
-from llueve.config.judging import AuditConfig, CheckpointConfig, GuardConfig, VerifyConfig
+from llueve.config.judging import AuditConfig, CheckpointConfig, GuardConfig, ProcessesConfig, VerifyConfig
 from llueve.config.model import ModelConfig
 from llueve.config.section import Section
 from llueve.config.target import TargetConfig
@@ -32,6 +32,7 @@ class Config(Section):
     guard: GuardConfig = GuardConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
+    processes: ProcessesConfig = ProcessesConfig()
     verify: VerifyConfig = VerifyConfig()
 
     @model_validator(mode="after")

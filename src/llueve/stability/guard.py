@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 MASK_THEM = 'What to do: set windows.missing = "mask", or mend the cells that `llueve audit` names.'
 
 Kind = Literal[
+    "processes",
     "learning_rate",
     "weights",
     "moments",
@@ -75,6 +76,8 @@ class Reading:
     """Least and largest number of the weights' moving average, if there is one."""
     clip_norm: float = math.inf
     """What the gradient is clipped at before it is applied."""
+    unlike: tuple[int, ...] = ()
+    """Processes of the training whose state is not that of process 0."""
     non_finite_inputs: int = 0
     """Samples of the batch that hold a non-finite input; counted only when something is wrong."""
 
@@ -224,6 +227,8 @@ class Guard:
 
     def _fault(self, reading: Reading) -> tuple[Kind, str] | None:
         """The first thing that is wrong, from the numbers that all others rest on to those that rest on them."""
+        if reading.unlike:
+            return "processes", f"the state of process {listed(reading.unlike)} is not that of process 0"
         if not all(math.isfinite(rate) and rate >= 0 for rate in reading.rates):
             return "learning_rate", f"learning rate {', '.join(f'{rate:g}' for rate in reading.rates)}"
         if reading.unsound_weights:

@@ -19,16 +19,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from llueve.config import CheckpointConfig, GuardConfig, TrainConfig
-from llueve.errors import RunError
-from llueve.forecasting import as_batch, best_device, device_of, log_loss, predict_logits
+from llueve.forecasting import as_batch, device_of, predict_logits
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import FloatArray
 from llueve.stability.causes import Conduct
 from llueve.stability.guard import LARGEST_WEIGHT, Guard, Reading, unsound_weights
-from llueve.stability.remedies import MOST_READMISSIONS, Ledger
+from llueve.stability.remedies import Ledger
 from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
 from llueve.training.average import Average
-from llueve.training.checkpoint import Checkpoint, Checkpoints, Health
+from llueve.training.checkpoint import Checkpoints
 from llueve.training.feature_cache import FeatureCache
 from llueve.training.interruption import Interruption
 from llueve.training.loading import Loader, pinned
@@ -36,15 +35,16 @@ from llueve.training.optimiser import Optimiser, build_optimiser
 from llueve.training.order import epoch_order
 from llueve.training.phases import apply_freeze, is_encoder_frozen, parameter_groups, plan, rate_factor
 from llueve.training.precision import choose_precision
-from llueve.training.state import Place, Snapshot, capture, restore
+from llueve.training.processes import Processes, Result
+from llueve.training.state import Place, Snapshot, capture, checksums, restore
 from llueve.windows import Part, Windows
 
 logger = logging.getLogger(__name__)
 
-SNAPSHOT_STEPS = 64
-"""Applied steps after which a healthy state is remembered."""
 CANARIES = 64
 """Validation windows, always the same, whose loss tells whether a state is sound."""
+SNAPSHOT_STEPS = 64
+"""Applied steps after which a healthy state is remembered."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Surroundings:
     facts: Callable[[], dict[str, Any]] = dict
     """What else a kept state tells of its run, such as how long the history is."""
     interruption: Interruption = field(default_factory=Interruption)
+    processes: Processes = field(default_factory=Processes)
+    """Those that train this model together."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,26 @@ class Attempt:
     """A step up to its gradients, which are in the parameters as they came; nothing is clipped or applied yet."""
 
     rows: Part
+    chosen: NDArray[np.int64]
+    """Their positions among the training windows."""
     after: int
     """Position in the epoch's order behind its windows."""
     batch: Batch
+    """What this process has computed of it: its share."""
     random_state: dict[str, Tensor]
     """Before the forward pass."""
     config: TrainConfig
     reading: Reading
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What came from outside by the last step, as all processes know it."""
+
+    signal: int = 0
+    """Number of the signal that asked for the end; 0 without one."""
+    checkpoint: bool = False
+    """Whether process 0 has not written a checkpoint for long."""
 
 
 class Course:
@@ -95,7 +110,8 @@ class Course:
         guard: GuardConfig,
         surroundings: Surroundings,
     ) -> None:
-        self.model = model.to(best_device())
+        self.processes = surroundings.processes
+        self.model = model.to(self.processes.device)
         self.windows, self.training, self.validation = windows, training, validation
         self.seed, self.policy = config.seed, guard.policy
         self.surroundings = surroundings
@@ -113,10 +129,14 @@ class Course:
         self.loader = Loader(self._gather)
         self.class_share = np.bincount(training.y, minlength=model.num_classes) / len(training)
         self.canaries = validation[epoch_order(validation, 0, 0)[:CANARIES]]
+        self.kept_at = time.monotonic()
+        self.calls = Calls()
+        self.unlike: tuple[int, ...] = ()
+        """Processes whose state was found to be another than that of process 0."""
         self.enter_phase()
         self.order_epoch()
+        self.agree()
         self.healthy = self.capture()
-        self.kept_at = time.monotonic()
 
     def enter_phase(self) -> None:
         """Make ready what differs from phase to phase."""
@@ -130,7 +150,7 @@ class Course:
         x_BCL, observed_BCL = first.x_BLC.transpose(1, 2), first.observed_BLC.transpose(1, 2)
         choice = choose_precision(config.precision, self.model.encoder, x_BCL, observed_BCL)
         logger.info("training steps in %s on %s: %s", choice.name, self.device.type, choice.reason)
-        self.precision = choice.dtype
+        self.precision = getattr(torch, self.processes.alone(lambda: choice.name))
         both = (*self.model.parameters(), *self.model.buffers())
         self.watched = [each for each in both if each.is_floating_point() and each.numel()]
         self.features = {part.name: self._open_features(part) for part in (self.training, self.validation)}
@@ -141,8 +161,15 @@ class Course:
         directory, room = self.surroundings.features, int(self.phase.config.feature_cache_gb * 1e9)
         if directory is None or not room or not is_encoder_frozen(self.phase):
             return None
+
+        def opened(write: bool = True) -> FeatureCache | None:
+            return FeatureCache.open(directory, self.model, self.windows, part, limit_bytes=room, write=write)
+
         with self.surroundings.console.status(f"computing the features of {len(part)} {part.name} windows"):
-            return FeatureCache.open(directory, self.model, self.windows, part, limit_bytes=room)
+            first = opened() if self.processes.is_first else None
+            if not self.processes.alone(lambda: first is not None):
+                return None
+            return first if self.processes.is_first else opened(write=False)
 
     def batch(self, chosen: NDArray[np.int64]) -> Batch:
         """Training windows as the model takes them, with what a frozen encoder gives for them if that is known."""
@@ -165,7 +192,13 @@ class Course:
 
     def validation_logits(self) -> FloatArray:
         """Logits of every validation window, in evaluation mode and float32."""
-        return predict_logits(self.model, self.windows, self.validation, self.features[self.validation.name])
+        here, cache = self.processes.share(len(self.validation)), self.features[self.validation.name]
+        own = self.validation[here]
+        logits_BK = torch.zeros(len(self.validation), self.model.num_classes)
+        if len(own):
+            pooled = None if cache is None else cache.share(here)
+            logits_BK[here] = torch.from_numpy(predict_logits(self.model, self.windows, own, pooled))
+        return self.processes.total(logits_BK).numpy()
 
     def order_epoch(self) -> None:
         """The order of this epoch's windows, without those that are left out."""
@@ -179,6 +212,11 @@ class Course:
         self.allowed[[at for each in self.ledger.held() for at in self.training.find(each.site, each.end)]] = False
 
     # One step
+
+    @property
+    def signal(self) -> int:
+        """Number of the signal that asks for the end, the same in all processes; 0 without one."""
+        return self.calls.signal if self.processes.count > 1 else self.surroundings.interruption.number or 0
 
     @property
     def device(self) -> torch.device:
@@ -208,12 +246,28 @@ class Course:
             factor *= min(1.0, (course_step + 1) / conduct.warmup_steps) if conduct.warmup_steps else 1.0
             config = _clipped(config, conduct.clip_norm)
         self.optimiser.set_rates(factor)
-        batch = self.loader.take(chosen, self._following(after)).to(self.device)
+        own = chosen[self.processes.share(len(chosen))]
+        batch = self.loader.take(own, self._following(after)).to(self.device)
         random_state = self._guarded_random_state()
-        loss = loss_and_gradients(self.model, batch, config, self.precision)
+        with self.processes.own_random():
+            loss = loss_and_gradients(self.model, batch, config, self.precision)
+        loss = self.processes.reduce(self.model, loss, self._weight(own, config) / self._weight(chosen, config))
         norm = self.gradient_norm()
         self.random_state = random_states(self.device)
-        return Attempt(self.training[chosen], after, batch, random_state, config, self.read(batch, loss, norm, config))
+        reading = replace(self.read(batch, loss, norm, config), samples=len(chosen))
+        return Attempt(self.training[chosen], chosen, after, batch, random_state, config, reading)
+
+    def whole(self, attempt: Attempt) -> Attempt:
+        """The step with the batch of all processes."""
+        return (
+            attempt if len(attempt.batch) == len(attempt.chosen) else replace(attempt, batch=self.batch(attempt.chosen))
+        )
+
+    def _weight(self, chosen: NDArray[np.int64], config: TrainConfig) -> float:
+        """How much these windows count in the loss."""
+        if config.class_weights is None:
+            return float(len(chosen))
+        return float(np.asarray(config.class_weights)[self.training.y[chosen]].sum())
 
     @property
     def effective_config(self) -> TrainConfig:
@@ -251,21 +305,39 @@ class Course:
         # No number is beyond the norm of all, so that one number clears every weight; what it does not clear is looked at.
         weights = nn.utils.get_total_norm(self.watched, foreach=True)
         own = torch.stack((loss, norm, weights))
-        seen = torch.cat((own, self.optimiser.extremes(), *average)).tolist()
+        seen = self._compared(torch.cat((own, self.optimiser.extremes(), *average)).tolist())
         reading = Reading(
             step=self.place.batches + 1,
             samples=len(batch),
             loss=seen[0],
             gradient_norm=seen[1],
             moments=(seen[3], seen[4], seen[5], seen[6]),
-            unsound_weights=() if seen[2] <= LARGEST_WEIGHT else tuple(unsound_weights(self.model)),
+            unsound_weights=() if seen[2] <= LARGEST_WEIGHT else self._unsound_weights(),
             average=(seen[7], seen[8]) if average else (0.0, 0.0),
             rates=tuple(self.optimiser.rates),
             clip_norm=config.clip_norm,
+            unlike=self.unlike,
         )
         if all(map(math.isfinite, seen)):
             return reading
-        return replace(reading, non_finite_inputs=int((~batch.finite_B).sum()))
+        bad = float((~batch.finite_B).sum())
+        return replace(reading, non_finite_inputs=int(self.processes.gather([bad]).sum()))
+
+    def _compared(self, seen: list[float]) -> list[float]:
+        """What process 0 sees of a step; whose state looks otherwise is remembered, with what came from outside."""
+        if self.processes.count == 1:
+            return seen
+        interruption, every = self.surroundings.interruption, self.surroundings.every
+        calls = (float(interruption.number or 0), float(time.monotonic() - self.kept_at >= every.minutes * 60))
+        rows = self.processes.gather([*calls, *seen, *self.optimiser.rates])
+        self.calls = Calls(int(rows[:, 0].max()), bool(rows[0, 1]))
+        # Loss and gradients are the same by their making, so what follows them tells whose memory is another.
+        self.unlike = tuple(sorted({*self.unlike, *_unlike(rows[:, 4:])}))
+        return rows[0, 2 : 2 + len(seen)].tolist()  # type: ignore[no-any-return]
+
+    def _unsound_weights(self) -> tuple[str, ...]:
+        """Names of weights that are wrong, as process 0 finds them: all judge alike."""
+        return tuple(self.processes.alone(lambda: unsound_weights(self.model)))
 
     def gradient_norm(self) -> Tensor:
         """Of all gradients together."""
@@ -287,7 +359,7 @@ class Course:
         """What will be drawn from a position of the epoch on, unless something happens."""
         while position < len(self.order):
             chosen, position = self._draw(position)
-            yield chosen
+            yield chosen[self.processes.share(len(chosen))]
 
     def _guarded_random_state(self) -> dict[str, Tensor]:
         """The generators before a forward pass; if anything but a step has touched them, they are put back."""
@@ -319,107 +391,47 @@ class Course:
         self.place = restore(snapshot, self.model, self.optimiser, self.average, self.guard)
         self.random_state = random_states(self.device)
 
+    def agree(self) -> None:
+        """The present state of process 0 becomes that of all."""
+        self.unlike = ()
+        if self.processes.count == 1:
+            return
+        own = self.capture()
+        for tensor in own.tensors.values():
+            self.processes.spread(tensor)
+        self.restore(Snapshot(own.tensors, self.processes.alone(lambda: dict(own.facts))))
+
+    def is_alike(self) -> bool:
+        """Whether all processes have the same weights, moments and average, bit for bit; those that have not are remembered."""
+        if self.processes.count > 1:
+            rows = self.processes.gather(checksums(self.model, self.optimiser, self.average))
+            self.unlike = tuple(sorted({*self.unlike, *_unlike(rows)}))
+        return not self.unlike
+
+    def alone(self, work: Callable[[], Result]) -> Result:
+        """Process 0 does it, on whole batches and without the others, who wait for what comes out."""
+
+        def apart() -> Result:
+            together, self.processes = self.processes, Processes()
+            try:
+                return work()
+            finally:
+                self.processes = together
+
+        return self.processes.alone(apart) if self.processes.count > 1 else work()
+
     def remember(self) -> None:
-        """Take a copy of the state now and then, if all of it is finite."""
-        if self.place.steps % SNAPSHOT_STEPS == 0:
+        """Take a copy of the state now and then, if all of it is finite and the same in all processes."""
+        if self.place.steps % SNAPSHOT_STEPS == 0 and self.is_alike():
             snapshot = self.capture()
             if snapshot.is_finite():
                 self.healthy = snapshot
                 self.passed_over.clear()
 
-    def checkpoint(self) -> None:
-        """Write the present state to the disk; it is then also the one to come back to.
 
-        Raises:
-            RunError: it cannot be written.
-        """
-        checkpoints = self.surroundings.checkpoints
-        if checkpoints is None:
-            return
-        snapshot = self.capture()
-        canary_loss = log_loss(predict_logits(self.model, self.windows, self.canaries), self.canaries.y)
-        self.model.train()
-        health = Health.of(snapshot, canary_loss)
-        facts = {
-            **snapshot.facts,
-            "ledger": self.ledger.as_dict(),
-            "troubled": [[*place, count] for place, count in sorted(self.troubled.items())],
-            "threads": torch.get_num_threads(),
-            "device": self.device.type,
-            **self.surroundings.facts(),
-        }
-        checkpoints.write(Snapshot(snapshot.tensors, facts), health)
-        self.kept_at = time.monotonic()
-        if health.sound:
-            self.healthy = snapshot
-            self.passed_over.clear()
-
-    def checkpoint_if_due(self) -> None:
-        """Write the present state now and then."""
-        every = self.surroundings.every
-        by_steps = every.steps is not None and self.place.steps % every.steps == 0
-        if by_steps or time.monotonic() - self.kept_at >= every.minutes * 60:
-            self.checkpoint()
-
-    def keep_best(self) -> None:
-        """The present weights are the best so far."""
-        self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-        if self.surroundings.checkpoints is not None:
-            self.surroundings.checkpoints.write_best(self.place.epoch, self.best)
-
-    def resume(self, found: Checkpoint) -> None:
-        """Go on from a state on the disk.
-
-        Raises:
-            RunError: it belongs to another training.
-        """
-        facts, checkpoints = found.snapshot.facts, self.surroundings.checkpoints
-        threads = torch.get_num_threads()
-        if facts["threads"] != threads:
-            logger.warning(
-                "the run was begun with %d thread(s) and goes on with %d: its last bits may differ from an uninterrupted run's",
-                facts["threads"],
-                threads,
-            )
-        if (begun := facts.get("device", self.device.type)) != self.device.type:
-            logger.warning(
-                "the run was begun on %s and goes on on %s: its numbers will differ from an uninterrupted run's",
-                begun,
-                self.device.type,
-            )
-        self.place = found.snapshot.place
-        self.ledger = Ledger.of(facts["ledger"])
-        self.troubled = Counter({(epoch, position): count for epoch, position, count in facts["troubled"]})
-        self.model.encoder.exact_layers = frozenset(self.ledger.exact_layers)
-        self.enter_phase()
-        self.order_epoch()
-        try:
-            self.restore(found.snapshot)
-        except (RuntimeError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{found.path}: belongs to another training ({error}); train again with --overwrite"
-            ) from error
-        if self.place.best_epoch and checkpoints is not None:
-            self.best = {
-                name: each.to(self.device) for name, each in checkpoints.read_best(self.place.best_epoch).items()
-            }
-        self.healthy = self.capture()
-
-    def readmit(self) -> None:
-        """Let quarantined samples back that are sound on their own with the present weights; each may be let back once."""
-        tried = [each for each in self.ledger.held() if not each.tries][:MOST_READMISSIONS]
-        before = random_states(self.device)
-        self.model.train()
-        for each in tried:
-            batch = self.batch(self.training.find(each.site, each.end))
-            loss = loss_and_gradients(self.model, batch, self.effective_config, self.precision)
-            alone = self.read(batch, loss, self.gradient_norm(), self.effective_config)
-            if self.guard.is_sound(alone):
-                each.inside, each.tries = False, each.tries + 1
-        set_random_states(before, self.device)
-        if back := [each for each in tried if not each.inside]:
-            logger.info("epoch %d: %d quarantined sample(s) are sound again and back", self.place.epoch, len(back))
-            self.allow()
+def _unlike(rows: NDArray[np.float64]) -> list[int]:
+    """Processes whose numbers are not those of process 0."""
+    return [rank for rank, row in enumerate(rows) if not np.array_equal(row, rows[0], equal_nan=True)]
 
 
 def _clipped(config: TrainConfig, clip_norm: float | None) -> TrainConfig:

@@ -6,7 +6,7 @@ flushed and renamed, the header last; what a kill leaves is replaced at the next
 every block was read and compared, which also brings it into the page cache: random rows of it are then as quick as memory.
 
 The cache only saves time: whatever is wrong with it is one line in the log, and the features are computed again. One
-process at a time uses a directory.
+process at a time writes into a directory.
 
 Shapes: B batch, W windows of the part; features are (W, …) as `TimerXLForClassification.pool` gives them.
 """
@@ -71,6 +71,7 @@ class FeatureCache:
         limit_bytes: int,
         compute_batch: int = 256,
         progress: Callable[[int, int], object] | None = None,
+        write: bool = True,
     ) -> Self | None:
         """The cache of a part: the one that is there if model, data and windows are the same, else a new one.
 
@@ -82,6 +83,7 @@ class FeatureCache:
             limit_bytes: of all caches of the directory together. Those of other models go first, the oldest before the
                 newer ones; those of other parts with the same model stay.
             progress: called with the windows done and their total while features are computed.
+            write: without it only what another process has written is taken, and nothing there is changed.
 
         Returns:
             The cache; None, with a line in the log, if there is no room for it, or it cannot be written or read.
@@ -89,6 +91,9 @@ class FeatureCache:
         place = _Place(directory, part.name, *_keys(model, windows, part, compute_batch))
         shape = (len(part), *model.pooled_shape(windows.values_STC.shape[2]))
         try:
+            if not write:
+                found = place.read(shape, compute_batch)
+                return None if found is None else cls(*found)
             place.prepare()
             try:
                 found = place.read(shape, compute_batch)
@@ -113,6 +118,10 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def share(self, here: slice) -> "FeatureCache":
+        """The features of a stretch of the part's windows; `non_finite` stays that of all."""
+        return FeatureCache(self.rows[here], self.non_finite)
 
     def batch(self, chosen: NDArray[np.intp] | slice) -> Tensor:
         """Features (B, …) of the windows at these positions of the part, in memory of their own."""

@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llueve.config import GuardConfig, TrainConfig
-from llueve.errors import GuardStop, Interrupted
+from llueve.errors import GuardStop, Interrupted, WorkerLost
 from llueve.forecasting import brier_skill, log_loss
 from llueve.model.classifier import TimerXLForClassification
 from llueve.stability.guard import collapse
 from llueve.training.checkpoint import Checkpoint
 from llueve.training.course import Course, Surroundings
-from llueve.training.mending import mend, mend_weights
+from llueve.training.keeping import checkpoint, checkpoint_if_due, keep_best, keep_what_is_left
+from llueve.training.keeping import resume as go_on_from
+from llueve.training.mending import mend, mend_weights, readmit
 from llueve.training.progress import TrainingProgress
 from llueve.windows import Part, Windows
 
@@ -84,15 +86,16 @@ def train_model(
     """Train until the validation log-loss stops falling, and leave the best weights in `model`.
 
     Args:
-        resume: go on from this state, bit for bit as if there had been no interruption.
+        resume: go on from this state, bit for bit as if there had been no interruption; process 0 tells it to the others.
 
     Raises:
         GuardStop: what the guard refused cannot be mended within its budgets, or no epoch had a finite validation loss.
         Interrupted: a signal came; a checkpoint was written. RunError: a checkpoint cannot be written, or read.
+        WorkerLost: another process of this training is gone; the state before that step was written, if process 0 lives.
     """
     course = Course(model, windows, training, validation, config, guard, surroundings)
-    if resume is not None:
-        course.resume(resume)
+    if course.processes.alone(lambda: resume is not None):
+        go_on_from(course, resume)
     try:
         return _run(course, surroundings)
     except GuardStop as stop:
@@ -133,7 +136,7 @@ def _epoch(course: Course, progress: TrainingProgress) -> None:
     started = time.perf_counter()
     if course.place.position == 0:
         course.guard.start_epoch()
-        course.readmit()
+        readmit(course)
         course.healthy = course.capture()
     progress.start_epoch(
         course.phase.name, course.place.epoch, course.epoch_steps, course.place.batches, course.batch_size
@@ -153,17 +156,17 @@ def _epoch(course: Course, progress: TrainingProgress) -> None:
     progress.line(_describe(line, improved))
     progress.validated(line.validation_skill)
     _go_on(course, progress)
-    course.checkpoint()
+    checkpoint(course)
     _between_steps(course)
 
 
 def _between_steps(course: Course) -> None:
     """Write a checkpoint if it is time; end if a signal came."""
-    number = course.surroundings.interruption.number
-    if number is None:
-        course.checkpoint_if_due()
+    number = course.signal
+    if not number:
+        checkpoint_if_due(course)
         return
-    course.checkpoint()
+    checkpoint(course)
     kept = "" if course.surroundings.checkpoints is None else "; the state was written: go on with --resume"
     raise Interrupted(
         f"ended by {signal.Signals(number).name} in epoch {course.place.epoch}, after {course.place.batches} steps of it{kept}",
@@ -173,7 +176,11 @@ def _between_steps(course: Course) -> None:
 
 def _step(course: Course) -> None:
     """One step, applied if the guard finds nothing wrong with it."""
-    attempt = course.attempt()
+    try:
+        attempt = course.attempt()
+    except WorkerLost:
+        keep_what_is_left(course)
+        raise
     if attempt is None:
         return
     fault = course.guard.refuses(attempt.reading)
@@ -197,7 +204,7 @@ def _look(course: Course, seconds: float) -> tuple[EpochRecord, bool]:
         improved = math.isfinite(validation_loss) and (course.best is None or validation_loss < place.best_loss)
         if improved:
             place.best_epoch, place.best_loss = place.epoch, validation_loss
-            course.keep_best()
+            keep_best(course)
     if collapsed := collapse(logits_BK.argmax(1), validation.y, logits_BK):
         logger.warning("epoch %d, validation: %s", place.epoch, collapsed)
     line = EpochRecord(

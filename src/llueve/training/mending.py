@@ -2,7 +2,9 @@
 
 import logging
 import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -10,7 +12,8 @@ from llueve.errors import GuardStop, listed
 from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
 from llueve.stability.guard import Kind, unsound_weights
 from llueve.stability.incident import write_explanation
-from llueve.stability.remedies import MOST_ROLLBACKS, Remedy, Standing, choose
+from llueve.stability.remedies import MOST_READMISSIONS, MOST_ROLLBACKS, Quarantined, Remedy, Standing, choose
+from llueve.stability.step import loss_and_gradients, random_states, set_random_states
 from llueve.training.course import Attempt, Course
 
 logger = logging.getLogger(__name__)
@@ -26,11 +29,45 @@ def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
     Raises:
         GuardStop: the policy says so, or there is no remedy, or no budget left for one.
     """
-    folder = _keep(course, attempt, kind, reason)
+    if not course.is_alike():
+        _make_alike(course, reason if kind == "processes" else f"{reason}; {_who(course)}")
+        return
+    decided = Decision.of(course.alone(lambda: _decide(course, course.whole(attempt), kind, reason).as_dict()))
+    course.ledger.explained = decided.explained
     if course.policy == "skip":
-        _record(course, kind, reason, "", Remedy("skip", "its batch is left out"), folder)
         _pass_over(course, attempt, kind, reason)
         return
+    _perform(course, attempt, kind, reason, decided.cause, decided.remedy)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What process 0 found out about a refused step, as it tells it to the others."""
+
+    cause: str
+    remedy: Remedy
+    explained: int
+    """Refused steps of the run whose cause was looked for."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Self:
+        """What `as_dict` told."""
+        remedy = content["remedy"]
+        rows, layers = (tuple(remedy[name]) for name in ("samples", "layers"))
+        return cls(content["cause"], Remedy(**{**remedy, "samples": rows, "layers": layers}), content["explained"])
+
+
+def _decide(course: Course, attempt: Attempt, kind: Kind, reason: str) -> Decision:
+    """Keep a refused step, find its cause, choose the remedy, and write them down."""
+    folder = _keep(course, attempt, kind, reason)
+    if course.policy == "skip":
+        remedy = Remedy("skip", "its batch is left out")
+        _record(course, kind, reason, "", remedy, folder)
+        return Decision("", remedy, course.ledger.explained)
     place = (course.place.epoch, course.place.position)
     found = _explain(course, attempt, kind)
     if course.policy == "stop":
@@ -50,15 +87,64 @@ def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
     if folder is not None and found.cause != UNKNOWN.cause:
         write_explanation(folder, found)
     _record(course, kind, reason, found.cause, remedy, folder)
-    _perform(course, attempt, kind, reason, found, remedy)
+    return Decision(found.cause, remedy, course.ledger.explained)
+
+
+def _make_alike(course: Course, reason: str) -> None:
+    """Bring all processes back to the last healthy state of process 0.
+
+    Raises:
+        GuardStop: the policy forbids it, or it was done too often.
+    """
+    if course.policy != "repair" or course.ledger.rollbacks >= MOST_ROLLBACKS:
+        raise GuardStop(
+            f"stopped by the guard: {reason}. It is not mended because guard.policy = {course.policy!r}, or because "
+            f"{MOST_ROLLBACKS} roll-backs were made already. No model was written. What to do: train again; if it comes "
+            "back, look at the memory of the machine of that process, and whether all machines are of one kind"
+        )
+    logger.warning("%s; back to the last healthy state of process 0", reason)
+    remedy = Remedy("roll_back", "all processes go back to the last healthy state of process 0, and on from there")
+    _record(course, "processes", reason, "unlike_processes", remedy, None)
+    _roll_back(course, remedy)
+
+
+def _who(course: Course) -> str:
+    return f"the state of process {listed(course.unlike)} is not that of process 0"
+
+
+def readmit(course: Course) -> None:
+    """Let quarantined samples back that are sound on their own with the present weights; each may be let back once."""
+    tried = [each for each in course.ledger.held() if not each.tries][:MOST_READMISSIONS]
+    course.model.train()
+    for each, sound in zip(tried, course.alone(lambda: _sound(course, tried)), strict=True):
+        if sound:
+            each.inside, each.tries = False, each.tries + 1
+    if back := [each for each in tried if not each.inside]:
+        logger.info("epoch %d: %d quarantined sample(s) are sound again and back", course.place.epoch, len(back))
+        course.allow()
+
+
+def _sound(course: Course, tried: list[Quarantined]) -> list[bool]:
+    """Which samples are, each on its own."""
+    found, before = [], random_states(course.device)
+    for each in tried:
+        batch, config = course.batch(course.training.find(each.site, each.end)), course.effective_config
+        loss = loss_and_gradients(course.model, batch, config, course.precision)
+        found.append(course.guard.is_sound(course.read(batch, loss, course.gradient_norm(), config)))
+    set_random_states(before, course.device)
+    return found
 
 
 def mend_weights(course: Course) -> bool:
-    """Whether weights that are not finite at the end of an epoch were brought back to a healthy state.
+    """Whether weights that are wrong at the end of an epoch were brought back to a healthy state.
 
     Raises:
-        GuardStop: they are not finite and cannot be brought back.
+        GuardStop: they are not finite, or not the same in all processes, and cannot be brought back.
     """
+    if not course.is_alike():
+        course.place.refused += 1
+        _make_alike(course, f"end of epoch {course.place.epoch}: {_who(course)}")
+        return True
     wrong = unsound_weights(course.model)
     if not wrong:
         return False
@@ -172,13 +258,13 @@ def _course(course: Course, conduct: Conduct) -> tuple[float, float]:
         course.restore(now)
 
 
-def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, found: Explanation, remedy: Remedy) -> None:
+def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, cause: str, remedy: Remedy) -> None:
     ledger, place = course.ledger, course.place
     if remedy.action != "skip":
-        logger.warning("%s; %s (%s)", reason, remedy.why, found.cause)
+        logger.warning("%s; %s (%s)", reason, remedy.why, cause)
     if remedy.action == "stop":
         raise GuardStop(
-            f"stopped by the guard: {reason}. Cause: {found.cause}: {ADVICE[found.cause][0]}. It ends here because: "
+            f"stopped by the guard: {reason}. Cause: {cause}: {ADVICE[cause][0]}. It ends here because: "
             f"{remedy.why}. No model was written"
         )
     if remedy.action == "skip":
@@ -191,7 +277,7 @@ def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, found: E
     # All others run the same step again, from the same random state.
     course.rewind(attempt)
     if remedy.action == "rerun":
-        if attempt.batch.features is not None and not bool(attempt.batch.features.isfinite().all()):
+        if _has_bad_features(course, attempt):
             logger.warning(
                 "the kept features hold numbers that are not finite; they are computed in each step from now on"
             )
@@ -199,7 +285,7 @@ def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, found: E
         course.troubled[place.epoch, place.position] += 1
     elif remedy.action == "quarantine":
         for row in remedy.samples:
-            ledger.quarantine(int(attempt.rows.site[row]), int(attempt.rows.end[row]), place.epoch, found.cause)
+            ledger.quarantine(int(attempt.rows.site[row]), int(attempt.rows.end[row]), place.epoch, cause)
         course.allow()
     elif remedy.action == "clip":
         ledger.clip_norm = course.guard.usual_norm.median or 1.0
@@ -215,10 +301,18 @@ def _roll_back(course: Course, remedy: Remedy) -> None:
     ledger.rollbacks += 1
     refused = course.place.refused
     course.restore(course.healthy)
+    course.agree()
     course.place.refused = refused
     ledger.rate *= remedy.rate_factor
     if remedy.ramp:
         ledger.ramp_from = course.place.steps
+
+
+def _has_bad_features(course: Course, attempt: Attempt) -> bool:
+    """Whether the kept features of the batch hold numbers that are not finite, in any process."""
+    features = attempt.batch.features
+    bad = features is not None and not bool(features.isfinite().all())
+    return bool(course.processes.gather([float(bad)]).any())
 
 
 def _fresh_head(course: Course) -> None:
@@ -228,6 +322,7 @@ def _fresh_head(course: Course) -> None:
         for name, parameter in own.items():
             parameter.copy_(fresh[name])
     course.optimiser.forget(own.values())
+    course.agree()
     course.ledger.fresh_heads += 1
     course.healthy = course.capture()
 

@@ -123,5 +123,17 @@ def restore(
     return snapshot.place
 
 
+def checksums(model: TimerXLForClassification, optimiser: Optimiser, average: Average | None) -> list[float]:
+    """Numbers that change with any single bit of weights and buffers, of the optimiser's memory, and of the average."""
+    groups = (model.state_dict().values(), optimiser.tensors().values(), [] if average is None else [average.block])
+    return [float(sum(map(_checksum, group)) % 2**52) for group in groups]
+
+
+def _checksum(tensor: Tensor) -> int:
+    """The sum of a tensor's bits, taken as integers."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return int(flat.view(torch.int32 if flat.element_size() % 4 == 0 else torch.uint8).sum(dtype=torch.int64))
+
+
 def _starting(tensors: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
     return {name.removeprefix(beginning): each for name, each in tensors.items() if name.startswith(beginning)}
