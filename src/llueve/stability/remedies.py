@@ -128,6 +128,8 @@ class Standing:
     """Windows that may still be quarantined."""
     layers: int
     """Of the encoder."""
+    healthy: bool = True
+    """Whether there is a sound state to go back to."""
 
 
 def choose(found: Explanation, ledger: Ledger, standing: Standing) -> Remedy:
@@ -167,6 +169,8 @@ def choose(found: Explanation, ledger: Ledger, standing: Standing) -> Remedy:
 def _roll_back(cause: str, ledger: Ledger, standing: Standing) -> Remedy:
     if ledger.rollbacks >= MOST_ROLLBACKS:
         return Remedy("stop", f"{MOST_ROLLBACKS} roll-backs were made already")
+    if not standing.healthy:
+        return Remedy("stop", "it was there from the start, so there is no sound state to go back to")
     if cause in DAMAGE:
         if standing.repeated:
             return Remedy("stop", "it came back after a roll-back to the last healthy state")

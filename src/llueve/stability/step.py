@@ -3,11 +3,12 @@
 Shapes: B batch, L steps, C variables, F facts known at issue time, K classes.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llueve.config import TrainConfig
 from llueve.model.classifier import TimerXLForClassification
@@ -93,6 +94,22 @@ def loss_and_gradients(
         loss.backward()
         total = loss.detach() if piece is batch else total + loss.detach()
     return total
+
+
+def total_norm(model: nn.Module, exact: bool = False) -> Tensor:
+    """Euclidean norm of all gradients together.
+
+    Args:
+        exact: in float64, where no square of a finite gradient overflows.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm([each.double() for each in gradients] if exact else gradients, foreach=True)
+
+
+def finite_norm(model: nn.Module) -> float:
+    """The norm, in float64 where float32 does not hold it: infinite or NaN only if a gradient is."""
+    norm = float(total_norm(model))
+    return norm if math.isfinite(norm) else float(total_norm(model, exact=True))
 
 
 def _share(piece: Batch, batch: Batch, weights_K: Tensor | None) -> Tensor | float:

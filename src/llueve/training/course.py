@@ -26,7 +26,7 @@ from llueve.panel import FloatArray
 from llueve.stability.causes import Conduct
 from llueve.stability.guard import Guard, Reading
 from llueve.stability.remedies import MOST_READMISSIONS, Ledger
-from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
+from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states, total_norm
 from llueve.training.average import Average
 from llueve.training.checkpoint import Checkpoint, Checkpoints, Health
 from llueve.training.feature_cache import FeatureCache
@@ -78,6 +78,8 @@ class Attempt:
     random_state: dict[str, Tensor]
     """Before the forward pass."""
     config: TrainConfig
+    norm: Tensor
+    """Total norm of the gradients, which are not clipped yet."""
     reading: Reading
 
 
@@ -100,7 +102,8 @@ class Course:
         self.surroundings = surroundings
         self.phases = plan(config)
         self.place, self.ledger = Place(), Ledger()
-        self.guard = Guard(guard.max_skipped, len(training), classes=model.num_classes)
+        clips = [phase.config.clip_norm for phase in self.phases]
+        self.guard = Guard(guard.max_skipped, len(training), model.num_classes, max(clips))
         single = guard.policy == "repair"  # which leaves out single windows, not their batches
         self.guard.check_inputs(windows.non_finite(training), 1 if single else self.phases[0].config.batch_size)
         self.average = Average(self.model, config.average_decay) if config.average_decay else None
@@ -192,9 +195,13 @@ class Course:
         batch = self.batch(chosen)
         random_state = self._guarded_random_state()
         loss = loss_and_gradients(self.model, batch, config, self.precision)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm, foreach=True)
+        norm = total_norm(self.model)
         self.random_state = random_states(self.device)
-        return Attempt(self.training[chosen], after, batch, random_state, config, self.read(batch, loss, norm, config))
+        reading = self.read(batch, loss, norm, config)
+        if not math.isfinite(reading.gradient_norm):  # or only its square, which float32 does not hold
+            norm = total_norm(self.model, exact=True)
+            reading = replace(reading, gradient_norm=float(norm))
+        return Attempt(self.training[chosen], after, batch, random_state, config, norm, reading)
 
     @property
     def effective_config(self) -> TrainConfig:
@@ -203,6 +210,8 @@ class Course:
 
     def apply(self, attempt: Attempt) -> None:
         """Change the weights."""
+        # Only now: a gradient that is not finite would spread over all others as they are clipped.
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), attempt.config.clip_norm, attempt.norm, foreach=True)
         self.optimiser.adamw.step()
         if self.average is not None:
             self.average.update()
@@ -231,6 +240,7 @@ class Course:
             average=(seen[8], seen[9]) if average else (0.0, 0.0),
             rates=tuple(self.optimiser.rates),
             clip_norm=config.clip_norm,
+            highest_rates=self.optimiser.base_rates,
         )
         if all(map(math.isfinite, seen)):
             return reading
@@ -278,10 +288,10 @@ class Course:
         self.random_state = random_states(self.device)
 
     def remember(self) -> None:
-        """Take a copy of the state now and then, if all of it is finite."""
+        """Take a copy of the state now and then, if it is sound."""
         if self.place.steps % SNAPSHOT_STEPS == 0:
             snapshot = self.capture()
-            if snapshot.is_finite():
+            if snapshot.is_sound:
                 self.healthy = snapshot
                 self.passed_over.clear()
 
@@ -366,8 +376,7 @@ class Course:
             rows = np.flatnonzero((self.training.site == each.site) & (self.training.end == each.end))
             batch = self.batch(rows)
             loss = loss_and_gradients(self.model, batch, self.effective_config, self.precision)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf, foreach=True)
-            alone = self.read(batch, loss, norm, self.effective_config)
+            alone = self.read(batch, loss, total_norm(self.model), self.effective_config)
             if self.guard.is_sound(alone):
                 each.inside, each.tries = False, each.tries + 1
         set_random_states(before, self.device)

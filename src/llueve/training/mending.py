@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from llueve.errors import GuardStop, listed
+from llueve.forecasting import as_batch
 from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
 from llueve.stability.guard import Kind, unsound_weights
 from llueve.stability.incident import write_explanation
@@ -27,6 +28,8 @@ def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
     Raises:
         GuardStop: the policy says so, or there is no remedy, or no budget left for one.
     """
+    if kind == "gradient":
+        reason += _hit(course)
     folder = _keep(course, attempt, kind, reason)
     if course.policy == "skip":
         _record(course, kind, reason, "", Remedy("skip", "its batch is left out"), folder)
@@ -46,6 +49,7 @@ def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
                 steps=course.place.steps,
                 samples_left=course.guard.samples_left - course.guard.skipped - len(course.ledger.held()),
                 layers=course.model.encoder.depth,
+                healthy=course.healthy.is_sound,
             ),
         )
     if folder is not None and found.cause != UNKNOWN.cause:
@@ -63,7 +67,7 @@ def mend_weights(course: Course) -> bool:
     wrong = unsound_weights(course.model)
     if not wrong:
         return False
-    if course.policy != "repair" or course.ledger.rollbacks >= MOST_ROLLBACKS:
+    if course.policy != "repair" or course.ledger.rollbacks >= MOST_ROLLBACKS or not course.healthy.is_sound:
         course.guard.check_weights(course.model)
     reason = f"{listed(wrong)} hold(s) numbers that no sound step has led to"
     remedy = Remedy("roll_back", "back to the last healthy state, and on from there as before")
@@ -139,11 +143,12 @@ def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
                 healthy=healthy.weights,
                 healthy_moments=None,
                 # An average of damaged weights is damaged with them.
-                average=None if course.average is None or damaged else {"average": course.average.block},
+                average=None if course.average is None or damaged else course.average.named(course.model),
                 course=lambda conduct: _course(course, conduct),
                 course_steps=max(1, course.place.steps - healthy.place.steps),
                 usual_norm=guard.usual_norm.median,
                 usual_loss=guard.usual_loss.median,
+                gathered=as_batch(course.windows, attempt.rows, course.device),
             )
         )
     finally:
@@ -236,6 +241,14 @@ def _fresh_head(course: Course) -> None:
 def _pass_over(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
     course.guard.count(attempt.reading, kind, reason)
     course.pass_over(attempt)
+
+
+def _hit(course: Course) -> str:
+    """Which gradients are not finite, in words; they are still as the backward pass left them."""
+    gradients = {name: each.grad for name, each in course.model.named_parameters() if each.grad is not None}
+    hit = {name: ~each.isfinite() for name, each in gradients.items() if not bool(each.isfinite().all())}
+    numbers = sum(int(flag.sum()) for flag in hit.values())
+    return f"; {numbers} number(s) of the gradients of {listed(list(hit))}" if hit else ""
 
 
 def _by_parameter(course: Course) -> dict[str, torch.Tensor]:

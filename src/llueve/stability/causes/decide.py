@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from llueve.model.classifier import LARGEST
 from llueve.stability.causes.cells import bad, constant_windows, empty_patches, far, is_mark_or_unit, rows_of
 from llueve.stability.causes.changes import (
+    Damage,
     clipped,
     doubled,
     filled_patches,
     find_damage,
+    gathered,
     healed,
     masked,
     mended,
@@ -27,12 +29,14 @@ from llueve.stability.causes.changes import (
     without_facts,
 )
 from llueve.stability.causes.laboratory import Laboratory, are_rates
+from llueve.stability.causes.numbers import numbers_to_blame
 from llueve.stability.causes.step import Conduct, Explanation, Step
 from llueve.stability.trace import trace_step
 
 UNUSUAL = 30.0
 """Training spreads beyond which cells are tried after those that are certainly far."""
 UNCHANGED = "none: the same step again"
+GATHERED = "the windows taken from the data once more"
 CELLS = "missing and infinite cells masked"
 FACTS = "facts that are not finite replaced by zero"
 BOTH = "cells and facts that are not finite taken away"
@@ -124,16 +128,19 @@ def _explain(step: Step) -> Explanation:
     torch.set_rng_state(step.random_state)
     trace = trace_step(step.model, step.batch, step.config, step.precision)
     flags = _flags(step)
+    lab.run(GATHERED, gathered(step))
     _change_input(lab, step, flags)
     _change_computation(lab, step)
-    _change_weights(lab, step)
+    damage = find_damage(step)
+    _change_weights(lab, step, damage)
     _change_course(lab, step)
     cured = flags.cured(lab)
     suspected = sorted({row for flag in cured for row in rows_of(flag)})
-    samples = () if lab.cured_by(UNCHANGED) or step.kind in _STATES else lab.leave_out(suspected)
+    samples = () if lab.cured_by(UNCHANGED, GATHERED) or step.kind in _STATES else lab.leave_out(suspected)
     cause = _decide(lab, step, flags)
     cells, facts = _blame(cause, cured)
-    return Explanation(cause, trace, tuple(lab.experiments), samples, cells, facts)
+    numbers = numbers_to_blame(cause, step, damage)
+    return Explanation(cause, trace, tuple(lab.experiments), samples, cells, facts, numbers)
 
 
 _STATES = ("learning_rate", "moments", "average")
@@ -178,11 +185,10 @@ def _change_computation(lab: Laboratory, step: Step) -> None:
     lab.run(f"{CLIPPED} at {smaller.config.clip_norm:g}", smaller)
 
 
-def _change_weights(lab: Laboratory, step: Step) -> None:
+def _change_weights(lab: Laboratory, step: Step, damage: Damage | None) -> None:
     lab.run(PARAMETERS, mended(step, parameters=True))
     lab.run(BUFFERS, mended(step, parameters=False))
     lab.run(HEALTHY, healed(step))
-    damage = find_damage(step)
     lab.run(f"{UNDAMAGED}: {damage.words if damage else ''}", undamaged(step, damage))
     lab.run(HEAD, with_fresh_head(step))
     lab.run(ENCODER, with_fresh_encoder(step))
@@ -212,7 +218,7 @@ def _decide(lab: Laboratory, step: Step, flags: _Flags) -> str:
     cured = lab.cured_by
     if step.kind == "learning_rate" or not are_rates(step.rates):
         return "learning_rate"
-    if cured(UNCHANGED):
+    if cured(UNCHANGED, GATHERED):
         return "transient"
     if cured(MOMENTS, HEALTHY_MOMENTS):
         return "poisoned_moments"

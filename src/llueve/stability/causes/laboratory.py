@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llueve.stability.causes.changes import all_finite
+from llueve.stability.causes.numbers import are_sound_moments
 from llueve.stability.causes.step import Conduct, Experiment, Step
-from llueve.stability.guard import unsound_weights
-from llueve.stability.step import loss_and_gradients
+from llueve.stability.guard import LARGEST_WEIGHT, unsound_weights
+from llueve.stability.step import finite_norm, loss_and_gradients
 
 CURED_RATIO = 30.0
 """A spike counts as cured below so many times the usual; where that is unknown, once it fell by so many times."""
@@ -125,18 +125,16 @@ def _outcome(step: Step, other_loss: Loss | None = None) -> tuple[float, float]:
     """Loss and gradient norm of a step, from its own random state."""
     torch.set_rng_state(step.random_state)
     loss = loss_and_gradients(step.model, step.batch, step.config, step.precision, other_loss)
-    norm = nn.utils.clip_grad_norm_(step.model.parameters(), step.config.clip_norm, foreach=True)
+    norm = finite_norm(step.model)
     step.model.zero_grad(set_to_none=True)
-    return float(loss), float(norm)
+    return float(loss), norm
 
 
 def _is_sound_state(step: Step) -> bool:
     """Whether rates, moments and what else the guard looks at would leave sound weights, given sound gradients."""
-    seconds = [moment for name, moment in step.moments.items() if name.endswith("exp_avg_sq")]
     return (
         are_rates(step.rates)
-        and all_finite(step.moments.values())
-        and not any(bool((second < 0).any()) for second in seconds)
-        and all_finite((step.average or {}).values())
+        and are_sound_moments(step.moments, step.config.clip_norm if step.kind == "moments" else math.inf)
+        and all(bool((each.abs() <= LARGEST_WEIGHT).all()) for each in (step.average or {}).values())
         and (step.kind != "weights" or not unsound_weights(step.model))
     )

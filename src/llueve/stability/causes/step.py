@@ -59,6 +59,8 @@ class Step:
     usual_norm: float | None = None
     """Median gradient norm of accepted steps."""
     usual_loss: float | None = None
+    gathered: Batch | None = None
+    """The same windows taken from the data once more."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Explanation:
     """Sample, step and variable of each cell to blame."""
     facts: tuple[tuple[int, int], ...] = ()
     """Sample and fact of each fact to blame."""
+    numbers: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Name and index of each weight, moment or other number of the memory to blame, the first hundred."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -102,4 +106,5 @@ class Explanation:
             "samples": list(self.samples),
             "cells": [list(cell) for cell in self.cells],
             "facts": [list(fact) for fact in self.facts],
+            "numbers": [[name, list(index)] for name, index in self.numbers],
         }
