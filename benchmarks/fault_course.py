@@ -94,7 +94,9 @@ class Training:
     """One training, with whatever is planted in it."""
 
     def __init__(self, shape: Shape, seed: int, precision: str, **train: Any) -> None:
-        self.shape, self.seed = shape, seed
+        self.shape, self.seed, self.precision = shape, seed, precision
+        self.impossible = False
+        """Whether the kind cannot be planted into this shape."""
         self.config = _config(shape, seed, precision, train)
         panel = _panel(shape, seed)
         self.panel = panel

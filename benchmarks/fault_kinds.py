@@ -640,6 +640,30 @@ def rates_times(factor: float) -> Callable[[Training, Course, Random], Any]:
     return plant
 
 
+def without_warmup(training: Training, _random: Random) -> None:
+    """Rates that a warm-up bears and no start from the whole rates does, found by trying; the training has no warm-up."""
+    for rate in (0.05, 0.08, 0.1, 0.15, 0.2, 0.3):
+        ends = []
+        for steps in (0, 50):
+            tried = Training(training.shape, training.seed, training.precision, **_at_once(rate, steps))
+            ends.append(tried.run())
+        cold, warm = ends
+        losses = [line["train_loss"] for line in warm.history]
+        if cold.refused_at and not warm.refused_at and max(losses) < 1.0:
+            training.__init__(training.shape, training.seed, training.precision, **_at_once(rate, 0))  # type: ignore[misc]
+            return
+    training.impossible = True
+
+
+def _at_once(rate: float, warmup_steps: int) -> dict[str, Any]:
+    return {
+        "encoder_learning_rate": rate,
+        "head_learning_rate": rate,
+        "warmup_steps": warmup_steps,
+        "phases": [{"name": "all", "epochs": 3}],
+    }
+
+
 def drawn(_training: Training, _here: Course, random: Random) -> Any:
     """Numbers drawn from the generator by something else."""
     torch.rand(int(random.integers(1, 9)))
@@ -861,6 +885,17 @@ def kinds(held_out: bool = False) -> tuple[Fault, ...]:
         Fault("loss", "infinity, once", "transient", "identical", loss_of(INF), nowhere),
         Fault("loss", "log of nothing", "loss_edge", "stopped", naive_loss("log"), at_operation),
         Fault("loss", "power at the edge", "loss_edge", "stopped", naive_loss("focal"), at_operation),
+        Fault(
+            "rate",
+            "no warm-up",
+            "missing_warmup",
+            "sound",
+            as_it_is,
+            nowhere,
+            TIMINGS[:1],
+            prepare=without_warmup,
+            drifts=True,
+        ),
         Fault("random state", "drawn from", "", "identical", drawn, nowhere, answer="repaired"),
         Fault("random state", "set anew", "", "identical", reseeded, nowhere, answer="repaired"),
         Fault("averages", "NaN", "poisoned_average", "identical", average_of(NAN), at_number),

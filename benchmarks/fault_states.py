@@ -54,7 +54,11 @@ def poisoned(value: float, where: str) -> Callable[[Checkpoints, Path, Random], 
         found = states.newest()
         assert found is not None and found.path == path
         tensors = {name: each.clone() for name, each in found.snapshot.tensors.items()}
-        names = [name for name, each in tensors.items() if name.startswith(where) and each.is_floating_point()]
+        names = [
+            name
+            for name, each in tensors.items()
+            if name.startswith(where) and each.is_floating_point() and each.numel()
+        ]
         name = names[int(random.integers(len(names)))]
         index = tuple(int(random.integers(size)) for size in tensors[name].shape)
         tensors[name][index] = value

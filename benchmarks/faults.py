@@ -99,6 +99,8 @@ def _judged(
     training = Training(shape, seed, precision, **kind.train)
     if kind.prepare is not None:
         kind.prepare(training, random)
+    if training.impossible:
+        return {}
     at = training.attempt_at(timing)
     replay = random.bit_generator.state
     outcome = training.run(lambda mine, here: kind.plant(mine, here, random), at)

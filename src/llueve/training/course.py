@@ -248,7 +248,7 @@ class Course:
 
     def _draw(self) -> tuple[NDArray[np.int64], int]:
         """The next windows that are not left out, as many as a batch has, and the position in the order behind them."""
-        chosen, after = [], self.place.position
+        chosen, after = [np.empty(0, np.int64)], self.place.position
         missing = self.batch_size
         while missing and after < len(self.order):
             piece = self.order[after : after + missing]

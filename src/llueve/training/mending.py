@@ -172,7 +172,21 @@ def _course(course: Course, conduct: Conduct) -> tuple[float, float]:
                 course.apply(again)
                 step += 1
         last = course.attempt(conduct, step)
-        return (math.nan, math.nan) if last is None else (last.reading.loss, last.reading.gradient_norm)
+        if last is None:
+            return math.nan, math.nan
+        worst = last.reading.loss, last.reading.gradient_norm
+        for _ in range(conduct.further_steps):
+            if not all(map(math.isfinite, worst)):
+                break
+            course.apply(last)
+            step += 1
+            last = course.attempt(conduct, step)
+            if last is None:
+                break
+            now_worst = last.reading.loss, last.reading.gradient_norm
+            # A comparison with NaN is false, so what is not finite is taken as it is.
+            worst = tuple(old if new <= old else new for old, new in zip(worst, now_worst, strict=True))
+        return worst
     finally:
         course.restore(now)
 

@@ -60,6 +60,9 @@ SAME_COURSE = "course since the last healthy state, unchanged"
 CLIPPED_COURSE = "course with gradients clipped"
 WARM_COURSE = "course with warm-up"
 SLOW_COURSE = "course with rates divided by"
+WARMUP_STEPS = 50
+FURTHER_STEPS = 20
+DIVISORS = (10, 100, 1000, 10_000)
 COURSES = (CLIPPED_COURSE, WARM_COURSE, SLOW_COURSE)
 """What is tried where the unchanged course leads to the fault again: the weights became what they are on the way."""
 
@@ -140,7 +143,9 @@ def _explain(step: Step) -> Explanation:
     cause = _decide(lab, step, flags)
     cells, facts = _blame(cause, cured)
     numbers = numbers_to_blame(cause, step, damage)
-    return Explanation(cause, trace, tuple(lab.experiments), samples, cells, facts, numbers)
+    slower = [each.change for each in lab.experiments if each.cures and each.change.startswith(SLOW_COURSE)]
+    rate_factor = 1 / int(slower[0].split()[-1]) if slower else None
+    return Explanation(cause, trace, tuple(lab.experiments), samples, cells, facts, rate_factor, numbers)
 
 
 _STATES = ("learning_rate", "moments", "average")
@@ -206,10 +211,15 @@ def _change_course(lab: Laboratory, step: Step) -> None:
         return
     clip_norm = step.usual_norm or 1.0
     lab.run_course(f"{CLIPPED_COURSE} at {clip_norm:g}", Conduct(clip_norm=clip_norm))
-    lab.run_course(f"{WARM_COURSE} over {step.course_steps} steps", Conduct(warmup_steps=step.course_steps))
-    for divisor in (10, 100, 10_000):
-        lab.run_course(f"{SLOW_COURSE} {divisor}", Conduct(rate_factor=1 / divisor))
-        if lab.cured_by(SLOW_COURSE) and divisor >= 100:
+    # Over as many steps as the remedy would take, and on until the rates are whole: else any warm-up would seem to cure.
+    rise = max(step.course_steps, WARMUP_STEPS)
+    further = rise - step.course_steps + FURTHER_STEPS
+    lab.run_course(f"{WARM_COURSE} over {rise} steps", Conduct(warmup_steps=rise, further_steps=further), plain=True)
+    for divisor in DIVISORS:
+        lab.run_course(
+            f"{SLOW_COURSE} {divisor}", Conduct(rate_factor=1 / divisor, further_steps=FURTHER_STEPS), plain=True
+        )
+        if lab.experiments[-1].cures:
             return
 
 

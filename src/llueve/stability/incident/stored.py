@@ -131,6 +131,6 @@ def joined(own: Explanation, folder: Path) -> tuple[Explanation, str | None]:
         own.samples,
         own.cells,
         own.facts,
-        tuple((name, tuple(index)) for name, index in stored.numbers) if prefer else own.numbers,
+        numbers=tuple((name, tuple(index)) for name, index in stored.numbers) if prefer else own.numbers,
     )
     return whole, None
