@@ -28,7 +28,7 @@ from llueve.config import GuardConfig, TrainConfig
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.timer_xl import TimerXL
 from llueve.stability.causes import Step, explain
-from llueve.stability.step import Batch, loss_and_gradients, random_states
+from llueve.stability.step import Batch, loss_and_gradients, random_states, total_norm
 from llueve.stability.trace import trace_step
 from llueve.training.course import Attempt, Course, Surroundings
 from llueve.windows import Part, Windows
@@ -66,9 +66,9 @@ def guarded(course: Course, rows: Part, batch: Batch) -> float:
     """A step as the loop does it; returns the gradient norm."""
     config, state = course.effective_config, course.random_state
     loss = loss_and_gradients(course.model, batch, config, course.precision)
-    reading = course.read(batch, loss, course.gradient_norm(), config)
+    reading = course.read(batch, loss, total_norm(course.model), config)
     assert course.guard.refuses(reading) is None
-    course.apply(Attempt(rows, course.place.position, batch, state, config, reading))
+    course.apply(Attempt(rows, np.arange(len(rows)), course.place.position, batch, state, config, reading))
     return reading.gradient_norm
 
 

@@ -54,6 +54,8 @@ LARGEST_NORM = 1e18
 """The square of a larger gradient, after clipping, does not fit into the second moment."""
 LARGEST_WEIGHT = 1e6
 """No trained weight is beyond it, but one with a flipped bit may be."""
+ROUNDING = 1.001
+"""By how much a number may be beyond a bound that it keeps but for rounding."""
 IDLE_STEPS = 100
 """Accepted steps in a row without any gradient after which training is called dead."""
 
@@ -78,6 +80,8 @@ class Reading:
     """What the gradient is clipped at before it is applied."""
     unlike: tuple[int, ...] = ()
     """Processes of the training whose state is not that of process 0."""
+    highest_rates: tuple[float, ...] = ()
+    """Learning rate of each group where the schedule is 1; empty if that is not known."""
     non_finite_inputs: int = 0
     """Samples of the batch that hold a non-finite input; counted only when something is wrong."""
 
@@ -117,6 +121,9 @@ class Guard:
     """Share of an epoch's samples that may be skipped, 0…1."""
     epoch_samples: int
     classes: int = 2
+    largest_clip: float = math.inf
+    """Largest norm that any gradient of the training is clipped at: no sound moment is beyond it, nor a second moment beyond
+    its square."""
     skipped: int = 0
     """Samples skipped in the current epoch."""
     reasons: list[str] = field(default_factory=list)
@@ -231,6 +238,12 @@ class Guard:
             return "processes", f"the state of process {listed(reading.unlike)} is not that of process 0"
         if not all(math.isfinite(rate) and rate >= 0 for rate in reading.rates):
             return "learning_rate", f"learning rate {', '.join(f'{rate:g}' for rate in reading.rates)}"
+        if any(rate > most * ROUNDING for rate, most in zip(reading.rates, reading.highest_rates, strict=False)):
+            return (
+                "learning_rate",
+                f"learning rate {', '.join(f'{rate:g}' for rate in reading.rates)}, where the schedule has at most "
+                f"{', '.join(f'{rate:g}' for rate in reading.highest_rates)}",
+            )
         if reading.unsound_weights:
             return (
                 "weights",
@@ -244,8 +257,19 @@ class Guard:
             )
         if least_second < 0:
             return "moments", f"a second moment of {least_second:g}, which is a mean of squares"
+        most = max(-least, largest, math.sqrt(largest_second))
+        if most > self.largest_clip * ROUNDING:
+            return (
+                "moments",
+                f"optimiser moments of gradients up to {most:g}, which are clipped at {self.largest_clip:g}",
+            )
         if not all(map(math.isfinite, reading.average)):
             return "average", "the moving average of the weights holds numbers that are not finite"
+        if max(map(abs, reading.average)) > LARGEST_WEIGHT:
+            return (
+                "average",
+                f"the moving average of the weights holds numbers up to {max(map(abs, reading.average)):g}",
+            )
         if not math.isfinite(reading.loss):
             return "loss", f"loss {reading.loss:g}"
         if not math.isfinite(reading.gradient_norm):

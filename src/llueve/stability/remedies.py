@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from llueve.stability.causes import Explanation
+from llueve.stability.causes import WARMUP_STEPS, Explanation
 
 Action = Literal["rerun", "quarantine", "roll_back", "clip", "raise_precision", "fresh_head", "skip", "stop"]
 
 MOST_ROLLBACKS = 3
 """Of one run."""
 LOWERED = 0.1
-"""What a rate that drove the weights away is multiplied by."""
-COOL_DOWN_STEPS = 50
+"""What a rate that drove the weights away is multiplied by where no experiment tells."""
+COOL_DOWN_STEPS = WARMUP_STEPS
 """Steps over which rates rise again after a roll-back for their sake."""
 MOST_READMISSIONS = 64
 """Quarantined samples that are tried again at the start of an epoch."""
@@ -128,6 +128,8 @@ class Standing:
     """Windows that may still be quarantined."""
     layers: int
     """Of the encoder."""
+    healthy: bool = True
+    """Whether there is a sound state to go back to."""
 
 
 def choose(found: Explanation, ledger: Ledger, standing: Standing) -> Remedy:
@@ -160,20 +162,23 @@ def choose(found: Explanation, ledger: Ledger, standing: Standing) -> Remedy:
     if cause == "head_initialisation" and standing.steps == 0 and not ledger.fresh_heads:
         return Remedy("fresh_head", "the head is initialised anew")
     if cause in (*DAMAGE, *DRIFT):
-        return _roll_back(cause, ledger, standing)
+        return _roll_back(found, ledger, standing)
     return Remedy("skip", "its batch is left out")
 
 
-def _roll_back(cause: str, ledger: Ledger, standing: Standing) -> Remedy:
+def _roll_back(found: Explanation, ledger: Ledger, standing: Standing) -> Remedy:
+    cause = found.cause
     if ledger.rollbacks >= MOST_ROLLBACKS:
         return Remedy("stop", f"{MOST_ROLLBACKS} roll-backs were made already")
+    if not standing.healthy:
+        return Remedy("stop", "it was there from the start, so there is no sound state to go back to")
     if cause in DAMAGE:
         if standing.repeated:
             return Remedy("stop", "it came back after a roll-back to the last healthy state")
         return Remedy("roll_back", "back to the last healthy state, and on from there as before")
     if standing.steps == 0:
         return Remedy("stop", "it is there before the first step, so there is no healthy state to go back to")
-    factor = 1.0 if cause == "missing_warmup" and not ledger.rollbacks else LOWERED
+    factor = 1.0 if cause == "missing_warmup" and not ledger.rollbacks else found.rate_factor or LOWERED
     how = "at the same rates" if factor == 1 else f"at {factor:g} times the rates"
     return Remedy(
         "roll_back",

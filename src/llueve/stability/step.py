@@ -3,6 +3,7 @@
 Shapes: B batch, L steps, C variables, F facts known at issue time, K classes.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import deterministic as _deterministic
 
 from llueve.config import TrainConfig
@@ -137,6 +138,22 @@ def _repeating(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(mode)
         deterministic.fill_uninitialized_memory = filled
+
+
+def total_norm(model: nn.Module, exact: bool = False) -> Tensor:
+    """Euclidean norm of all gradients together.
+
+    Args:
+        exact: in float64, where no square of a finite gradient overflows.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm([each.double() for each in gradients] if exact else gradients, foreach=True)
+
+
+def finite_norm(model: nn.Module) -> float:
+    """The norm, in float64 where float32 does not hold it: infinite or NaN only if a gradient is."""
+    norm = float(total_norm(model))
+    return norm if math.isfinite(norm) else float(total_norm(model, exact=True))
 
 
 def _share(piece: Batch, batch: Batch, weights_K: Tensor | None) -> Tensor | float:

@@ -35,6 +35,11 @@ class Average:
         """Least and largest number, (2,)."""
         return torch.stack(torch.aminmax(self.block))
 
+    def named(self, model: nn.Module) -> dict[str, Tensor]:
+        """The average of each parameter, by its name."""
+        names = [name for name, each in model.named_parameters() if each.numel()]
+        return dict(zip(names, self.parts, strict=True))
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the model has the average as its weights."""

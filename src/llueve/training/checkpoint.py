@@ -41,7 +41,7 @@ class Health:
     """Whether a state may be gone on from."""
 
     finite: bool
-    """Every weight, buffer, moment and average is."""
+    """Every weight, buffer, moment and average is, and no weight or average is absurd."""
     canary_loss: float | None
     """Log-loss of a few validation windows that are always the same; None if it is not finite."""
     hashes: Mapping[str, str]
@@ -56,7 +56,7 @@ class Health:
     def of(cls, snapshot: Snapshot, canary_loss: float) -> Self:
         """The health of a state."""
         finite = torch.tensor(canary_loss).isfinite().item()
-        return cls(snapshot.is_finite(), canary_loss if finite else None, _hashes(snapshot.tensors))
+        return cls(snapshot.is_sound, canary_loss if finite else None, _hashes(snapshot.tensors))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ class Checkpoints:
                 continue
             if found.health.sound:
                 return found
-            logger.warning("%s: holds numbers that are not finite, so it is not gone on from", path)
+            fault = found.snapshot.first_fault() or "its loss on a few validation windows is not finite"
+            logger.warning("%s: is not gone on from, as %s", path, fault)
         return None
 
     def _state(self, path: Path) -> Checkpoint:

@@ -25,7 +25,7 @@ from llueve.panel import FloatArray
 from llueve.stability.causes import Conduct
 from llueve.stability.guard import LARGEST_WEIGHT, Guard, Reading, unsound_weights
 from llueve.stability.remedies import Ledger
-from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
+from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states, total_norm
 from llueve.training.average import Average
 from llueve.training.checkpoint import Checkpoints
 from llueve.training.feature_cache import FeatureCache
@@ -117,7 +117,8 @@ class Course:
         self.surroundings = surroundings
         self.phases = plan(config)
         self.place, self.ledger = Place(), Ledger()
-        self.guard = Guard(guard.max_skipped, len(training), classes=model.num_classes)
+        clips = [phase.config.clip_norm for phase in self.phases]
+        self.guard = Guard(guard.max_skipped, len(training), model.num_classes, max(clips))
         single = guard.policy == "repair"  # which leaves out single windows, not their batches
         self.guard.check_inputs(windows.non_finite(training), 1 if single else self.phases[0].config.batch_size)
         self.average = Average(self.model, config.average_decay) if config.average_decay else None
@@ -252,9 +253,11 @@ class Course:
         with self.processes.own_random():
             loss = loss_and_gradients(self.model, batch, config, self.precision)
         loss = self.processes.reduce(self.model, loss, self._weight(own, config) / self._weight(chosen, config))
-        norm = self.gradient_norm()
+        norm = total_norm(self.model)
         self.random_state = random_states(self.device)
         reading = replace(self.read(batch, loss, norm, config), samples=len(chosen))
+        if not math.isfinite(reading.gradient_norm):  # or only its square, which float32 does not hold
+            reading = replace(reading, gradient_norm=float(total_norm(self.model, exact=True)))
         return Attempt(self.training[chosen], chosen, after, batch, random_state, config, reading)
 
     def whole(self, attempt: Attempt) -> Attempt:
@@ -317,6 +320,7 @@ class Course:
             rates=tuple(self.optimiser.rates),
             clip_norm=config.clip_norm,
             unlike=self.unlike,
+            highest_rates=self.optimiser.base_rates,
         )
         if all(map(math.isfinite, seen)):
             return reading
@@ -339,14 +343,9 @@ class Course:
         """Names of weights that are wrong, as process 0 finds them: all judge alike."""
         return tuple(self.processes.alone(lambda: unsound_weights(self.model)))
 
-    def gradient_norm(self) -> Tensor:
-        """Of all gradients together."""
-        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
-        return nn.utils.get_total_norm(gradients, foreach=True)
-
     def _draw(self, position: int) -> tuple[NDArray[np.int64], int]:
         """The windows from a position on that are not left out, as many as a batch has, and the position behind them."""
-        chosen, after = [], position
+        chosen, after = [np.empty(0, np.int64)], position
         missing = self.batch_size
         while missing and after < len(self.order):
             piece = self.order[after : after + missing]
@@ -421,10 +420,10 @@ class Course:
         return self.processes.alone(apart) if self.processes.count > 1 else work()
 
     def remember(self) -> None:
-        """Take a copy of the state now and then, if all of it is finite and the same in all processes."""
+        """Take a copy of the state now and then, if it is sound and the same in all processes."""
         if self.place.steps % SNAPSHOT_STEPS == 0 and self.is_alike():
             snapshot = self.capture()
-            if snapshot.is_finite():
+            if snapshot.is_sound:
                 self.healthy = snapshot
                 self.passed_over.clear()
 

@@ -9,11 +9,12 @@ from typing import Any, Self
 import torch
 
 from llueve.errors import GuardStop, listed
+from llueve.forecasting import as_batch
 from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
 from llueve.stability.guard import Kind, unsound_weights
 from llueve.stability.incident import write_explanation
 from llueve.stability.remedies import MOST_READMISSIONS, MOST_ROLLBACKS, Quarantined, Remedy, Standing, choose
-from llueve.stability.step import loss_and_gradients, random_states, set_random_states
+from llueve.stability.step import loss_and_gradients, random_states, set_random_states, total_norm
 from llueve.training.course import Attempt, Course
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ def mend(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
     if not course.is_alike():
         _make_alike(course, reason if kind == "processes" else f"{reason}; {_who(course)}")
         return
+    if kind == "gradient":
+        reason += _hit(course)
     decided = Decision.of(course.alone(lambda: _decide(course, course.whole(attempt), kind, reason).as_dict()))
     course.ledger.explained = decided.explained
     if course.policy == "skip":
@@ -82,6 +85,7 @@ def _decide(course: Course, attempt: Attempt, kind: Kind, reason: str) -> Decisi
                 steps=course.place.steps,
                 samples_left=course.guard.samples_left - course.guard.skipped - len(course.ledger.held()),
                 layers=course.model.encoder.depth,
+                healthy=course.healthy.is_sound,
             ),
         )
     if folder is not None and found.cause != UNKNOWN.cause:
@@ -130,7 +134,7 @@ def _sound(course: Course, tried: list[Quarantined]) -> list[bool]:
     for each in tried:
         batch, config = course.batch(course.training.find(each.site, each.end)), course.effective_config
         loss = loss_and_gradients(course.model, batch, config, course.precision)
-        found.append(course.guard.is_sound(course.read(batch, loss, course.gradient_norm(), config)))
+        found.append(course.guard.is_sound(course.read(batch, loss, total_norm(course.model), config)))
     set_random_states(before, course.device)
     return found
 
@@ -148,7 +152,7 @@ def mend_weights(course: Course) -> bool:
     wrong = unsound_weights(course.model)
     if not wrong:
         return False
-    if course.policy != "repair" or course.ledger.rollbacks >= MOST_ROLLBACKS:
+    if course.policy != "repair" or course.ledger.rollbacks >= MOST_ROLLBACKS or not course.healthy.is_sound:
         course.guard.check_weights(course.model)
     reason = f"{listed(wrong)} hold(s) numbers that no sound step has led to"
     remedy = Remedy("roll_back", "back to the last healthy state, and on from there as before")
@@ -197,7 +201,8 @@ def _keep(course: Course, attempt: Attempt, kind: Kind, reason: str) -> Path | N
 
 def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
     """The cause of a refused step; the state is afterwards as it was before."""
-    bad_B = ~attempt.batch.without_features().finite_B
+    gathered = as_batch(course.windows, attempt.rows, course.device)
+    bad_B = ~gathered.finite_B
     known = {each.cause for each in course.ledger.quarantined} & {"missing_input", "infinite_input"}
     if bool(bad_B.any()) and known:
         # Shown once, the same cause is tried first: without these samples the step is run again and judged anew.
@@ -224,11 +229,12 @@ def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
                 healthy=healthy.weights,
                 healthy_moments=None,
                 # An average of damaged weights is damaged with them.
-                average=None if course.average is None or damaged else {"average": course.average.block},
+                average=None if course.average is None or damaged else course.average.named(course.model),
                 course=lambda conduct: _course(course, conduct),
                 course_steps=max(1, course.place.steps - healthy.place.steps),
                 usual_norm=guard.usual_norm.median,
                 usual_loss=guard.usual_loss.median,
+                gathered=gathered,
             )
         )
     finally:
@@ -253,9 +259,26 @@ def _course(course: Course, conduct: Conduct) -> tuple[float, float]:
                 course.apply(again)
                 step += 1
         last = course.attempt(conduct, step)
-        return (math.nan, math.nan) if last is None else (last.reading.loss, last.reading.gradient_norm)
+        if last is None:
+            return math.nan, math.nan
+        worst = last.reading.loss, last.reading.gradient_norm
+        for _ in range(conduct.further_steps):
+            if not all(map(math.isfinite, worst)):
+                break
+            course.apply(last)
+            step += 1
+            last = course.attempt(conduct, step)
+            if last is None:
+                break
+            worst = _larger(worst[0], last.reading.loss), _larger(worst[1], last.reading.gradient_norm)
+        return worst
     finally:
         course.restore(now)
+
+
+def _larger(old: float, new: float) -> float:
+    """The larger number; what is not finite is taken, since a comparison with NaN is false."""
+    return old if new <= old else new
 
 
 def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, cause: str, remedy: Remedy) -> None:
@@ -330,6 +353,14 @@ def _fresh_head(course: Course) -> None:
 def _pass_over(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
     course.guard.count(attempt.reading, kind, reason)
     course.pass_over(attempt)
+
+
+def _hit(course: Course) -> str:
+    """Which gradients are not finite, in words; they are still as the backward pass left them."""
+    gradients = {name: each.grad for name, each in course.model.named_parameters() if each.grad is not None}
+    hit = {name: ~each.isfinite() for name, each in gradients.items() if not bool(each.isfinite().all())}
+    numbers = sum(int(flag.sum()) for flag in hit.values())
+    return f"; {numbers} number(s) of the gradients of {listed(list(hit))}" if hit else ""
 
 
 def _by_parameter(course: Course) -> dict[str, torch.Tensor]:

@@ -52,6 +52,9 @@ def choose_precision(wish: Wish, encoder: PatchEncoder, x_BCL: Tensor, observed_
         return Choice(torch.float32, f"an encoder of width {encoder.width} gains nothing from bfloat16")
     whole_B = x_BCL.isfinite().flatten(1).all(1)
     error = _distance(encoder, x_BCL[whole_B], observed_BCL[whole_B]) if whole_B.any() else math.inf
+    if math.isnan(error):  # weights that are not sound: the guard says which, at the first step
+        asked = torch.bfloat16 if wish == "bfloat16" else torch.float32
+        return Choice(asked, "the tokens of the first batch are not finite in any precision")
     if error <= BFLOAT16_ERROR:
         return Choice(torch.bfloat16, f"its tokens are within {error:.1%} of float32's on the first batch")
     differs = f"bfloat16 tokens are {error:.1%} away from float32's on the first batch, more than {BFLOAT16_ERROR:.0%}"

@@ -4,6 +4,7 @@ A `Snapshot` is copied tensors (weights, buffers, moments, average, random state
 the guard has seen, what was repaired).
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llueve.model.classifier import TimerXLForClassification
-from llueve.stability.guard import Guard
+from llueve.stability.guard import LARGEST_WEIGHT, Guard
 from llueve.stability.step import random_states, set_random_states
 from llueve.training.average import Average
 from llueve.training.optimiser import Optimiser
@@ -90,11 +91,22 @@ class Snapshot:
         """Of the optimiser."""
         return _starting(self.tensors, OPTIMISER)
 
-    def is_finite(self) -> bool:
-        """Whether every number in it is."""
-        floating = [each for each in self.tensors.values() if each.is_floating_point() and each.numel()]
-        extremes = torch.stack([torch.stack(torch.aminmax(each)).float() for each in floating])
-        return bool(extremes.isfinite().all())
+    @property
+    def is_sound(self) -> bool:
+        """Whether every number in it is finite, and no weight or average of weights absurd."""
+        return self.first_fault() is None
+
+    def first_fault(self) -> str | None:
+        """The first number that no sound training leads to, in words; None if there is none."""
+        apart = {f"{MODEL}{name}" for name in self.facts.get("buffers", ())}
+        for name, each in self.tensors.items():
+            if each.is_floating_point() and each.numel():
+                is_weight = name == AVERAGE or (name.startswith(MODEL) and name not in apart)
+                most = LARGEST_WEIGHT if is_weight else sys.float_info.max
+                if not max(abs(float(end)) for end in torch.aminmax(each)) <= most:
+                    index = (~each.isfinite() | (each.abs() > most)).nonzero()[0].tolist()
+                    return f"{name}{index} is {float(each[tuple(index)]):g}"
+        return None
 
 
 def capture(
@@ -107,7 +119,8 @@ def capture(
     if average is not None:
         tensors[AVERAGE] = average.block
     copies = {name: each.detach().clone() for name, each in tensors.items()}
-    return Snapshot(copies, {"place": asdict(place), "guard": guard.as_dict()})
+    buffers = [name for name, _ in model.named_buffers()]
+    return Snapshot(copies, {"place": asdict(place), "guard": guard.as_dict(), "buffers": buffers})
 
 
 def restore(

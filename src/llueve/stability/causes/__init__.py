@@ -7,7 +7,7 @@ experiment cures is called unknown. The list of causes is closed: the keys of `A
 """
 
 from llueve.stability.causes.advice import ADVICE
-from llueve.stability.causes.decide import explain
+from llueve.stability.causes.decide import GATHERED, UNDAMAGED, WARMUP_STEPS, explain
 from llueve.stability.causes.step import Conduct, Experiment, Explanation, Step
 
-__all__ = ["ADVICE", "Conduct", "Experiment", "Explanation", "Step", "explain"]
+__all__ = ["ADVICE", "GATHERED", "UNDAMAGED", "WARMUP_STEPS", "Conduct", "Experiment", "Explanation", "Step", "explain"]

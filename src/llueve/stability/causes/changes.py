@@ -4,7 +4,6 @@ Shapes: B batch, L steps, C variables, F facts.
 """
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +18,7 @@ ABSURD_CHANGE = 30.0
 FEW = 1e-3
 """Share of a model's numbers that damage in memory may touch."""
 FEW_TENSORS = 3
+GIVEN = ("x_BLC", "observed_BLC", "facts_BF", "y_B")
 
 
 def masked(step: Step, flag_BLC: Tensor) -> Step | None:
@@ -127,6 +127,14 @@ def find_damage(step: Step) -> Damage | None:
     return Damage(flags) if 0 < number <= max(1.0, FEW * len(healthy)) and len(flags) <= FEW_TENSORS else None
 
 
+def gathered(step: Step) -> Step | None:
+    """With the windows taken from the data once more, if they are then other numbers."""
+    fresh = step.gathered
+    if fresh is None or all(_same(getattr(fresh, name), getattr(step.batch, name)) for name in GIVEN):
+        return None
+    return replace(step, batch=fresh)
+
+
 def undamaged(step: Step, damage: Damage | None) -> Step | None:
     """With only the damaged numbers as in the last healthy state."""
     if damage is None:
@@ -159,10 +167,10 @@ def _with(step: Step, values: dict[str, Tensor]) -> Step:
     return replace(step, model=model)
 
 
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether all numbers are equal, or both NaN."""
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
 def _copy(step: Step) -> TimerXLForClassification:
     return copy.deepcopy(step.model)
-
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether there is no NaN and no infinity."""
-    return all(bool(each.isfinite().all()) for each in tensors)

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from llueve.model.classifier import LARGEST
 from llueve.stability.causes.cells import bad, constant_windows, empty_patches, far, is_mark_or_unit, rows_of
 from llueve.stability.causes.changes import (
+    Damage,
     clipped,
     doubled,
     filled_patches,
     find_damage,
+    gathered,
     healed,
     masked,
     mended,
@@ -27,6 +29,7 @@ from llueve.stability.causes.changes import (
     without_facts,
 )
 from llueve.stability.causes.laboratory import Laboratory, are_rates
+from llueve.stability.causes.numbers import numbers_to_blame
 from llueve.stability.causes.step import Conduct, Explanation, Step
 from llueve.stability.step import random_states, set_random_states
 from llueve.stability.trace import trace_step
@@ -34,6 +37,7 @@ from llueve.stability.trace import trace_step
 UNUSUAL = 30.0
 """Training spreads beyond which cells are tried after those that are certainly far."""
 UNCHANGED = "none: the same step again"
+GATHERED = "the windows taken from the data once more"
 CELLS = "missing and infinite cells masked"
 FACTS = "facts that are not finite replaced by zero"
 BOTH = "cells and facts that are not finite taken away"
@@ -57,6 +61,9 @@ SAME_COURSE = "course since the last healthy state, unchanged"
 CLIPPED_COURSE = "course with gradients clipped"
 WARM_COURSE = "course with warm-up"
 SLOW_COURSE = "course with rates divided by"
+WARMUP_STEPS = 50
+FURTHER_STEPS = 20
+DIVISORS = (10, 100, 1000, 10_000)
 COURSES = (CLIPPED_COURSE, WARM_COURSE, SLOW_COURSE)
 """What is tried where the unchanged course leads to the fault again: the weights became what they are on the way."""
 
@@ -126,16 +133,21 @@ def _explain(step: Step) -> Explanation:
     set_random_states(step.random_state, step.batch.y_B.device)
     trace = trace_step(step.model, step.batch, step.config, step.precision)
     flags = _flags(step)
+    lab.run(GATHERED, gathered(step))
     _change_input(lab, step, flags)
     _change_computation(lab, step)
-    _change_weights(lab, step)
+    damage = find_damage(step)
+    _change_weights(lab, step, damage)
     _change_course(lab, step)
     cured = flags.cured(lab)
     suspected = sorted({row for flag in cured for row in rows_of(flag)})
-    samples = () if lab.cured_by(UNCHANGED) or step.kind in _STATES else lab.leave_out(suspected)
+    samples = () if lab.cured_by(UNCHANGED, GATHERED) or step.kind in _STATES else lab.leave_out(suspected)
     cause = _decide(lab, step, flags)
     cells, facts = _blame(cause, cured)
-    return Explanation(cause, trace, tuple(lab.experiments), samples, cells, facts)
+    numbers = numbers_to_blame(cause, step, damage)
+    slower = [each.change for each in lab.experiments if each.cures and each.change.startswith(SLOW_COURSE)]
+    rate_factor = 1 / int(slower[0].split()[-1]) if slower else None
+    return Explanation(cause, trace, tuple(lab.experiments), samples, cells, facts, rate_factor, numbers)
 
 
 _STATES = ("learning_rate", "moments", "average")
@@ -180,11 +192,10 @@ def _change_computation(lab: Laboratory, step: Step) -> None:
     lab.run(f"{CLIPPED} at {smaller.config.clip_norm:g}", smaller)
 
 
-def _change_weights(lab: Laboratory, step: Step) -> None:
+def _change_weights(lab: Laboratory, step: Step, damage: Damage | None) -> None:
     lab.run(PARAMETERS, mended(step, parameters=True))
     lab.run(BUFFERS, mended(step, parameters=False))
     lab.run(HEALTHY, healed(step))
-    damage = find_damage(step)
     lab.run(f"{UNDAMAGED}: {damage.words if damage else ''}", undamaged(step, damage))
     lab.run(HEAD, with_fresh_head(step))
     lab.run(ENCODER, with_fresh_encoder(step))
@@ -202,10 +213,15 @@ def _change_course(lab: Laboratory, step: Step) -> None:
         return
     clip_norm = step.usual_norm or 1.0
     lab.run_course(f"{CLIPPED_COURSE} at {clip_norm:g}", Conduct(clip_norm=clip_norm))
-    lab.run_course(f"{WARM_COURSE} over {step.course_steps} steps", Conduct(warmup_steps=step.course_steps))
-    for divisor in (10, 100, 10_000):
-        lab.run_course(f"{SLOW_COURSE} {divisor}", Conduct(rate_factor=1 / divisor))
-        if lab.cured_by(SLOW_COURSE) and divisor >= 100:
+    # Over as many steps as the remedy would take, and on until the rates are whole: else any warm-up would seem to cure.
+    rise = max(step.course_steps, WARMUP_STEPS)
+    further = rise - step.course_steps + FURTHER_STEPS
+    lab.run_course(f"{WARM_COURSE} over {rise} steps", Conduct(warmup_steps=rise, further_steps=further), plain=True)
+    for divisor in DIVISORS:
+        lab.run_course(
+            f"{SLOW_COURSE} {divisor}", Conduct(rate_factor=1 / divisor, further_steps=FURTHER_STEPS), plain=True
+        )
+        if lab.experiments[-1].cures:
             return
 
 
@@ -214,7 +230,7 @@ def _decide(lab: Laboratory, step: Step, flags: _Flags) -> str:
     cured = lab.cured_by
     if step.kind == "learning_rate" or not are_rates(step.rates):
         return "learning_rate"
-    if cured(UNCHANGED):
+    if cured(UNCHANGED, GATHERED):
         return "transient"
     if cured(MOMENTS, HEALTHY_MOMENTS):
         return "poisoned_moments"

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llueve.stability.causes.changes import all_finite
+from llueve.stability.causes.numbers import are_sound_moments
 from llueve.stability.causes.step import Conduct, Experiment, Step
-from llueve.stability.guard import unsound_weights
-from llueve.stability.step import loss_and_gradients, set_random_states
+from llueve.stability.guard import LARGEST_WEIGHT, unsound_weights
+from llueve.stability.step import finite_norm, loss_and_gradients, set_random_states
 
 CURED_RATIO = 30.0
 """A spike counts as cured below so many times the usual; where that is unknown, once it fell by so many times."""
@@ -18,6 +18,9 @@ ABSURD_LOSS = 30.0
 """A loss is absurd from so many times that of a forecast without knowledge, ln K, on."""
 LARGEST_NORM = 1e18
 """The square of a larger gradient does not fit into the optimiser's second moment."""
+
+PLAIN_RATIO = 3.0
+"""A course is as usual while no loss of it is beyond so many times the usual one."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,13 +44,20 @@ class Laboratory:
         cures = self._is_usual(loss, norm, step.config.clip_norm) and _is_sound_state(step)
         self.experiments.append(Experiment(change, loss, norm, cures))
 
-    def run_course(self, change: str, conduct: Conduct) -> None:
-        """One experiment on the steps since the last healthy state."""
+    def run_course(self, change: str, conduct: Conduct, plain: bool = False) -> None:
+        """One experiment on the steps since the last healthy state.
+
+        Args:
+            plain: whether the loss must be as usual all along for it to count as cured, and not only no longer absurd.
+        """
         if self.step.course is None:
             return
         loss, norm = self.step.course(conduct)
         # A gradient of nil is that of weights so far away that every forecast is certain.
         cures = norm > 0 and self._is_usual(loss, norm, min(self.step.config.clip_norm, conduct.clip_norm or math.inf))
+        if plain:
+            usual = max(self.step.usual_loss or 0.0, math.log(self.step.model.num_classes))
+            cures = cures and loss <= PLAIN_RATIO * usual
         self.experiments.append(Experiment(change, loss, norm, cures))
 
     def cured_by(self, *beginnings: str) -> bool:
@@ -125,18 +135,16 @@ def _outcome(step: Step, other_loss: Loss | None = None) -> tuple[float, float]:
     """Loss and gradient norm of a step, from its own random state."""
     set_random_states(step.random_state, step.batch.y_B.device)
     loss = loss_and_gradients(step.model, step.batch, step.config, step.precision, other_loss)
-    norm = nn.utils.clip_grad_norm_(step.model.parameters(), step.config.clip_norm, foreach=True)
+    norm = finite_norm(step.model)
     step.model.zero_grad(set_to_none=True)
-    return float(loss), float(norm)
+    return float(loss), norm
 
 
 def _is_sound_state(step: Step) -> bool:
     """Whether rates, moments and what else the guard looks at would leave sound weights, given sound gradients."""
-    seconds = [moment for name, moment in step.moments.items() if name.endswith("exp_avg_sq")]
     return (
         are_rates(step.rates)
-        and all_finite(step.moments.values())
-        and not any(bool((second < 0).any()) for second in seconds)
-        and all_finite((step.average or {}).values())
+        and are_sound_moments(step.moments, step.config.clip_norm if step.kind == "moments" else math.inf)
+        and all(bool((each.abs() <= LARGEST_WEIGHT).all()) for each in (step.average or {}).values())
         and (step.kind != "weights" or not unsound_weights(step.model))
     )

@@ -28,6 +28,8 @@ class Conduct:
     """Steps of the course over which the rates rise linearly to what they were."""
     clip_norm: float | None = None
     """Largest gradient norm; None for the configured one."""
+    further_steps: int = 0
+    """Steps of the epoch behind the one in question that are gone on with, as far as there are so many."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class Step:
     """A moving average of the weights."""
     course: Callable[[Conduct], tuple[float, float]] | None = None
     """Loss and gradient norm (before clipping) of this step, when all steps since the last healthy state were run again in
-    that way. It leaves everything as it was."""
+    that way; of further steps the largest. It leaves everything as it was."""
     course_steps: int = 50
     """Steps of the course, over which a warm-up is tried."""
     usual_norm: float | None = None
     """Median gradient norm of accepted steps."""
     usual_loss: float | None = None
+    gathered: Batch | None = None
+    """The same windows taken from the data once more."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,10 @@ class Explanation:
     """Sample, step and variable of each cell to blame."""
     facts: tuple[tuple[int, int], ...] = ()
     """Sample and fact of each fact to blame."""
+    rate_factor: float | None = None
+    """What the rates must be multiplied by for the course to be as usual; None if that was not found out."""
+    numbers: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Name and index of each weight, moment or other number of the memory to blame, the first hundred."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -103,4 +111,5 @@ class Explanation:
             "samples": list(self.samples),
             "cells": [list(cell) for cell in self.cells],
             "facts": [list(fact) for fact in self.facts],
+            "numbers": [[name, list(index)] for name, index in self.numbers],
         }

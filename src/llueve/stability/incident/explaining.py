@@ -28,6 +28,7 @@ WORDS = {
     "cells": ("Cells to blame", "Celdas culpables"),
     "samples": ("Samples to blame", "Muestras culpables"),
     "facts": ("Facts to blame (sample: number)", "Datos culpables (muestra: número)"),
+    "numbers": ("Numbers of the memory to blame", "Números de la memoria culpables"),
     "variable": ("variable", "variable"),
     "site": ("site", "sitio"),
     "first": ("first", "primera"),
@@ -146,6 +147,8 @@ def render_explanation(told: Told, language: Language = "en") -> Group:
         lines.append(plain(f"{words['samples']}: {named}."))
     if found.facts:
         lines.append(Text(f"{words['facts']}: {listed([f'{sample}: {fact}' for sample, fact in found.facts])}."))
+    if found.numbers:
+        lines.append(plain(f"{words['numbers']}: {listed([f'{name}{list(index)}' for name, index in found.numbers])}."))
     columns = (words[key] for key in ("variable", "site", "first", "last", "count"))
     cells = Table(*columns, title=words["cells"], title_justify="left")
     for each in told.blamed:

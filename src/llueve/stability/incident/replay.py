@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from llueve.stability.incident.description import Incident, Scalar, this_machine, versions, worded
-from llueve.stability.step import loss_and_gradients
+from llueve.stability.step import finite_norm, loss_and_gradients
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ def replay(incident: Incident, threads: int | None = None) -> Replayed:
     with as_it_was(incident, threads):
         elsewhere = _differences(incident, device)
         loss = float(loss_and_gradients(model, batch, incident.about.train, incident.precision))
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients, foreach=True))
+        norm = finite_norm(model)
     recorded = (incident.about.loss, incident.about.gradient_norm)
     same = all(
         before.bits == Scalar.of(here).bits or (np.isnan(before.number) and np.isnan(here))

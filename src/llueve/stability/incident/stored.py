@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from llueve.errors import CheckpointError
 from llueve.run import EXPLANATION, Run
-from llueve.stability.causes import ADVICE, Experiment, Explanation
+from llueve.stability.causes import ADVICE, GATHERED, UNDAMAGED, Experiment, Explanation
 from llueve.stability.incident.description import NotFinite
 from llueve.stability.incident.reading import read_small
 
@@ -19,8 +19,8 @@ LARGEST = 2**20
 """Bytes of an `explanation.json`."""
 MOST_CELLS = 1000
 """Cells, facts, or samples that are written; the incident itself holds all of them."""
-COURSE = "course"
-"""How the names of experiments on the steps before begin."""
+ONLY_THEN = ("course", GATHERED, UNDAMAGED)
+"""How the names begin of experiments with what an incident does not hold: the steps before, the data, the healthy state."""
 PREFERRED = (
     "learning_rate",
     "missing_warmup",
@@ -41,6 +41,7 @@ CERTAIN = (
 )
 """Causes that the incident itself shows, whatever was written."""
 
+StoredNumber = Annotated[tuple[Annotated[str, Field(max_length=1000)], list[int]], Field(strict=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)] | NotFinite
 
 
@@ -62,6 +63,7 @@ class StoredExplanation(BaseModel):
 
     cause: str
     experiments: list[StoredExperiment] = Field(max_length=1000)
+    numbers: list[StoredNumber] = Field(default=[], max_length=100)
 
     @field_validator("cause")
     @classmethod
@@ -118,9 +120,10 @@ def joined(own: Explanation, folder: Path) -> tuple[Explanation, str | None]:
     added = tuple(
         Experiment(each.change, float(each.loss), float(each.gradient_norm), each.cures)
         for each in stored.experiments
-        if each.change.startswith(COURSE) and each.change not in known
+        if each.change.startswith(ONLY_THEN) and each.change not in known
     )
-    prefer = stored.cause in PREFERRED and own.cause not in CERTAIN
+    only_in_memory = any(each.change == GATHERED and each.cures for each in stored.experiments)
+    prefer = stored.cause in PREFERRED and (own.cause not in CERTAIN or only_in_memory)
     whole = Explanation(
         stored.cause if prefer else own.cause,
         own.trace,
@@ -128,5 +131,6 @@ def joined(own: Explanation, folder: Path) -> tuple[Explanation, str | None]:
         own.samples,
         own.cells,
         own.facts,
+        numbers=tuple((name, tuple(index)) for name, index in stored.numbers) if prefer else own.numbers,
     )
     return whole, None
