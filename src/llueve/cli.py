@@ -51,7 +51,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 @app.command()
 def train(
     config: ConfigFile,
-    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory to make.")],
+    run: Annotated[Path, typer.Option("--run", "-r", metavar="DIR", help="The run directory to make.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run there.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run; begin it if there is none.")
