@@ -171,7 +171,7 @@ def train(seed: int, console: Console) -> dict[str, Any]:
             train_model(fresh(), *arguments, config, guard, surroundings)
         except GuardStop:
             pass  # recorded above
-    settings = {"seed": seed, **drawn, **model_config.model_dump(), **config.model_dump(exclude={"phases"})}
+    settings = {"number": seed, **drawn, **model_config.model_dump(), **config.model_dump(exclude={"phases"})}
     return {"steps": steps, "alarms": dict(alarms), "settings": settings}
 
 

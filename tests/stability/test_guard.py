@@ -195,6 +195,14 @@ def test_training_that_does_not_move_is_stopped():
         guard.refuses(reading(rates=(0.0, 0.0)))
 
 
+def test_rare_classes_that_are_got_right_to_the_last_bit_are_no_alarm():
+    """Batches without loss or gradient for long, and then one that is confidently wrong."""
+    guard = Guard(0.0, 100)
+    for _ in range(IDLE_STEPS + 50):
+        assert guard.refuses(reading(loss=0.0, gradient_norm=0.0)) is None
+    assert guard.refuses(reading(loss=40 * math.log(2))) is None
+
+
 def test_a_weight_that_is_not_finite_is_named():
     model = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3), "out": torch.nn.Linear(3, 2)})
     Guard(0.0, 100).check_weights(model)
@@ -205,6 +213,15 @@ def test_a_weight_that_is_not_finite_is_named():
             GuardStop, match=r"by the guard: out\.bias hold\(s\) numbers that are not finite, or beyond"
         ):
             Guard(0.0, 100).check_weights(model)
+
+
+def test_a_buffer_that_is_not_finite_is_named_and_may_be_large():
+    model = torch.nn.BatchNorm1d(3)
+    model.running_mean[1] = 1e30
+    Guard(0.0, 100).check_weights(model)
+    model.running_mean[1] = math.nan
+    with pytest.raises(GuardStop, match="running_mean"):
+        Guard(0.0, 100).check_weights(model)
 
 
 def test_collapse_is_told():

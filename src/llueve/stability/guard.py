@@ -58,6 +58,8 @@ ROUNDING = 1.001
 """By how much a number may be beyond a bound that it keeps but for rounding."""
 IDLE_STEPS = 100
 """Accepted steps in a row without any gradient after which training is called dead."""
+NO_LOSS = 1e-6
+"""Up to so much a gradient of zero is right: there is nothing to learn from samples that are told apart to the last bit."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ class Guard:
     usual_norm: Usual = field(default_factory=Usual)
     idle: int = 0
     """Accepted steps in a row whose gradient was nil."""
+    accepted: int = 0
+    """Steps, those with a loss of exactly zero too."""
 
     @property
     def samples_left(self) -> int:
@@ -189,11 +193,13 @@ class Guard:
             "usual_loss": list(self.usual_loss.values),
             "usual_norm": list(self.usual_norm.values),
             "idle": self.idle,
+            "accepted": self.accepted,
         }
 
     def load(self, seen: Mapping[str, Any]) -> None:
         """See again what `as_dict` told."""
         self.skipped, self.idle, self.reasons = seen["skipped"], seen["idle"], list(seen["reasons"])
+        self.accepted = seen["accepted"]
         for usual, values in ((self.usual_loss, seen["usual_loss"]), (self.usual_norm, seen["usual_norm"])):
             usual.values.clear()
             usual.values.extend(values)
@@ -206,6 +212,7 @@ class Guard:
         """
         found = self._fault(reading)
         if found is None:
+            self.accepted += 1
             self.usual_loss.accept(reading.loss)
             self.usual_norm.accept(reading.gradient_norm)
             self._watch_life(reading)
@@ -279,7 +286,7 @@ class Guard:
                 "gradient_overflow",
                 f"gradient norm {reading.gradient_norm:g}, whose square does not fit into float32",
             )
-        if len(self.usual_loss.values) < ENOUGH and reading.loss > START_LOSS * math.log(self.classes):
+        if self.accepted < ENOUGH and reading.loss > START_LOSS * math.log(self.classes):
             return (
                 "loss_start",
                 f"loss {reading.loss:g}, where a forecast without knowledge has {math.log(self.classes):.2g}",
@@ -294,7 +301,8 @@ class Guard:
         return None
 
     def _watch_life(self, reading: Reading) -> None:
-        self.idle = self.idle + 1 if reading.gradient_norm == 0 or max(reading.rates) == 0 else 0
+        still = reading.gradient_norm == 0 and reading.loss > NO_LOSS
+        self.idle = self.idle + 1 if still or max(reading.rates) == 0 else 0
         if self.idle >= IDLE_STEPS:
             why = "every learning rate is 0" if max(reading.rates) == 0 else "the gradient is exactly 0"
             raise GuardStop(
