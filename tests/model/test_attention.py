@@ -59,3 +59,18 @@ def test_one_variable_alone_is_causal_attention():
     nobody = torch.zeros(2, 70, dtype=torch.bool)
     expected = plain(*qkv, torch.zeros(HEADS, 2, dtype=torch.float64), 1, nobody)
     torch.testing.assert_close(causal_attention(*qkv), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_rows_that_see_nothing_present_have_their_gradient_in_float32():
+    """The first patches of a window are absent: weights of their rows add up to one in the backward pass too."""
+    qkv, bias_H2 = inputs(12)
+    weigh = torch.randn(qkv[0].shape, dtype=torch.float64)
+    absent_BT = torch.zeros(2, 12, dtype=torch.bool)
+    absent_BT[0, :9] = True
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        given = [each.detach().to(dtype).requires_grad_() for each in qkv]
+        out = variable_attention(*given, bias_H2.to(dtype), 3, absent_BT)
+        found.append((out, *torch.autograd.grad((out * weigh.to(dtype)).sum(), given)))
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)

@@ -265,7 +265,7 @@ def test_the_others_hear_what_process_0_got_alone(seen):
 
 
 def test_two_processes_reach_the_loss_of_one(table, one, tmp_path):
-    job = torchrun(table, TWO, "-m", "--", "llueve", "train", table, "--run", tmp_path / "run")
+    job = torchrun(table, TWO, "-m", "llueve", "train", table, "-r", tmp_path / "run")
     told = output(job)
     assert job.returncode == 0, told
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(one), rtol=1e-5)

@@ -25,8 +25,7 @@ from torch.nn import functional as F
 from llueve.model.products import small_products
 
 ABSENT_SCORE = -1e9
-"""Added to the score of a key without an observation: exp of it is exactly zero beside any present key, and a row whose
-keys are all absent stays finite (uniform), where −∞ would make it NaN. Scores of inputs that the classifier admits stay
+"""Added to the score of a key without an observation: exp of it is exactly zero beside any present key. Scores of inputs that the classifier admits stay
 far above it."""
 
 ALIGNED = 4
@@ -78,7 +77,8 @@ def _attention(
     width, on_processor = value_BHTE.shape[-1], query_BHTE.device.type == "cpu"
     if absent_BT is not None:
         more = 1 if on_processor else ALIGNED
-        query_BHTE, key_BHTE, value_BHTE = _hiding(query_BHTE, key_BHTE, value_BHTE, absent_BT, scale, more)
+        hidden = _hiding(query_BHTE, key_BHTE, value_BHTE, absent_BT, variables, scale, more)
+        query_BHTE, key_BHTE, value_BHTE = hidden
     delta_H = delta_H.to(query_BHTE.dtype)
     if on_processor:
         out_BHTE = cast(Tensor, _Fused.apply(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale))  # type: ignore[no-untyped-call]
@@ -106,19 +106,31 @@ def _relations(tokens: int, variables: int, device: torch.device) -> tuple[Tenso
 
 
 def _hiding(
-    query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, absent_BT: Tensor, scale: float, more: int
+    query_BHTE: Tensor,
+    key_BHTE: Tensor,
+    value_BHTE: Tensor,
+    absent_BT: Tensor,
+    variables: int,
+    scale: float,
+    more: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One more coordinate, which carries the mask through the product q·k instead of a (B, T, T) tensor.
+
+    It is 1 in the queries that may see a present key and 0 in the others, which attend to absent keys as if they were
+    present: with all scores at −1e9 a backward pass in float32 could not tell the weights, exp(score − log Σ exp(score)).
 
     Args:
         more: by how many coordinates a head grows; all but that one are zero.
     """
     penalty_BHT1 = (absent_BT[:, None, :, None] * (ABSENT_SCORE / scale)).to(key_BHTE.dtype)
     penalty_BHT1 = penalty_BHT1.expand(-1, key_BHTE.shape[1], -1, -1)
+    present_BN = (~absent_BT).unflatten(1, (-1, variables)).any(-1)
+    seeing_BT = (present_BN.cumsum(1) > 0).repeat_interleave(variables, dim=1)
+    one_BHT1 = seeing_BT[:, None, :, None].to(query_BHTE.dtype).expand_as(penalty_BHT1)
     zero_BHT1 = torch.zeros_like(penalty_BHT1)
     rest = (zero_BHT1,) * (more - 1)
     return (
-        torch.cat((query_BHTE, torch.ones_like(penalty_BHT1), *rest), dim=-1),
+        torch.cat((query_BHTE, one_BHT1, *rest), dim=-1),
         torch.cat((key_BHTE, penalty_BHT1, *rest), dim=-1),
         torch.cat((value_BHTE, zero_BHT1, *rest), dim=-1),
     )
