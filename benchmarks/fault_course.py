@@ -95,6 +95,8 @@ class Training:
 
     def __init__(self, shape: Shape, seed: int, precision: str, **train: Any) -> None:
         self.shape, self.seed, self.precision = shape, seed, precision
+        self.reference_loss: float | None = None
+        """Validation loss of the run that the recovered one must be like, where that is not the clean one."""
         self.impossible = False
         """Whether the kind cannot be planted into this shape."""
         self.config = _config(shape, seed, precision, train)

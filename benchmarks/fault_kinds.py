@@ -642,15 +642,16 @@ def rates_times(factor: float) -> Callable[[Training, Course, Random], Any]:
 
 def without_warmup(training: Training, _random: Random) -> None:
     """Rates that a warm-up bears and no start from the whole rates does, found by trying; the training has no warm-up."""
-    for rate in (0.05, 0.08, 0.1, 0.15, 0.2, 0.3):
+    for rate in (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4):
         ends = []
         for steps in (0, 50):
             tried = Training(training.shape, training.seed, training.precision, **_at_once(rate, steps))
             ends.append(tried.run())
         cold, warm = ends
         losses = [line["train_loss"] for line in warm.history]
-        if cold.refused_at and not warm.refused_at and max(losses) < 1.0:
+        if cold.refused_at and not warm.refused_at and max(losses) < 1.5:
             training.__init__(training.shape, training.seed, training.precision, **_at_once(rate, 0))  # type: ignore[misc]
+            training.reference_loss = warm.validation_loss
             return
     training.impossible = True
 

@@ -307,3 +307,15 @@ def test_a_fault_of_a_single_sample_is_tried_again_later(make_panel, make_config
     hit.go()
     assert hit.actions == [("few_samples", "quarantine")]
     assert [line["quarantined"] for line in hit.history] == [1, 0, 0]
+
+
+def test_the_next_phase_has_its_own_rates_again(make_panel, make_config):
+    """A head that was too fast is slowed down; what is trained after it is not."""
+    phases = [
+        {"name": "fast", "epochs": 1, "head_learning_rate": 1.0, "encoder_learning_rate": 1.0},
+        {"name": "usual", "epochs": 2},
+    ]
+    hit = Run(make_panel, make_config, epochs=1, phases=phases, schedule="constant", warmup_steps=0).go()
+    assert ("learning_rate", "roll_back") in hit.actions
+    assert hit.history[0]["learning_rate"] < 1.0
+    assert [line["learning_rate"] for line in hit.history[1:]] == [1e-3, 1e-3]

@@ -75,7 +75,7 @@ class Ledger:
 
     rollbacks: int = 0
     rate: float = 1.0
-    """Product of all that the rates were multiplied by."""
+    """Product of all that the rates of this phase were multiplied by."""
     ramp_from: int | None = None
     """Applied step of the phase at which the rates began to rise again."""
     clip_norm: float | None = None
@@ -98,6 +98,10 @@ class Ledger:
                 each.epoch, each.cause, each.inside = epoch, cause, True
                 return
         self.quarantined.append(Quarantined(site, end, epoch, cause))
+
+    def next_phase(self) -> None:
+        """Its rates are others, so what was done about those of the last phase is over."""
+        self.rate, self.ramp_from = 1.0, None
 
     def rate_factor(self, steps: int) -> float:
         """What the schedule is multiplied by at an applied step of the phase."""

@@ -236,6 +236,7 @@ def _go_on(course: Course, progress: TrainingProgress) -> None:
     place.next_epoch()
     if over:
         place.next_phase()
+        course.ledger.next_phase()
         if place.phase == len(course.phases):
             return
         if course.best is not None:
