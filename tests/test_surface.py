@@ -40,7 +40,7 @@ def test_the_commands_and_their_parameters() -> None:
     assert dict(walk(typer.main.get_command(app), "")) == {
         "train": {
             "config": ["config"],
-            "run": ["--run"],
+            "run": ["--run", "-r"],
             "overwrite": ["--overwrite"],
             "resume": ["--resume"],
             "overrides": ["--set"],
