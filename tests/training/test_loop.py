@@ -54,7 +54,7 @@ def weights(model):
 
 
 def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
+    return all(torch.equal(first[name].cpu(), second[name].cpu()) for name in first)
 
 
 def test_it_learns_what_the_last_value_decides(make_panel, make_config):

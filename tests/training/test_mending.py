@@ -293,7 +293,7 @@ def test_a_fault_of_a_single_sample_is_tried_again_later(make_panel, make_config
     broken = [True]
 
     def spoil(_, given, logits_BK):
-        row_B = (given[0] == wanted_LC).flatten(1).all(1)
+        row_B = (given[0] == wanted_LC.to(given[0].device)).flatten(1).all(1)
         return torch.where(row_B[:, None], NAN, logits_BK) if broken[0] else logits_BK
 
     hit.model.register_forward_hook(spoil)

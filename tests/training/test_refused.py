@@ -79,7 +79,7 @@ def hashes(here):
     groups = {}
     for name, tensor in state.tensors.items():
         digest = groups.setdefault(name.split(".")[0], hashlib.sha256())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     found = {group: digest.hexdigest() for group, digest in groups.items()}
     guard = {name: value for name, value in state.facts["guard"].items() if name not in ("skipped", "reasons")}
     place = {

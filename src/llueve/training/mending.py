@@ -10,7 +10,9 @@ import torch
 
 from llueve.errors import GuardStop, listed
 from llueve.forecasting import as_batch
+from llueve.model.classifier import LARGEST
 from llueve.stability.causes import ADVICE, Conduct, Explanation, Step, explain
+from llueve.stability.causes.cells import far
 from llueve.stability.guard import Kind, unsound_weights
 from llueve.stability.incident import write_explanation
 from llueve.stability.remedies import MOST_READMISSIONS, MOST_ROLLBACKS, Quarantined, Remedy, Standing, choose
@@ -202,12 +204,14 @@ def _keep(course: Course, attempt: Attempt, kind: Kind, reason: str) -> Path | N
 def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
     """The cause of a refused step; the state is afterwards as it was before."""
     gathered = as_batch(course.windows, attempt.rows, course.device)
-    bad_B = ~gathered.finite_B
-    known = {each.cause for each in course.ledger.quarantined} & {"missing_input", "infinite_input"}
-    if bool(bad_B.any()) and known:
-        # Shown once, the same cause is tried first: without these samples the step is run again and judged anew.
-        rows = tuple(bad_B.nonzero().flatten().tolist())
-        return Explanation(sorted(known)[0], None, (), rows, ())
+    shown = {each.cause for each in course.ledger.quarantined}
+    for causes, suspected_B in (
+        ({"missing_input", "infinite_input"}, ~gathered.finite_B),
+        ({"sentinel_or_unit", "outlier_input"}, far(gathered.x_BLC, LARGEST).flatten(1).any(1)),
+    ):
+        if (known := shown & causes) and bool(suspected_B.any()):
+            # Shown once, the same cause is tried first: without these samples the step is run again and judged anew.
+            return Explanation(sorted(known)[0], None, (), tuple(suspected_B.nonzero().flatten().tolist()), ())
     if course.ledger.explained >= MOST_EXPLAINED:
         return UNKNOWN
     course.ledger.explained += 1
