@@ -24,7 +24,7 @@ from llueve.config import CheckpointConfig, Config, parse_config
 from llueve.errors import GuardStop, Interrupted
 from llueve.model.classifier import TimerXLForClassification
 from llueve.saved import build_encoder
-from llueve.stability.causes import Explanation
+from llueve.stability.causes import Explanation, Step
 from llueve.stability.incident import explain_incident, keep_incident, load_incident
 from llueve.training import mending
 from llueve.training.checkpoint import Checkpoints
@@ -50,7 +50,7 @@ class Shape:
     context: int = 8
     variables: int = 3
     sites: int = 2
-    times: int = 220
+    times: int = 190
     batch_size: int = 8
     missing: float = 0.1
     instance_norm: bool = True
@@ -73,7 +73,7 @@ class Outcome:
     untouched: bool | None = None
     """Whether the refused step left everything as it was."""
     explanation: Explanation | None = None
-    """Of the first refused step, as `llueve incident explain` gives it."""
+    """Of the first refused step."""
     cells: set[tuple[int, int, int]] = field(default_factory=set)
     """Site, time and variable of each cell that the explanation blames."""
     samples: set[tuple[int, int]] = field(default_factory=set)
@@ -142,8 +142,20 @@ class Training:
                 instance_norm=self.shape.instance_norm,
             ).train()
 
-    def run(self, plant: Plant | None = None, at: int = 1, folder: Path | None = None, resume: bool = False) -> Outcome:
-        """Train, with `plant` done once just before attempt `at`."""
+    def run(
+        self,
+        plant: Plant | None = None,
+        at: int = 1,
+        folder: Path | None = None,
+        resume: bool = False,
+        from_files: bool = False,
+    ) -> Outcome:
+        """Train, with `plant` done once just before attempt `at`.
+
+        Args:
+            from_files: whether the explanation is that of `llueve incident explain`, which replays the first incident from
+                its files; otherwise it is the loop's own.
+        """
         outcome = Outcome(self.shape)
         torch.manual_seed(self.seed + 7)
         with ExitStack() as stack:
@@ -174,7 +186,8 @@ class Training:
             outcome.reason = next((each["reason"] for each in outcome.events if "reason" in each), "")
             newest = None if resume or not checkpoints.folder.exists() else checkpoints.newest()
             outcome.loads = None if newest is None else newest.snapshot.is_sound
-            self._explain(folder, outcome)
+            if from_files:
+                self._explain(folder, outcome)
         if self.course is not None:
             outcome.quarantined = [(each.site, each.end) for each in self.course.ledger.held()]
         return outcome
@@ -206,7 +219,8 @@ class Training:
     @contextmanager
     def _watched(self, outcome: Outcome, plant: Plant | None, at: int) -> Iterator[None]:
         """Count attempts, plant before the chosen one, and compare the state around a refusal."""
-        attempt, mend, numbers = Course.attempt, mending.mend, Course.__init__
+        attempt, mend, numbers, search = Course.attempt, mending.mend, Course.__init__, mending.explain
+        first = self.shape.context - 1
 
         def counted(here: Course, *conduct: Any) -> Attempt | None:
             if not conduct:  # and not one of the experiments on the course
@@ -219,9 +233,18 @@ class Training:
 
         def mended(here: Course, tried: Attempt, kind: Any, reason: str) -> None:
             outcome.refused_at.append(self.attempts)
+            self.rows = here.whole(tried).rows
             if outcome.untouched is None:
                 outcome.untouched = state_hash(here) == self.before
             mend(here, tried, kind, reason)
+
+        def searched(step: Step) -> Explanation:
+            found = search(step)
+            if outcome.explanation is None and len(outcome.refused_at) == 1:
+                outcome.explanation, site_B, end_B = found, self.rows.site.tolist(), self.rows.end.tolist()
+                outcome.cells = {(site_B[row], end_B[row] - first + back, which) for row, back, which in found.cells}
+                outcome.samples = {(site_B[row], end_B[row]) for row in found.samples}
+            return found
 
         def remembered(here: Course, *arguments: Any) -> None:
             self.course = here
@@ -231,6 +254,7 @@ class Training:
             mock.patch.object(Course, "attempt", counted),
             mock.patch("llueve.training.loop.mend", mended),
             mock.patch.object(Course, "__init__", remembered),
+            mock.patch("llueve.training.mending.explain", searched),
         ):
             yield
 

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from llueve.model.products import small_products
 
 ABSENT_SCORE = -1e9
-"""Added to the score of a key without an observation: exp of it is exactly zero beside any present key. Scores of inputs that the classifier admits stay
-far above it."""
+"""Added to the score of a key without an observation: exp of it is exactly zero beside any present key. Scores of inputs
+that the classifier admits stay far above it."""
 
 ALIGNED = 4
 """Accelerators' kernels want heads of whole groups of so many numbers; others would be given to a slower one."""
