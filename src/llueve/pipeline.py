@@ -21,6 +21,7 @@ from rich.console import Console
 
 from llueve import run as files
 from llueve.audit import audit_panel
+from llueve.beginning import Beginning, require_same_table
 from llueve.config import Config
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
 from llueve.forecasting import best_device, predict_logits, probabilities
@@ -92,42 +93,14 @@ def train(
     config = _with_checkpoint_sizes(config)
     run = Run(Path(directory))
     with joined(timedelta(minutes=config.processes.timeout_minutes)) as processes:
-        begun = _Beginning(overwrite)
+        begun = Beginning(overwrite)
         processes.alone(lambda: begun.look(run, config) if resume else run.require_free(overwrite))
         if verification := processes.alone(lambda: begun.verification):
             return Result(run.directory, verification)
         return _train(config, run, begun, processes, console or Console(stderr=True, quiet=not processes.is_first))
 
 
-@dataclass
-class _Beginning:
-    """What a training begins with, as process 0 finds it in the run directory."""
-
-    overwrite: bool
-    checkpoint: Checkpoint | None = None
-    verification: dict[str, Any] | None = None
-    """Of a run that is finished already."""
-
-    def look(self, run: Run, config: Config) -> None:
-        """Find what to go on from; nothing, if the run has not begun."""
-        if not (run.directory / files.CONFIG).is_file():
-            return
-        _, begun = Run.open(run.directory)
-        if different := _differences(begun, config):
-            raise ConfigError(f"{run.directory}: was begun with another configuration: {'; '.join(different)}")
-        if run.is_finished:
-            logger.info("%s: is finished already", run.directory)
-            self.verification = run.read_json(files.VERIFICATION)
-            return
-        self.checkpoint = Checkpoints(run.directory).newest()
-        if self.checkpoint is None:
-            logger.warning("%s: has no state to go on from, so it is begun anew", run.directory)
-            self.overwrite = True
-        else:
-            logger.info("going on from %s", self.checkpoint.path)
-
-
-def _train(config: Config, run: Run, begun: _Beginning, processes: Processes, console: Console) -> Result:
+def _train(config: Config, run: Run, begun: Beginning, processes: Processes, console: Console) -> Result:
     """From the data to the verified model."""
     panel = read_panel(config)
     report = audit_panel(panel, config)
@@ -147,9 +120,7 @@ def _train(config: Config, run: Run, begun: _Beginning, processes: Processes, co
         saved = _fit(panel, split, scaler, config, run, tracking, begun.checkpoint, processes, console)
 
         def finish() -> dict[str, Any]:
-            probability = _probability(
-                saved, panel, split.test
-            )  # a model whose forecasts are not finite is not written
+            probability = _probability(saved, panel, split.test)  # not finite, and no model is written
             save_model(run, saved)
             verification = _verify(run, saved, panel, split, probability, config, console)
             if tracking is not None:
@@ -158,19 +129,6 @@ def _train(config: Config, run: Run, begun: _Beginning, processes: Processes, co
             return verification
 
         return Result(run.directory, processes.alone(finish))
-
-
-def _differences(begun: Config, now: Config) -> list[str]:
-    """Keys with other values, in words."""
-    # How long processes wait for each other changes nothing of a training.
-    before, after = (each.model_dump(exclude={"processes"}) for each in (begun, now))
-    return [
-        f"{section}.{key} was {before[section].get(key)!r} and is {after[section].get(key)!r}"
-        for section in before
-        if section != "track"  # which changes nothing of the training
-        for key in sorted({*before[section], *after[section]})
-        if before[section].get(key) != after[section].get(key)
-    ]
 
 
 def evaluate(directory: str | Path, console: Console | None = None) -> dict[str, Any]:
@@ -285,7 +243,7 @@ def _fit(
 ) -> SavedModel:
     """Train a model on the split and return it with everything that a prediction needs."""
     saved = SavedModel.build(panel, split, scaler, config)
-    processes.alone(lambda: _require_same_table(saved, config, run, resume))
+    processes.alone(lambda: require_same_table(saved, config, run, resume))
     if processes.alone(lambda: saved.fingerprint) != saved.fingerprint:
         raise DataError(
             f"{config.data.path}: process {processes.rank} reads another table there than process 0; bring the same one to "
@@ -345,19 +303,6 @@ def _fit(
         )
     saved.trained.update(trained.as_dict())
     return saved
-
-
-def _require_same_table(saved: SavedModel, config: Config, run: Run, resume: Checkpoint | None) -> None:
-    """What is gone on from must have been trained on this table; what was recorded after it is dropped."""
-    if resume is None:
-        return
-    if resume.snapshot.facts.get("fingerprint") != saved.fingerprint:
-        raise DataError(
-            f"{config.data.path}: is not the table that {resume.path} was trained on: its cells have changed; restore it, or "
-            "train again with --overwrite"
-        )
-    run.shorten_history(resume.snapshot.facts["history_bytes"])
-    run.forget_incidents(resume.snapshot.facts["incidents"])
 
 
 def _verify(

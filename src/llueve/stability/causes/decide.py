@@ -205,8 +205,8 @@ def _change_weights(lab: Laboratory, step: Step, damage: Damage | None) -> None:
 
 
 def _change_course(lab: Laboratory, step: Step) -> None:
-    """Only a fault that the unchanged course makes again can be cured by another conduct."""
-    if step.kind in _STATES or lab.cured_by(UNCHANGED):
+    """Only a fault that the unchanged course makes again can be cured by another conduct; one of the data needs none."""
+    if step.kind in _STATES or lab.cured_by(UNCHANGED, GATHERED, CELLS, FACTS, BOTH):
         return
     lab.run_course(SAME_COURSE, Conduct())
     if lab.cured_by(SAME_COURSE):
