@@ -1,6 +1,6 @@
 """The fault bench: every kind of fault, at every timing, in both precisions, over several seeds.
 
-    python benchmarks/faults.py [--held-out] [--seeds 5] [--processes 2] [--only TEXT] [--json FILE]
+    python benchmarks/faults.py [--held-out] [--seeds 5] [--processes 2] [--only TEXT] [--json FILE] [--told FILE]
 
 Each fault is planted into a small training just before one of its steps. A row of the table is one kind:
 
@@ -20,7 +20,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -193,7 +193,8 @@ def _without(
 def table(rows: list[dict[str, Any]]) -> str:
     """A line for each kind, and the totals."""
     by_kind = defaultdict(list)
-    for row in rows:
+    order = [f"{kind.area}: {kind.name}" for kind in kinds()]
+    for row in sorted(rows, key=lambda each: order.index(each["kind"]) if each["kind"] in order else len(order)):
         by_kind[row["kind"]].append(row)
     lines = ["| fault | runs | detected | located | cause | recovered |", "| --- | --- | --- | --- | --- | --- |"]
     for kind, some in [*by_kind.items(), ("**all**", rows)]:
@@ -232,11 +233,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="kinds with this in their name")
     parser.add_argument("--json", type=Path, help="a line for each run, written as they end")
+    parser.add_argument("--told", type=Path, help="run nothing; the table of such a file")
     arguments = parser.parse_args()
     chosen = [job for job in jobs(arguments.held_out, arguments.seeds, arguments.only) if arguments.only in job[0]]
-    started, rows = time.perf_counter(), []
+    started = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    if arguments.told:
+        rows = [json.loads(line) for line in arguments.told.read_text(encoding="utf-8").splitlines()]
+        chosen = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for row in pool.map(run, chosen, chunksize=4):
+        for done in as_completed([pool.submit(run, job) for job in chosen]):
+            row = done.result()
             if "detected" not in row:
                 continue
             rows.append(row)
