@@ -319,3 +319,13 @@ def test_the_next_phase_has_its_own_rates_again(make_panel, make_config):
     assert ("learning_rate", "roll_back") in hit.actions
     assert hit.history[0]["learning_rate"] < 1.0
     assert [line["learning_rate"] for line in hit.history[1:]] == [1e-3, 1e-3]
+
+
+def test_a_fresh_head_is_fresh_in_the_average_too(make_panel, make_config):
+    """Validation is judged with the average: it must not remember the head that was thrown away."""
+    hit = Run(make_panel, make_config, average_decay=0.9)
+    with torch.no_grad():
+        hit.model.head.out.weight.normal_(std=1000.0)
+    hit.go()
+    assert hit.actions == [("head_initialisation", "fresh_head")]
+    assert all(line["validation_loss"] < 1.0 for line in hit.history)

@@ -4,7 +4,7 @@ average ← decay · average + (1 − decay) · weights after each applied step 
 exponential form as in Izmailov et al., arXiv:1803.05407, is what is common).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,14 @@ class Average:
     def update(self) -> None:
         """Move towards the present weights."""
         torch._foreach_lerp_(self.parts, self.parameters, 1 - self.decay)
+
+    @torch.no_grad()
+    def begin(self, parameters: Iterable[Tensor]) -> None:
+        """Begin anew with these parameters, as they are now."""
+        chosen = {id(each) for each in parameters}
+        for part, parameter in zip(self.parts, self.parameters, strict=True):
+            if id(parameter) in chosen:
+                part.copy_(parameter)
 
     def extremes(self) -> Tensor:
         """Least and largest number, (2,)."""

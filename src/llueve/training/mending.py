@@ -238,6 +238,7 @@ def _explain(course: Course, attempt: Attempt, kind: Kind) -> Explanation:
                 course_steps=max(1, course.place.steps - healthy.place.steps),
                 usual_norm=guard.usual_norm.median,
                 usual_loss=guard.usual_loss.median,
+                recorded_norm=attempt.reading.gradient_norm,
                 gathered=gathered,
             )
         )
@@ -349,6 +350,8 @@ def _fresh_head(course: Course) -> None:
         for name, parameter in own.items():
             parameter.copy_(fresh[name])
     course.optimiser.forget(own.values())
+    if course.average is not None:
+        course.average.begin(own.values())
     course.agree()
     course.ledger.fresh_heads += 1
     course.healthy = course.capture()

@@ -34,7 +34,7 @@ class Laboratory:
     def __init__(self, step: Step) -> None:
         self.step = step
         self.experiments: list[Experiment] = []
-        self.recorded_norm = math.nan
+        self.recorded_norm = math.nan if step.recorded_norm is None else step.recorded_norm
         self.tries_left = 4 * math.ceil(math.log2(max(2, len(step.batch)))) + 4
 
     def run(self, change: str, step: Step | None, other_loss: Loss | None = None) -> None:
@@ -42,7 +42,7 @@ class Laboratory:
         if step is None:
             return
         loss, norm = _outcome(step, other_loss)
-        if not self.experiments:
+        if not self.experiments and step.recorded_norm is None:
             self.recorded_norm = norm
         cures = self._is_usual(loss, norm, step.config.clip_norm) and _is_sound_state(step)
         self.experiments.append(Experiment(change, loss, norm, cures))

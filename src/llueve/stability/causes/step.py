@@ -62,6 +62,8 @@ class Step:
     usual_norm: float | None = None
     """Median gradient norm of accepted steps."""
     usual_loss: float | None = None
+    recorded_norm: float | None = None
+    """Gradient norm for which the guard refused the step."""
     gathered: Batch | None = None
     """The same windows taken from the data once more."""
 

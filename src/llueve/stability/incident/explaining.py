@@ -110,6 +110,7 @@ def explain_incident(incident: Incident) -> Told:
                 moments=incident.optimiser,
                 rates=tuple(float(rate) for rate in about.rates),
                 fresh=fresh,
+                recorded_norm=about.gradient_norm.number,
             )
         )
     whole, damaged = joined(explanation, incident.folder)
