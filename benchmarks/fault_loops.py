@@ -139,8 +139,9 @@ def conduct(tool: Tool, run: Run) -> None:
     listener = _Listener(run)
     names = ("pytorch_lightning", "lightning.pytorch", "transformers", "accelerate", "torch")
     loggers = [logging.getLogger(name) for name in names]
+    usual = [each.handlers for each in loggers]
     for each in loggers:
-        each.addHandler(listener)
+        each.handlers = [listener]
     with warnings.catch_warnings(), run.given.patches:
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_, **__: run.tell(str(message))
@@ -150,8 +151,8 @@ def conduct(tool: Tool, run: Run) -> None:
         except Exception as error:  # noqa: BLE001 (whatever it is, it is how the tool tells)
             run.tell(f"{type(error).__name__}: {error}")
         finally:
-            for each in loggers:
-                each.removeHandler(listener)
+            for each, handlers in zip(loggers, usual, strict=True):
+                each.handlers = handlers
             torch.autograd.set_detect_anomaly(False)
     if run.number in run.watched and run.number not in run.after:
         run.after[run.number] = run.state()

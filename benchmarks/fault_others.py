@@ -1,6 +1,6 @@
 """Faults of the fault bench, planted into the same small trainings as other tools run them, and as llueve does.
 
-    python benchmarks/fault_others.py [--seeds 2] [--only TEXT] [--json FILE]
+    python benchmarks/fault_others.py [--seeds 2] [--only TEXT] [--tools TEXT] [--json FILE]
 
 Of each run four things are asked, and a cell of the table has a mark for each: a capital letter if it held in every run, a
 small one if in some, a dot if in none.
@@ -37,13 +37,13 @@ import torch
 from fault_course import TIMINGS, Outcome, Shape, Training
 from fault_kinds import NAN, Fault, _next_call, _put, _trained, hard_mask, kinds, nowhere, without_epsilon
 from fault_loops import LOOPS, PHASES, Run, Tool, conduct
-from fault_trainers import trainers
+from fault_trainers import trainers, versions
 from torch import Tensor
 
 from llueve.stability import step as step_module
 
 TIMES = (TIMINGS[0], TIMINGS[3])
-SHAPE = Shape(times=120)
+SHAPE = Shape(times=120, layers=1)
 AROUND = (hard_mask, without_epsilon)
 Random = np.random.Generator
 Row = dict[str, Any]
@@ -54,14 +54,12 @@ KINDS = {
     "data: constant window without ε": "",
     "data: empty attention row": "",
     "parameters: NaN in a weight": "",
-    "parameters: infinity in a weight of the head": "",
     "parameters: absurd but finite": "",
     "parameters: NaN in an unused weight": "",
     "parameters: NaN in a stored table": "",
     "parameters: NaN in a checkpoint's tensor": "",
     "parameters: head weights × 1000": r"\bhead",
     "activations: NaN, once": r"\bWhere",
-    "activations: infinity, once": r"\bWhere",
     "activations: one sample, always": "",
     "gradients: NaN, once": "",
     "gradients: infinity, once": "",
@@ -229,7 +227,8 @@ def elsewhere(tool: Tool, name: str, kind: Fault, timing: str, seed: int, random
     conduct(tool, run)
     like = _clean_like(tool, kind, training, seed)
     usual = {words for _, words in like.told}
-    told = [each for each in run.told if each[0] >= at and each[1] not in usual]
+    # That the schedule moved before the optimiser is said of a first step that was left out, and blames the order of calls.
+    told = [each for each in run.told if each[0] >= at and each[1] not in usual and "lr_scheduler.step" not in each[1]]
     first = min((number for number, _ in told), default=None)
     left_out = _same(run.before[at], run.after[at], None)
     return {
@@ -337,7 +336,7 @@ def main() -> None:
     print(tables(rows))
     for each in missing:
         print(f"not run, since it cannot be imported: {each}")
-    print(f"{len(rows)} runs in {time.perf_counter() - started:.0f} s, torch {torch.__version__}")
+    print(f"{len(rows)} runs in {time.perf_counter() - started:.0f} s; {versions()}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Their loaders give numbers of steps alone; the batch is gathered when its step begins, so that a fault in the data is seen.
 """
 
+import importlib.metadata
 import importlib.util
 import tempfile
 from typing import Any
@@ -95,3 +96,14 @@ def trainers() -> tuple[dict[str, Tool], list[str]]:
     known = {"Lightning": ("pytorch_lightning", lightning), "HF Trainer": ("transformers", hugging_face)}
     found = {name: tool for name, (module, tool) in known.items() if importlib.util.find_spec(module)}
     return found, [name for name in known if name not in found]
+
+
+def versions() -> str:
+    """Of everything that takes part."""
+    told = []
+    for name in ("torch", "pytorch-lightning", "transformers", "accelerate"):
+        try:
+            told.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            told.append(f"no {name}")
+    return ", ".join(told)
