@@ -183,7 +183,7 @@ def unit_of(factor: float) -> Callable[[Training, Course, Random], Any]:
         row = int(random.integers(len(rows)))
         site, time = int(rows.site[row]), int(rows.end[row])
         variable = int(random.integers(training.shape.variables))
-        first = max(0, time - 2 * training.shape.context)
+        first = max(0, time - training.shape.context)
         values = training.windows.values_STC
         cells = {(site, each, variable) for each in range(first, time + 1)}
         for cell in cells:
@@ -884,8 +884,8 @@ def kinds(held_out: bool = False) -> tuple[Fault, ...]:
         ),
         Fault("loss", "NaN, once", "transient", "identical", loss_of(NAN), nowhere),
         Fault("loss", "infinity, once", "transient", "identical", loss_of(INF), nowhere),
-        Fault("loss", "log of nothing", "loss_edge", "stopped", naive_loss("log"), at_operation),
-        Fault("loss", "power at the edge", "loss_edge", "stopped", naive_loss("focal"), at_operation),
+        Fault("loss", "log of nothing", "loss_edge", "stopped", naive_loss("log"), at_operation, TIMINGS[:4]),
+        Fault("loss", "power at the edge", "loss_edge", "stopped", naive_loss("focal"), at_operation, TIMINGS[:4]),
         Fault(
             "rate",
             "no warm-up",

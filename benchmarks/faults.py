@@ -42,7 +42,7 @@ DEVELOPED = (
     Shape(architecture="timer", head="mean", patch_length=3, context=9),
 )
 HELD_OUT = (
-    Shape(width=24, heads=2, layers=3, context=10, variables=5, batch_size=6, times=160),
+    Shape(width=24, heads=2, layers=3, feed_forward=36, context=10, variables=5, batch_size=6, times=160),
     Shape(architecture="timer", width=40, heads=5, layers=1, context=15, patch_length=5, times=210),
     Shape(head="mean", width=12, heads=1, feed_forward=40, patch_length=6, context=12, learning_rate=2e-3),
     Shape(width=48, heads=4, sites=4, times=150, batch_size=11, variables=2, instance_norm=False),

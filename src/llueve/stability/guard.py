@@ -227,8 +227,11 @@ class Guard:
         """Whether nothing is wrong with a step; it is not remembered."""
         return self._fault(reading) is None
 
-    def count(self, reading: Reading, kind: Kind, reason: str) -> None:
+    def count(self, reading: Reading, kind: Kind, reason: str, cause: str = "") -> None:
         """Enter a refused step into the budget.
+
+        Args:
+            cause: what was found out about it, in a sentence.
 
         Raises:
             GuardStop: more than `max_skipped` of the epoch's samples have been refused.
@@ -237,7 +240,7 @@ class Guard:
         self.reasons.append(reason)
         logger.warning("%s; the step was not applied", reason)
         if self.skipped > self.samples_left:
-            self._stop(kind, reading.non_finite_inputs)
+            self._stop(kind, reading.non_finite_inputs, cause)
 
     def _fault(self, reading: Reading) -> tuple[Kind, str] | None:
         """The first thing that is wrong, from the numbers that all others rest on to those that rest on them."""
@@ -310,7 +313,7 @@ class Guard:
                 "What to do: raise the learning rates, or look for a layer that gives the same for every input"
             )
 
-    def _stop(self, kind: Kind, non_finite_inputs: int) -> None:
+    def _stop(self, kind: Kind, non_finite_inputs: int, cause: str) -> None:
         mends = {
             "weights": "What to do: train again; if it comes back, look at the checkpoint and at the machine's memory",
             "moments": "What to do: train again; if it comes back, look at the machine's memory",
@@ -325,7 +328,7 @@ class Guard:
         raise GuardStop(
             f"stopped by the guard: {self.skipped} of {self.epoch_samples} samples of this epoch were skipped for what was "
             f"wrong with their steps, more than guard.max_skipped = {self.max_skipped:.2%} allows. "
-            f"{'; '.join(self.reasons[-3:])}. No model was written. {mend}"
+            f"{'; '.join(self.reasons[-3:])}. No model was written. {cause or mend}"
         )
 
 

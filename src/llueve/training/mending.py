@@ -292,11 +292,11 @@ def _perform(course: Course, attempt: Attempt, kind: Kind, reason: str, cause: s
         logger.warning("%s; %s (%s)", reason, remedy.why, cause)
     if remedy.action == "stop":
         raise GuardStop(
-            f"stopped by the guard: {reason}. Cause: {cause}: {ADVICE[cause][0]}. It ends here because: "
+            f"stopped by the guard: {reason}. {_in_words(cause)}. It ends here because: "
             f"{remedy.why}. No model was written"
         )
     if remedy.action == "skip":
-        _pass_over(course, attempt, kind, reason)
+        _pass_over(course, attempt, kind, reason, "" if cause == UNKNOWN.cause else _in_words(cause))
         return
     if remedy.action == "roll_back":
         course.troubled[place.epoch, place.position] += 1
@@ -357,8 +357,12 @@ def _fresh_head(course: Course) -> None:
     course.healthy = course.capture()
 
 
-def _pass_over(course: Course, attempt: Attempt, kind: Kind, reason: str) -> None:
-    course.guard.count(attempt.reading, kind, reason)
+def _in_words(cause: str) -> str:
+    return f"Cause: {cause}: {ADVICE[cause][0]}"
+
+
+def _pass_over(course: Course, attempt: Attempt, kind: Kind, reason: str, cause: str = "") -> None:
+    course.guard.count(attempt.reading, kind, reason, cause)
     course.pass_over(attempt)
 
 

@@ -64,6 +64,8 @@ SLOW_COURSE = "course with rates divided by"
 WARMUP_STEPS = 50
 FURTHER_STEPS = 20
 DIVISORS = (10, 100, 1000, 10_000)
+WARM_LOSS, SLOW_LOSS = 5.0, 3.0
+"""Times the usual loss that a course may reach which a warm-up, or lower rates, are to cure: whole rates are rough at first."""
 COURSES = (CLIPPED_COURSE, WARM_COURSE, SLOW_COURSE)
 """What is tried where the unchanged course leads to the fault again: the weights became what they are on the way."""
 
@@ -216,10 +218,10 @@ def _change_course(lab: Laboratory, step: Step) -> None:
     # Over as many steps as the remedy would take, and on until the rates are whole: else any warm-up would seem to cure.
     rise = max(step.course_steps, WARMUP_STEPS)
     further = rise - step.course_steps + FURTHER_STEPS
-    lab.run_course(f"{WARM_COURSE} over {rise} steps", Conduct(warmup_steps=rise, further_steps=further), plain=True)
+    lab.run_course(f"{WARM_COURSE} over {rise} steps", Conduct(warmup_steps=rise, further_steps=further), WARM_LOSS)
     for divisor in DIVISORS:
         lab.run_course(
-            f"{SLOW_COURSE} {divisor}", Conduct(rate_factor=1 / divisor, further_steps=FURTHER_STEPS), plain=True
+            f"{SLOW_COURSE} {divisor}", Conduct(rate_factor=1 / divisor, further_steps=FURTHER_STEPS), SLOW_LOSS
         )
         if lab.experiments[-1].cures:
             return

@@ -19,9 +19,6 @@ ABSURD_LOSS = 30.0
 LARGEST_NORM = 1e18
 """The square of a larger gradient does not fit into the optimiser's second moment."""
 
-PLAIN_RATIO = 3.0
-"""A course is as usual while no loss of it is beyond so many times the usual one."""
-
 FEW_SUSPECTS = 16
 """Samples that are tried one by one."""
 
@@ -47,20 +44,20 @@ class Laboratory:
         cures = self._is_usual(loss, norm, step.config.clip_norm) and _is_sound_state(step)
         self.experiments.append(Experiment(change, loss, norm, cures))
 
-    def run_course(self, change: str, conduct: Conduct, plain: bool = False) -> None:
+    def run_course(self, change: str, conduct: Conduct, most: float = math.inf) -> None:
         """One experiment on the steps since the last healthy state.
 
         Args:
-            plain: whether the loss must be as usual all along for it to count as cured, and not only no longer absurd.
+            most: how many times the usual loss, or that of a forecast without knowledge, its losses may be for it to count as
+                cured; else they must only be absurd no longer.
         """
         if self.step.course is None:
             return
         loss, norm = self.step.course(conduct)
         # A gradient of nil is that of weights so far away that every forecast is certain.
         cures = norm > 0 and self._is_usual(loss, norm, min(self.step.config.clip_norm, conduct.clip_norm or math.inf))
-        if plain:
-            usual = max(self.step.usual_loss or 0.0, math.log(self.step.model.num_classes))
-            cures = cures and loss <= PLAIN_RATIO * usual
+        usual = max(self.step.usual_loss or 0.0, math.log(self.step.model.num_classes))
+        cures = cures and loss <= most * usual
         self.experiments.append(Experiment(change, loss, norm, cures))
 
     def cured_by(self, *beginnings: str) -> bool:
