@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 import os
 import re
 import shutil
@@ -44,6 +45,8 @@ FORMAT = 1
 HEADER_BYTES, MOST_SUM_BYTES = 1024, 12
 """At most, of a header and of one checksum in it."""
 LARGEST_HEADER = 64 * 2**20
+RESIDENT_BYTES = 128 * 2**20
+"""Of features that are gathered before their pages are let go: an epoch at random would bring all of them into memory."""
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -51,7 +54,7 @@ class _Unusable(Exception):
     """A cache file that is there cannot be believed."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FeatureCache:
     """The features of every window of one part."""
 
@@ -59,6 +62,8 @@ class FeatureCache:
     """(W, …), mapped from the disk."""
     non_finite: NDArray[np.intp]
     """Positions in the part of windows with a feature that is not finite; they are stored as they are, for the guard."""
+    taken: int = 0
+    """Bytes gathered since pages were last let go."""
 
     @classmethod
     def open(
@@ -126,6 +131,10 @@ class FeatureCache:
     def batch(self, chosen: NDArray[np.intp] | slice) -> Tensor:
         """Features (B, …) of the windows at these positions of the part, in memory of their own."""
         picked = self.rows[chosen].copy() if isinstance(chosen, slice) else self.rows.take(chosen, axis=0)
+        self.taken += picked.nbytes
+        if self.taken > RESIDENT_BYTES:
+            self.taken = 0
+            _let_go(self.rows)
         return torch.from_numpy(picked)
 
 
@@ -273,6 +282,9 @@ class _Place:
             if zlib.crc32(some.data) != known:
                 raise _Unusable(f"is damaged (block {number} is not as it was written)")
             bad.append(start + np.nonzero(~np.isfinite(some.reshape(len(some), -1)).all(axis=1))[0])
+            if some.nbytes * (number + 1) // RESIDENT_BYTES > some.nbytes * number // RESIDENT_BYTES:
+                _let_go(rows)
+        _let_go(rows)
         return rows, np.concatenate(bad)
 
     def refusal(self, shape: tuple[int, ...], limit_bytes: int, new: bool) -> str | None:
@@ -325,6 +337,13 @@ class _Place:
             "dtype": "float32",
             "block": block,
         }
+
+
+def _let_go(rows: FloatArray) -> None:
+    """Pages of the mapped file leave this process's memory; the system keeps them, so that they come back without the disk."""
+    mapped = getattr(rows.base, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _opened(path: Path) -> BinaryIO:
