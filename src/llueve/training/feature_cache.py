@@ -45,8 +45,9 @@ FORMAT = 1
 HEADER_BYTES, MOST_SUM_BYTES = 1024, 12
 """At most, of a header and of one checksum in it."""
 LARGEST_HEADER = 64 * 2**20
-RESIDENT_BYTES = 128 * 2**20
-"""Of features that are gathered before their pages are let go: an epoch at random would bring all of them into memory."""
+RESIDENT_BYTES = 16 * 2**20
+"""Of features that are gathered before their pages are let go: an epoch at random would bring all of them into memory, and a
+system maps several pages around each that is asked for."""
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
