@@ -55,6 +55,9 @@ CHECKS = [
     ("a weight that is unsound", "if reading.unsound_weights:", "if False:"),
     ("moments that are not finite", "if not all(map(math.isfinite, reading.moments)):", "if False:"),
     ("a second moment below zero", "if least_second < 0:", "if False:"),
+    ("a rate above the schedule", "if any(rate > most * ROUNDING for", "if any(False and rate > most * ROUNDING for"),
+    ("moments beyond clipped gradients", "if most > self.largest_clip * ROUNDING:", "if False:"),
+    ("an average that is absurd", "if max(map(abs, reading.average)) > LARGEST_WEIGHT:", "if False:"),
     ("an average that is not finite", "if not all(map(math.isfinite, reading.average)):", "if False:"),
     ("a loss that is not finite", "if not math.isfinite(reading.loss):", "if False:"),
     ("a gradient that is not finite", "if not math.isfinite(reading.gradient_norm):", "if False:"),
@@ -120,14 +123,18 @@ MUTANTS = [
         ),
         (
             "only sound states are come back to",
-            "            if snapshot.is_finite():\n",
+            "            if snapshot.is_sound:\n",
             "            if True:\n",
             "is_not_remembered",
         ),
+    ),
+    *of(
+        MENDING,
+        MEND,
         (
             "windows that are still unsound stay out",
-            "if self.guard.is_sound(alone):",
-            "if True:",
+            "found.append(course.guard.is_sound(",
+            "found.append(True or course.guard.is_sound(",
             "quarantined_samples",
         ),
     ),
@@ -165,7 +172,7 @@ MUTANTS = [
         LOOPS,
         (
             "what is passed over is counted",
-            "    course.guard.count(attempt.reading, kind, reason)\n",
+            "    course.guard.count(attempt.reading, kind, reason, cause)\n",
             "",
             "poison_outside",
         ),
@@ -184,7 +191,7 @@ MUTANTS = [
     *of(
         "training/state.py",
         OF_STATES,
-        ("a state that is not finite", "return bool(extremes.isfinite().all())", "return True"),
+        ("a state that is not finite", "return self.first_fault() is None", "return True"),
     ),
     *of(
         CHECKPOINT,

@@ -44,6 +44,10 @@ FAULTS = {
     "weights": ({"unsound_weights": ("head.out.bias",)}, "weights"),
     "average nan": ({"average": (math.nan, 1.0)}, "average"),
     "average inf": ({"average": (0.0, math.inf)}, "average"),
+    "average absurd": ({"average": (-1e20, 1.0)}, "average"),
+    "first moment beyond what is clipped": ({"moments": (-1.1, 0.1, 0.0, 0.01)}, "moments"),
+    "second moment beyond what is clipped": ({"moments": (-0.1, 0.1, 0.0, 1.1)}, "moments"),
+    "rate above the schedule": ({"rates": (1e-3, 2e-3), "highest_rates": (1e-3, 1e-3)}, "learning_rate"),
     "gradient overflow": ({"gradient_norm": 1.1e18}, "gradient_overflow"),
     "loss of a start": ({"loss": 31 * math.log(2)}, "loss_start"),
     "rate nan": ({"rates": (1e-3, math.nan)}, "learning_rate"),
@@ -55,7 +59,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_refuses_the_step_under_its_name(name):
     changes, kind = FAULTS[name]
-    guard = Guard(max_skipped=0.5, epoch_samples=100)
+    guard = Guard(max_skipped=0.5, epoch_samples=100, largest_clip=1.0)
     assert seen(guard) is None
     found = seen(guard, **changes)
     assert found is not None and found[0] == kind
