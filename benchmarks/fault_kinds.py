@@ -687,8 +687,10 @@ def kinds(held_out: bool = False) -> tuple[Fault, ...]:
         Fault("data", "minus infinite cell", "infinite_input", "without", cell_of(-INF), at_cells),
         Fault("data", "lagged column, first steps", "missing_input", "without", stretch_of(NAN, v(4, 6)), at_cells),
         Fault("data", "whole row missing", "missing_input", "without", row_of(NAN), at_cells),
-        Fault("data", "missing fact", "missing_input", "without", fact_of(NAN), at_facts),
-        Fault("data", "infinite fact", "infinite_input", "without", fact_of(INF), at_facts),
+        Fault("data", "missing fact", "missing_input", "without", fact_of(NAN), at_facts, shape={"head": "variables"}),
+        Fault(
+            "data", "infinite fact", "infinite_input", "without", fact_of(INF), at_facts, shape={"head": "variables"}
+        ),
         Fault(
             "data",
             "outlier without limit",
