@@ -729,7 +729,7 @@ def kinds(held_out: bool = False) -> tuple[Fault, ...]:
             steady,
             at_operation,
             prepare=without_epsilon,
-            shape={"missing": 0.0},
+            shape={"missing": 0.0, "instance_norm": True},
         ),
         Fault(
             "data",
