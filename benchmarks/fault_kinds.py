@@ -825,7 +825,7 @@ def kinds(held_out: bool = False) -> tuple[Fault, ...]:
         Fault("gradients", "NaN, once", "transient", "identical", gradient_of(NAN), in_reason),
         Fault("gradients", "infinity, once", "transient", "identical", gradient_of(-INF), in_reason),
         Fault(
-            "gradients", "all × 1e8, once", "transient", "identical", gradients_times(v(1e12, 1e15)), nowhere, MIDDLE
+            "gradients", "all × 1e12, once", "transient", "identical", gradients_times(v(1e12, 1e15)), nowhere, MIDDLE
         ),
         Fault(
             "gradients",
