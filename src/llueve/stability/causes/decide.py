@@ -140,15 +140,13 @@ def _explain(step: Step) -> Explanation:
     _change_computation(lab, step)
     damage = find_damage(step)
     _change_weights(lab, step, damage)
-    _change_course(lab, step)
+    rate_factor = _change_course(lab, step)
     cured = flags.cured(lab)
     suspected = sorted({row for flag in cured for row in rows_of(flag)})
     samples = () if lab.cured_by(UNCHANGED, GATHERED) or step.kind in _STATES else lab.leave_out(suspected)
     cause = _decide(lab, step, flags)
     cells, facts = _blame(cause, cured)
     numbers = numbers_to_blame(cause, step, damage)
-    slower = [each.change for each in lab.experiments if each.cures and each.change.startswith(SLOW_COURSE)]
-    rate_factor = 1 / int(slower[0].split()[-1]) if slower else None
     return Explanation(cause, trace, tuple(lab.experiments), samples, cells, facts, rate_factor, numbers)
 
 
@@ -206,13 +204,17 @@ def _change_weights(lab: Laboratory, step: Step, damage: Damage | None) -> None:
     lab.run(AVERAGE, with_new_average(step))
 
 
-def _change_course(lab: Laboratory, step: Step) -> None:
-    """Only a fault that the unchanged course makes again can be cured by another conduct; one of the data needs none."""
-    if step.kind in _STATES or lab.cured_by(UNCHANGED, GATHERED, CELLS, FACTS, BOTH):
-        return
+def _change_course(lab: Laboratory, step: Step) -> float | None:
+    """Only a fault that the unchanged course makes again can be cured by another conduct; one of the data needs none.
+
+    Returns:
+        What the rates must be multiplied by for the course to be as usual; None if that was not found out.
+    """
+    if step.course is None or step.kind in _STATES or lab.cured_by(UNCHANGED, GATHERED, CELLS, FACTS, BOTH):
+        return None
     lab.run_course(SAME_COURSE, Conduct())
     if lab.cured_by(SAME_COURSE):
-        return
+        return None
     clip_norm = step.usual_norm or 1.0
     lab.run_course(f"{CLIPPED_COURSE} at {clip_norm:g}", Conduct(clip_norm=clip_norm))
     # Over as many steps as the remedy would take, and on until the rates are whole: else any warm-up would seem to cure.
@@ -220,11 +222,11 @@ def _change_course(lab: Laboratory, step: Step) -> None:
     further = rise - step.course_steps + FURTHER_STEPS
     lab.run_course(f"{WARM_COURSE} over {rise} steps", Conduct(warmup_steps=rise, further_steps=further), WARM_LOSS)
     for divisor in DIVISORS:
-        lab.run_course(
-            f"{SLOW_COURSE} {divisor}", Conduct(rate_factor=1 / divisor, further_steps=FURTHER_STEPS), SLOW_LOSS
-        )
+        slower = Conduct(rate_factor=1 / divisor, further_steps=FURTHER_STEPS)
+        lab.run_course(f"{SLOW_COURSE} {divisor}", slower, SLOW_LOSS)
         if lab.experiments[-1].cures:
-            return
+            return slower.rate_factor
+    return None
 
 
 def _decide(lab: Laboratory, step: Step, flags: _Flags) -> str:

@@ -9,16 +9,13 @@ from torch import Tensor
 
 from llueve.stability.causes.numbers import are_sound_moments
 from llueve.stability.causes.step import Conduct, Experiment, Step
-from llueve.stability.guard import LARGEST_WEIGHT, unsound_weights
+from llueve.stability.guard import LARGEST_NORM, LARGEST_WEIGHT, unsound_weights
 from llueve.stability.step import finite_norm, loss_and_gradients, set_random_states
 
 CURED_RATIO = 30.0
 """A spike counts as cured below so many times the usual; where that is unknown, once it fell by so many times."""
 ABSURD_LOSS = 30.0
 """A loss is absurd from so many times that of a forecast without knowledge, ln K, on."""
-LARGEST_NORM = 1e18
-"""The square of a larger gradient does not fit into the optimiser's second moment."""
-
 FEW_SUSPECTS = 16
 """Samples that are tried one by one."""
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from llueve.stability.causes.changes import Damage
 from llueve.stability.causes.step import Step
-from llueve.stability.guard import LARGEST_WEIGHT
+from llueve.stability.guard import LARGEST_WEIGHT, ROUNDING
 
 MOST = 100
 """Numbers that are named."""
@@ -38,10 +38,10 @@ def _unsound_moments(moments: Mapping[str, Tensor], clip_norm: float) -> Iterabl
     """Where a moment is not finite, a mean of squares negative, or either beyond what clipped gradients give."""
     for name, moment in moments.items():
         if name.endswith("exp_avg_sq"):
-            yield name, ~((moment >= 0) & (moment.double().sqrt() <= clip_norm * 1.001) & moment.isfinite())
+            yield name, ~((moment >= 0) & (moment.double().sqrt() <= clip_norm * ROUNDING) & moment.isfinite())
         else:
             steps = name.endswith(".step")
-            yield name, ~(moment.isfinite() & (steps | (moment.abs() <= clip_norm * 1.001)))
+            yield name, ~(moment.isfinite() & (steps | (moment.abs() <= clip_norm * ROUNDING)))
 
 
 def _where(tensors: Iterable[tuple[str, Tensor]], wrong: Callable[[Tensor], Tensor]) -> Numbers:
