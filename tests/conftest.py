@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -20,6 +21,30 @@ from llueve.config import Config, parse_config
 # A busy machine is no fault of the code; what is set for CI (the same examples each time) stays.
 settings.register_profile("llueve", parent=settings.default, deadline=None)
 settings.load_profile("llueve")
+
+RAINY = """
+[data]
+path = "table.csv"
+site = "site"
+[target]
+label = "rain"
+[split]
+validation_fraction = 0.2
+test_fraction = 0.2
+[verify]
+bootstrap = 100
+[windows]
+context = 8
+{windows}
+[model]
+patch_length = 4
+width = 16
+layers = 2
+heads = 2
+feed_forward = 16
+{model}
+"""
+"""The configuration that trainings on a written table share."""
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -41,6 +66,41 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def write_rainy_table() -> Callable[..., Path]:
+    """Write a table of daily rows at two sites, and a configuration of a small training on it; returns the latter's path."""
+
+    def write(
+        folder: Path,
+        sections: str,
+        *,
+        days: int = 420,
+        missing: float = 0.0,
+        holes: tuple[int, ...] = (),
+        windows: str = "",
+        model: str = "",
+    ) -> Path:
+        random, frames = np.random.default_rng(3), []
+        for number, site in enumerate(("a", "b")):
+            wet = np.convolve(random.standard_normal(days), np.ones(5) / 5, mode="same")
+            absent = random.random(days) < missing if missing else np.zeros(days, np.bool_)
+            absent[list(holes[number : number + 1])] = True
+            columns = {
+                "site": site,
+                "time": pd.date_range("2020-01-01", periods=days, freq="D"),
+                "humidity": np.where(absent, np.nan, wet + 0.3 * random.standard_normal(days)),
+                "pressure": random.standard_normal(days),
+                "rain": (np.roll(wet, -1) > 0.1).astype(int),
+            }
+            frames.append(pd.DataFrame(columns))
+        pd.concat(frames).to_csv(folder / "table.csv", index=False)
+        path = folder / "config.toml"
+        path.write_text(RAINY.format(windows=windows, model=model) + sections, encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture

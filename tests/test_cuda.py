@@ -10,8 +10,6 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -215,39 +213,11 @@ def test_a_trace_finds_the_layer_where_numbers_overflow(precision):
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """Two sites, 420 days, and a configuration of small epochs."""
-    folder = tmp_path_factory.mktemp("table")
-    random, frames = np.random.default_rng(3), []
-    for site in ("a", "b"):
-        wet = np.convolve(random.standard_normal(420), np.ones(5) / 5, mode="same")
-        columns = {
-            "site": site,
-            "time": pd.date_range("2020-01-01", periods=420, freq="D"),
-            "humidity": np.where(random.random(420) < 0.1, np.nan, wet + 0.3 * random.standard_normal(420)),
-            "pressure": random.standard_normal(420),
-            "rain": (np.roll(wet, -1) > 0.1).astype(int),
-        }
-        frames.append(pd.DataFrame(columns))
-    pd.concat(frames).to_csv(folder / "table.csv", index=False)
-    (folder / "config.toml").write_text(
+def table(tmp_path_factory, write_rainy_table):
+    """A table with missing cells, and a configuration of small epochs."""
+    return write_rainy_table(
+        tmp_path_factory.mktemp("table"),
         """
-[data]
-path = "table.csv"
-site = "site"
-[target]
-label = "rain"
-[split]
-validation_fraction = 0.2
-test_fraction = 0.2
-[windows]
-context = 8
-[model]
-patch_length = 4
-width = 16
-layers = 2
-heads = 2
-feed_forward = 16
 [train]
 epochs = 3
 patience = 3
@@ -258,12 +228,9 @@ average_decay = 0.9
 max_skipped = 0.1
 [checkpoints]
 steps = 7
-[verify]
-bootstrap = 100
 """,
-        encoding="utf-8",
+        missing=0.1,
     )
-    return folder / "config.toml"
 
 
 @pytest.fixture(scope="module")

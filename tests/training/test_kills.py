@@ -6,32 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from llueve import run as files
 
-CONFIG = """
-[data]
-path = "table.csv"
-site = "site"
-[target]
-label = "rain"
-[split]
-validation_fraction = 0.2
-test_fraction = 0.2
-[windows]
-context = 8
-missing = "raw"
-[model]
-patch_length = 4
-width = 16
-layers = 2
-heads = 2
-feed_forward = 16
+TRAINING = """
 [train]
 patience = 9
 batch_size = 8
@@ -42,8 +23,6 @@ phases = [{ name = "head", freeze = "encoder", epochs = 2 }, { name = "all", epo
 max_skipped = 0.1
 [checkpoints]
 steps = 3
-[verify]
-bootstrap = 100
 """
 
 KILLED = """
@@ -186,28 +165,9 @@ print(json.dumps(kills))
 
 
 @pytest.fixture
-def table(tmp_path):
+def table(tmp_path, write_rainy_table):
     """Daily rows at two sites, with two cells missing in the training period."""
-    rng = np.random.default_rng(3)
-    rows = []
-    for site in ("a", "b"):
-        wet = np.convolve(rng.standard_normal(420), np.ones(5) / 5, mode="same")
-        humidity = wet + 0.3 * rng.standard_normal(420)
-        humidity[100 if site == "a" else 150] = np.nan
-        rows.append(
-            pd.DataFrame(
-                {
-                    "site": site,
-                    "time": pd.date_range("2020-01-01", periods=420, freq="D"),
-                    "humidity": humidity,
-                    "pressure": rng.standard_normal(420),
-                    "rain": (np.roll(wet, -1) > 0.1).astype(int),
-                }
-            )
-        )
-    pd.concat(rows).to_csv(tmp_path / "table.csv", index=False)
-    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
-    return tmp_path / "config.toml"
+    return write_rainy_table(tmp_path, TRAINING, holes=(100, 150), windows='missing = "raw"')
 
 
 def test_any_kill_is_without_trace(table, tmp_path):

@@ -41,41 +41,13 @@ sys.exit(code)
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A year of rows at two sites, and a configuration of a few small epochs without dropout."""
+def table(tmp_path_factory, write_rainy_table):
+    """A table, and a configuration of a few small epochs without dropout."""
     folder = tmp_path_factory.mktemp("table")
-    rng = np.random.default_rng(3)
-    rows = []
-    for site in ("a", "b"):
-        wet = np.convolve(rng.standard_normal(300), np.ones(5) / 5, mode="same")
-        columns = {
-            "site": site,
-            "time": pd.date_range("2020-01-01", periods=300, freq="D"),
-            "humidity": wet + 0.3 * rng.standard_normal(300),
-            "pressure": rng.standard_normal(300),
-            "rain": (np.roll(wet, -1) > 0.1).astype(int),
-        }
-        rows.append(pd.DataFrame(columns))
-    pd.concat(rows).to_csv(folder / "table.csv", index=False)
-    (folder / "config.toml").write_text(
+    (folder / "command.py").write_text(COMMAND, encoding="utf-8")
+    return write_rainy_table(
+        folder,
         """
-[data]
-path = "table.csv"
-site = "site"
-[target]
-label = "rain"
-[split]
-validation_fraction = 0.2
-test_fraction = 0.2
-[windows]
-context = 8
-[model]
-patch_length = 4
-width = 16
-layers = 2
-heads = 2
-feed_forward = 16
-dropout = 0.0
 [train]
 epochs = 2
 patience = 99
@@ -84,13 +56,10 @@ warmup_steps = 5
 average_decay = 0.9
 [checkpoints]
 steps = 5
-[verify]
-bootstrap = 100
 """,
-        encoding="utf-8",
+        days=300,
+        model="dropout = 0.0",
     )
-    (folder / "command.py").write_text(COMMAND, encoding="utf-8")
-    return folder / "config.toml"
 
 
 JOBS = []

@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -34,42 +32,11 @@ cli.main()
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A year of hourly-like rows at two sites, and a configuration of several small epochs."""
-    folder = tmp_path_factory.mktemp("table")
-    rng = np.random.default_rng(3)
-    rows = []
-    for site in ("a", "b"):
-        wet = np.convolve(rng.standard_normal(420), np.ones(5) / 5, mode="same")
-        frame = pd.DataFrame(
-            {
-                "site": site,
-                "time": pd.date_range("2020-01-01", periods=420, freq="D"),
-                "humidity": wet + 0.3 * rng.standard_normal(420),
-                "pressure": rng.standard_normal(420),
-                "rain": (np.roll(wet, -1) > 0.1).astype(int),
-            }
-        )
-        rows.append(frame)
-    pd.concat(rows).to_csv(folder / "table.csv", index=False)
-    (folder / "config.toml").write_text(
+def table(tmp_path_factory, write_rainy_table):
+    """A table, and a configuration of several small epochs."""
+    return write_rainy_table(
+        tmp_path_factory.mktemp("table"),
         """
-[data]
-path = "table.csv"
-site = "site"
-[target]
-label = "rain"
-[split]
-validation_fraction = 0.2
-test_fraction = 0.2
-[windows]
-context = 8
-[model]
-patch_length = 4
-width = 16
-layers = 2
-heads = 2
-feed_forward = 16
 [train]
 epochs = 4
 patience = 4
@@ -78,12 +45,8 @@ warmup_steps = 5
 average_decay = 0.9
 [checkpoints]
 steps = 3
-[verify]
-bootstrap = 100
 """,
-        encoding="utf-8",
     )
-    return folder / "config.toml"
 
 
 def start(config: Path, run: Path, *more: str) -> subprocess.Popen[str]:
