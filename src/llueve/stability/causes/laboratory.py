@@ -48,8 +48,7 @@ class Laboratory:
             most: how many times the usual loss, or that of a forecast without knowledge, its losses may be for it to count as
                 cured; else they must only be absurd no longer.
         """
-        if self.step.course is None:
-            return
+        assert self.step.course is not None
         loss, norm = self.step.course(conduct)
         # A gradient of nil is that of weights so far away that every forecast is certain.
         cures = norm > 0 and self._is_usual(loss, norm, min(self.step.config.clip_norm, conduct.clip_norm or math.inf))
