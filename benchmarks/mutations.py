@@ -86,9 +86,13 @@ CHECKS = [
     ("weights after an epoch", "if wrong := unsound_weights(model):", "if wrong := unsound_weights(model)[:0]:"),
     ("the budget", "if self.skipped > self.samples_left:", "if False:"),
     ("the budget is of one epoch", "        self.skipped = 0\n        self.reasons", "        self.reasons"),
-    ("weights that are not finite", "if not most <= (", "if most > ("),
-    ("weights beyond reason", "if name in buffers else LARGEST_WEIGHT)", "if name else LARGEST_WEIGHT)"),
-    ("buffers", "both = {**dict(model.named_parameters()), **buffers}", "both = dict(model.named_parameters())"),
+    ("weights that are not finite", "if not most <= bound]", "if most > bound]"),
+    (
+        "weights beyond reason",
+        "(each, LARGEST_WEIGHT) for name, each in model.named_parameters()",
+        "(each, math.inf) for name, each in model.named_parameters()",
+    ),
+    ("buffers", "for name, each in model.named_buffers()}", "for name, each in ()}"),
     ("collapse to the same logits", "if np.ptp(logits_BK, axis=0).max() <= 1e-6 *", "if False and 0 <="),
     ("collapse to one class", "if len(np.unique(predicted_B)) == 1:", "if False:"),
 ]

@@ -129,9 +129,8 @@ class SavedModel:
     def fresh(self) -> TimerXLForClassification:
         """A model of the same sizes, newly initialised: nothing of this one, nothing pre-trained."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                0
-            )  # of the processor alone: a step on an accelerator draws from its own
+            # Of the processor alone: a step on an accelerator draws from its own.
+            torch.default_generator.manual_seed(0)
             fresh = _classifier(
                 build_encoder(self.model), self.model, len(self.variables), self.statics, self.step_hours, self.classes
             )

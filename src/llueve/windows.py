@@ -257,9 +257,7 @@ class Windows:
         """`count` evenly spaced quantiles of each variable's observed training cells, (C, count), in training-set units."""
         rows, at = slice(training_rows), np.linspace(0, 1, count)
         found = []
-        for c in range(
-            self.values_STC.shape[2]
-        ):  # a copy of all variables at once would be the largest thing in memory
+        for c in range(self.values_STC.shape[2]):  # a copy of all at once would be the largest thing in memory
             known_ST = np.where(self.observed_STC[:, rows, c], self.values_STC[:, rows, c], np.nan)
             found.append(np.nanquantile(known_ST, at))
         return np.stack(found).astype(np.float32)

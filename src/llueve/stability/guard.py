@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from llueve.errors import GuardStop, listed
 from llueve.panel import FloatArray
@@ -332,16 +332,21 @@ class Guard:
         )
 
 
+def beyond(bounded: Mapping[str, tuple[Tensor, float]]) -> list[str]:
+    """Names of the tensors that hold a number which is not finite, or larger than its bound; one read from the device."""
+    floating = {name: each for name, each in bounded.items() if each[0].is_floating_point() and each[0].numel()}
+    if not floating:
+        return []
+    extremes = [torch.stack(torch.aminmax(tensor.detach())).abs().max().double() for tensor, _ in floating.values()]
+    largest = torch.stack(extremes).tolist()
+    # A NaN is not at most anything.
+    return [name for (name, (_, bound)), most in zip(floating.items(), largest, strict=True) if not most <= bound]
+
+
 def unsound_weights(model: nn.Module) -> list[str]:
     """Names of the weights and buffers that are not finite, or no weights that a training could have led to."""
-    buffers = dict(model.named_buffers())
-    both = {**dict(model.named_parameters()), **buffers}
-    floating = {name: each for name, each in both.items() if each.is_floating_point() and each.numel()}
-    extremes = torch.stack(
-        [torch.stack(torch.aminmax(each.detach())).abs().max().double() for each in floating.values()]
-    )
-    found = zip(floating, extremes.tolist(), strict=True)
-    return [name for name, most in found if not most <= (sys.float_info.max if name in buffers else LARGEST_WEIGHT)]
+    weights = {name: (each, LARGEST_WEIGHT) for name, each in model.named_parameters()}
+    return beyond({**weights, **{name: (each, sys.float_info.max) for name, each in model.named_buffers()}})
 
 
 def collapse(predicted_B: NDArray[np.int64], observed_B: NDArray[np.int64], logits_BK: FloatArray) -> str | None:

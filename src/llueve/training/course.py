@@ -262,9 +262,9 @@ class Course:
 
     def whole(self, attempt: Attempt) -> Attempt:
         """The step with the batch of all processes."""
-        return (
-            attempt if len(attempt.batch) == len(attempt.chosen) else replace(attempt, batch=self.batch(attempt.chosen))
-        )
+        if len(attempt.batch) == len(attempt.chosen):
+            return attempt
+        return replace(attempt, batch=self.batch(attempt.chosen))
 
     def _weight(self, chosen: NDArray[np.int64], config: TrainConfig) -> float:
         """How much these windows count in the loss."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llueve.model.classifier import TimerXLForClassification
-from llueve.stability.guard import LARGEST_WEIGHT, Guard
+from llueve.stability.guard import LARGEST_WEIGHT, Guard, beyond
 from llueve.stability.step import random_states, set_random_states
 from llueve.training.average import Average
 from llueve.training.optimiser import Optimiser
@@ -99,14 +99,15 @@ class Snapshot:
     def first_fault(self) -> str | None:
         """The first number that no sound training leads to, in words; None if there is none."""
         apart = {f"{MODEL}{name}" for name in self.facts.get("buffers", ())}
+        bounded = {}
         for name, each in self.tensors.items():
-            if each.is_floating_point() and each.numel():
-                is_weight = name == AVERAGE or (name.startswith(MODEL) and name not in apart)
-                most = LARGEST_WEIGHT if is_weight else sys.float_info.max
-                if not max(abs(float(end)) for end in torch.aminmax(each)) <= most:
-                    index = (~each.isfinite() | (each.abs() > most)).nonzero()[0].tolist()
-                    return f"{name}{index} is {float(each[tuple(index)]):g}"
-        return None
+            is_weight = name == AVERAGE or (name.startswith(MODEL) and name not in apart)
+            bounded[name] = (each, LARGEST_WEIGHT if is_weight else sys.float_info.max)
+        if not (wrong := beyond(bounded)):
+            return None
+        tensor, most = bounded[wrong[0]]
+        index = (~tensor.isfinite() | (tensor.abs() > most)).nonzero()[0].tolist()
+        return f"{wrong[0]}{index} is {float(tensor[tuple(index)]):g}"
 
 
 def capture(
