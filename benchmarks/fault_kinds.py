@@ -125,54 +125,55 @@ def _seen(training: Training, here: Course, cells: set[tuple[int, int, int]]) ->
     }
 
 
-def cell_of(value: float) -> Callable[[Training, Course, Random], Any]:
-    """One cell."""
+def _planting(
+    choose: Callable[[Training, Course, Random], set[tuple[int, int, int]]], value: float
+) -> Callable[[Training, Course, Random], Any]:
+    """One value in all cells that are chosen; the truth is those of them that the next step sees."""
 
     def plant(training: Training, here: Course, random: Random) -> Any:
-        cells = {_cell(training, here, random)}
+        cells = choose(training, here, random)
         _put_cells(training, cells, value)
         return _seen(training, here, cells)
 
     return plant
+
+
+def cell_of(value: float) -> Callable[[Training, Course, Random], Any]:
+    """One cell."""
+    return _planting(lambda training, here, random: {_cell(training, here, random)}, value)
 
 
 def stretch_of(value: float, length: int) -> Callable[[Training, Course, Random], Any]:
     """A variable of one site over several steps."""
 
-    def plant(training: Training, here: Course, random: Random) -> Any:
+    def choose(training: Training, here: Course, random: Random) -> set[tuple[int, int, int]]:
         site, time, variable = _cell(training, here, random)
-        cells = {(site, each, variable) for each in range(max(0, time - length + 1), time + 1)}
-        _put_cells(training, cells, value)
-        return _seen(training, here, cells)
+        return {(site, each, variable) for each in range(max(0, time - length + 1), time + 1)}
 
-    return plant
+    return _planting(choose, value)
 
 
 def row_of(value: float) -> Callable[[Training, Course, Random], Any]:
     """All variables of one site at one time."""
 
-    def plant(training: Training, here: Course, random: Random) -> Any:
+    def choose(training: Training, here: Course, random: Random) -> set[tuple[int, int, int]]:
         site, time, _ = _cell(training, here, random)
-        cells = {(site, time, each) for each in range(training.shape.variables)}
-        _put_cells(training, cells, value)
-        return _seen(training, here, cells)
+        return {(site, time, each) for each in range(training.shape.variables)}
 
-    return plant
+    return _planting(choose, value)
 
 
 def mark_of(value: float) -> Callable[[Training, Course, Random], Any]:
     """The same number in several cells that one window holds."""
 
-    def plant(training: Training, here: Course, random: Random) -> Any:
+    def choose(training: Training, here: Course, random: Random) -> set[tuple[int, int, int]]:
         rows = next_rows(here)
         row = int(random.integers(len(rows)))
         variable = int(random.integers(training.shape.variables))
         back = random.choice(training.shape.context, 3, replace=False)
-        cells = {(int(rows.site[row]), int(rows.end[row] - each), variable) for each in back}
-        _put_cells(training, cells, value)
-        return _seen(training, here, cells)
+        return {(int(rows.site[row]), int(rows.end[row] - each), variable) for each in back}
 
-    return plant
+    return _planting(choose, value)
 
 
 def unit_of(factor: float) -> Callable[[Training, Course, Random], Any]:
