@@ -1,7 +1,7 @@
 """The command line: parses arguments, calls the pipeline, prints what comes back.
 
-Exit codes: 0 fine, 1 failed, 2 wrong use or configuration, 3 stopped by the guard, 4 errors in the audit, 143 ended by
-SIGTERM.
+Exit codes: 0 fine, 1 failed, 2 wrong use or configuration, 3 stopped by the guard, 4 errors in the audit, 130 and
+143 ended by SIGINT and SIGTERM.
 """
 
 import json
