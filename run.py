@@ -1,7 +1,7 @@
 """OpenLTM's `run.py` for classification: the same flags, on llueve. See docs/training.md."""
 
-from llueve.cli import main
-from llueve.compatibility import run
+from llueve.cli.main import main
+from llueve.cli.openltm import run
 
 if __name__ == "__main__":
     main(run)

@@ -1,190 +1,168 @@
-"""How fast the encoder is, beside its plain form and beside this machine's own matrix product.
+"""Speed of the encoder, compared with its plain form and with the machine's own matrix product.
 
-    python benchmarks/encoder.py [--rounds 7] [--json FILE]
+    python benchmarks/encoder.py [--rounds 7] [--only TEXT] [--tiny] [--json FILE]
 
-The plain form, as torch runs it by default, and the fast form in each precision that the machine has run in turn in one
-process, so that a machine whose speed drifts slows all; the median of the rounds' ratios is quoted. The floating-point
-operations counted are those of the plain form's products, so work that the fast form avoids counts as speed. Peak memory
-is of one process per form (Linux). The growth table times the fast form alone.
+It runs on the CUDA device if there is one, else on the processor. The plain form runs as torch runs it by default; the fast
+form runs in each precision that the machine has. `repeating` is the form that trains on a CUDA device: its sums have a fixed
+order. The floating-point operations are those of the plain form's products, so work that the fast form avoids counts as
+speed. Peak memory is that of a training step: of the device, or of one process per form (Linux). The growth table times
+the fast form only.
 """
 
-import argparse
-import json
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import measure
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "model"))
 import plain
+from workloads import Workload, chosen
 
-from llueve.model.products import quick_products
-from llueve.model.timer_xl import TimerXL
+from llueve.model.batch import best_device
+from llueve.model.kernels.matmul import quick_products
+from llueve.step import gradients
 from llueve.training.precision import BFLOAT16_WIDTH, has_bfloat16
 
-PATCH, STEPS, VARIABLES, HEADS = 96, 1440, 27, 8
-CASES = {
-    "width 256, 4 layers, batch 16": {"batch": 16, "width": 256, "layers": 4, "feed_forward": 512},
-    "width 1024, 8 layers, batch 2": {"batch": 2, "width": 1024, "layers": 8, "feed_forward": 2048},
-}
+DEVICE = best_device()
+ON_CUDA = DEVICE.type == "cuda"
+PRECISIONS = ("float32", *(("tf32",) if ON_CUDA else ()), *(("bfloat16",) if ON_CUDA or has_bfloat16(DEVICE) else ()))
 GROWTH = {"context": (480, 960, 1440, 2880), "variables": (1, 4, 16, 64), "batch": (1, 4, 16, 32)}
 
-PRECISIONS = (torch.float32, *((torch.bfloat16,) if has_bfloat16(torch.device("cpu")) else ()))
 
-Form = Callable[[torch.Tensor], torch.Tensor]
+class Subject:
+    """The fast and the plain form of the same tensors, and a batch for both.
+
+    Args:
+        case: the sizes.
+        backward: measure a training step; otherwise a forward pass.
+    """
+
+    def __init__(self, case: Workload, backward: bool) -> None:
+        torch.manual_seed(0)
+        self.backward = backward
+        self.encoder = case.encoder().to(DEVICE).train(backward)
+        self.equations = plain.PlainTimerXL(self.encoder, dropout=0.1).train(backward)
+        self.x_BCL = torch.randn(case.batch, case.variables, case.context).to(DEVICE)
+
+    def run(self, form: str) -> None:
+        """Compute one form, such as `plain float32` or `fast bfloat16`; a step has no optimiser, which all forms share."""
+        kind, precision, *repeating = form.split()
+        fast, rounded = kind == "fast", precision == "bfloat16"
+        with ExitStack() as stack:
+            if ON_CUDA:
+                torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+            if fast:
+                stack.enter_context(quick_products())
+                stack.enter_context(self.encoder.computing_in(torch.bfloat16 if rounded else torch.float32))
+            elif rounded:
+                stack.enter_context(torch.autocast(DEVICE.type, torch.bfloat16))
+            if repeating:
+                stack.enter_context(gradients._deterministic_sums(DEVICE))
+            if not self.backward:
+                stack.enter_context(torch.inference_mode())
+            out = (self.encoder.tokens if fast else self.equations)(self.x_BCL)
+            if self.backward:
+                self.encoder.zero_grad(set_to_none=True)
+                out.square().mean().backward()
+
+    @property
+    def forms(self) -> dict[str, Callable[[], None]]:
+        """All forms by name."""
+        names = [f"plain {each}" for each in (PRECISIONS if ON_CUDA else PRECISIONS[:1])]
+        names += [f"fast {each}" for each in PRECISIONS]
+        if ON_CUDA and self.backward:
+            names += ["fast float32 repeating", "fast bfloat16 repeating"]
+        return {name: lambda name=name: self.run(name) for name in names}  # type: ignore[misc]
 
 
-def build(case: dict[str, int]) -> tuple[TimerXL, Any, torch.Tensor]:
-    """The fast form, the plain form of the same tensors, and a batch for both."""
-    torch.manual_seed(0)
-    encoder = TimerXL(PATCH, case["width"], case["layers"], HEADS, case["feed_forward"], dropout=0.1)
-    return encoder, plain.PlainTimerXL(encoder, dropout=0.1), torch.randn(case["batch"], VARIABLES, STEPS)
-
-
-def training_step(form: Form, encoder: TimerXL, x_BCL: torch.Tensor) -> None:
-    """Forward and backward, without the optimiser that both would share."""
-    encoder.zero_grad(set_to_none=True)
-    form(x_BCL).square().mean().backward()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def gigaflops(case: dict[str, int], backward: bool) -> float:
+def gigaflops(case: Workload, backward: bool) -> float:
     """Operations of the plain form's products, 10⁹: two per multiply-add, backward twice the forward."""
-    tokens = VARIABLES * STEPS // PATCH
-    linear = 4 * case["width"] ** 2 + 2 * case["width"] * case["feed_forward"]
-    layer = tokens * linear + 2 * tokens**2 * case["width"]
-    total = 2 * case["batch"] * (case["layers"] * layer + tokens * PATCH * case["width"])
+    tokens = case.variables * case.context // case.patch
+    linear = 4 * case.width**2 + 2 * case.width * case.feed_forward
+    layer = tokens * linear + 2 * tokens**2 * case.width
+    total = 2 * case.batch * (case.layers * layer + tokens * case.patch * case.width)
     return total * (3 if backward else 1) / 1e9
 
 
-def product_rate(dtype: torch.dtype, size: int = 1024) -> float:
-    """This machine's own matrix product, GFLOP/s."""
-    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+def product_rate(precision: str, size: int) -> float:
+    """The machine's own matrix product, GFLOP/s."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = (torch.randn(size, size, dtype=dtype, device=DEVICE) for _ in range(2))
+    if ON_CUDA:
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     with quick_products():
-        return 2 * size**3 / median(seconds(lambda: a @ b) for _ in range(30)) / 1e9
+        times = measure.alternate({"product": lambda: a @ b}, 30, 3, measure.device_seconds)
+    return 2 * size**3 / median(times["product"]) / 1e9
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """`float32` or `bfloat16`."""
-    return str(dtype).removeprefix("torch.")
+def compare(case: Workload, backward: bool, rounds: int, rates: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """Time, ratio to the plain form, and rate of every form."""
+    forms, found = Subject(case, backward).forms, {}
+    times = measure.alternate(forms, rounds, 1, measure.device_seconds)
+    for form, spread in measure.spread(times).items():
+        precision = form.split()[1]
+        like = f"plain {precision}" if f"plain {precision}" in times else "plain float32"
+        gflops = gigaflops(case, backward) / spread["median"]
+        ratio = measure.Ratio.of(times[like], times[form])
+        found[form] = {"seconds": spread, "ratio": ratio, "gflops": gflops, "of_product": gflops / rates[precision]}
+    return found
 
 
-def compare(name: str, rounds: int, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Training step and forward pass of one case, all forms in turn."""
-    encoder, equations, x_BCL = build(CASES[name])
-
-    def fast(run: Callable[[Form], float], dtype: torch.dtype) -> float:
-        with quick_products(), encoder.computing_in(dtype):
-            return run(encoder.tokens)
-
-    def step(form: Form) -> float:
-        return seconds(lambda: training_step(form, encoder, x_BCL))
-
-    def forward(form: Form) -> float:
-        with torch.inference_mode():
-            return seconds(lambda: form(x_BCL))
-
-    rows = []
-    for what, run in (("step", step), ("forward", forward)):
-        encoder.train(what == "step")
-        equations.train(what == "step")
-        times = [(run(equations), *(fast(run, dtype) for dtype in PRECISIONS)) for _ in range(rounds + 1)][1:]
-        for n, dtype in enumerate(PRECISIONS, start=1):
-            took = median(each[n] for each in times)
-            gflops = gigaflops(CASES[name], what == "step") / took
-            rows.append(
-                {
-                    "case": name,
-                    "what": what,
-                    "precision": name_of(dtype),
-                    "plain_s": round(median(each[0] for each in times), 3),
-                    "fast_s": round(took, 3),
-                    "ratio": round(median(each[0] / each[n] for each in times), 2),
-                    "gflops": round(gflops, 1),
-                    "of_product": round(gflops / rates[name_of(dtype)], 2),
-                }
-            )
-    return rows
+def step_memory(case: dict[str, int], form: str) -> float:
+    """Peak memory of a training step beyond that of the model, in MiB."""
+    subject = Subject(Workload(**case), True)
+    if ON_CUDA:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        subject.run(form)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = measure.forget_peak()
+    subject.run(form)
+    return measure.peak_mib() - before
 
 
-def peak_mib(name: str, form: str) -> int:
-    """Peak memory of a process that takes one training step, less that of one that only builds the model."""
-    command = [sys.executable, __file__, "--memory", name, form]
-    built, stepped = (int(subprocess.check_output([*command, steps])) for steps in ("0", "1"))
-    return stepped - built
-
-
-def memory_of(name: str, form: str, steps: int) -> int:
-    """Peak resident MiB of this process after so many training steps."""
-    encoder, equations, x_BCL = build(CASES[name])
-    dtype = next((each for each in PRECISIONS if name_of(each) == form), torch.float32)
-    with quick_products() if form != "plain" else nullcontext(), encoder.computing_in(dtype):
-        for _ in range(steps):
-            training_step(equations if form == "plain" else encoder.tokens, encoder, x_BCL)
-    # Not getrusage: a child's figure there begins with the size of the process that started it.
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 1024
-
-
-def growth() -> list[dict[str, Any]]:
-    """Seconds of a forward pass at width 256 as one of context, variables and batch grows."""
-    torch.manual_seed(0)
-    encoder = TimerXL(PATCH, 256, 4, HEADS, 512).eval()
+def growth(rounds: int) -> list[dict[str, Any]]:
+    """Seconds of a forward pass at width 256 for growing context, variables and batch."""
     rows = []
     for axis, values in GROWTH.items():
         for value in values:
-            shape = {"batch": 4, "variables": 16, "context": 960, axis: value}
-            x_BCL = torch.randn(shape["batch"], shape["variables"], shape["context"])
-            with torch.inference_mode(), quick_products():
-                times = [seconds(lambda x=x_BCL: encoder.tokens(x)) for _ in range(6)][1:]  # type: ignore[misc]
-            rows.append({"axis": axis, "value": value, "forward_s": round(median(times), 4)})
+            case = Workload(
+                **{"batch": 4, "variables": 16, "context": 960, axis: value}, width=256, layers=4, feed_forward=512
+            )
+            subject = Subject(case, False)
+            times = measure.alternate({"forward": lambda each=subject: each.run("fast float32")}, rounds)  # type: ignore[misc]
+            rows.append({"axis": axis, "value": value, "forward_s": median(times["forward"])})
+            print(f"forward, {axis} {value:5}: {rows[-1]['forward_s']:.4f} s")
     return rows
 
 
 def main() -> None:
-    """Measure everything, print it, and keep it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.memory:
-        name, form, steps = arguments.memory
-        print(memory_of(name, form, int(steps)))
-        return
-    rates = {name_of(dtype): product_rate(dtype) for dtype in PRECISIONS}
+    """Measure everything, print it, and write it."""
+    given, found = measure.arguments(__doc__, 7, step_memory), {}
+    size = 64 if given.tiny else 8192 if ON_CUDA else 1024
+    rates = {precision: product_rate(precision, size) for precision in PRECISIONS}
     shown = ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in rates.items())
-    print(
-        f"matrix product: {shown} on {torch.get_num_threads()} threads; auto takes the last from width {BFLOAT16_WIDTH}"
-    )
-    rows = [row for name in CASES for row in compare(name, arguments.rounds, rates)]
-    for row in rows:
-        print(
-            f"{row['case']}  {row['what']:8}{row['precision']:9} plain {row['plain_s']:6.3f} s  fast {row['fast_s']:6.3f} s"
-            f"  {row['ratio']:5.2f} times  {row['gflops']:6.1f} GFLOP/s ({row['of_product']:.0%} of the product)"
-        )
-    forms = ("plain", *(name_of(dtype) for dtype in PRECISIONS))
-    memory = [{"case": name, **{f"{form}_mib": peak_mib(name, form) for form in forms}} for name in CASES]
-    for row in memory:
-        print(f"{row['case']}  memory of a step: " + ", ".join(f"{form} {row[f'{form}_mib']} MiB" for form in forms))
-    grown = growth()
-    for row in grown:
-        print(f"forward, {row['axis']} {row['value']:5}: {row['forward_s']:.4f} s")
-    if arguments.json:
-        content = {"product_gflops": rates, "rounds": rows, "memory": memory, "growth": grown}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"{DEVICE.type}, matrix product: {shown}; precision auto takes bfloat16 from width {BFLOAT16_WIDTH}")
+    for name, case in chosen(given).items():
+        found[name] = {}
+        for what in ("step", "forward"):
+            found[name][what] = compare(case, what == "step", given.rounds, rates)
+            for form, row in found[name][what].items():
+                print(
+                    f"{name}  {what:8}{form:24}{row['seconds']['median'] * 1e3:10.3f} ms  plain takes {row['ratio']}  "
+                    f"{row['gflops']:9.1f} GFLOP/s ({row['of_product']:.0%} of the product)",
+                    flush=True,
+                )
+        for form in found[name]["step"]:
+            memory = (step_memory if ON_CUDA else measure.in_child)(case=vars(case), form=form)
+            found[name]["step"][form]["memory_mib"] = memory
+            print(f"{name}  memory of a step, {form}: {memory:.0f} MiB")
+    measure.keep(given, product_gflops=rates, cases=found, growth=growth(1 if given.tiny else 5))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
-"""How fast, and in how much memory, an ERA5 archive becomes region means.
+"""Speed and memory of turning an ERA5 archive into region means.
 
     python benchmarks/era5.py                    # a generated year, and ten: hourly, 0.25°, 73 × 57 cells, 9 variables
     python benchmarks/era5.py --days 30 --years 2
 
-Targets: at most twice the time of merely reading the files, and less than 1 GiB of memory whatever the number of years. The
-archive is generated in a temporary folder (about 0.7 GB per year, one year's fields under ten years' times) and removed.
+Targets: at most twice the time of only reading the files, and less than 1 GiB of memory for any number of years. The
+archive is generated in a temporary folder (about 0.7 GB per year; all years hold the first year's fields) and removed.
 """
 
-import argparse
-import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+from statistics import median
 
+import measure
 import netCDF4
 import numpy as np
 
@@ -37,43 +34,33 @@ REGIONS = {
     "sierra_norte": (0, -78, -10, -73),
     "sierra_sur": (-10, -76, -18, -68),
 }
-BLOCK = 960
-"""Times that plain reading takes at once."""
+ROWS, COLUMNS, CHUNK, BLOCK = 73, 57, 120, 960
+"""Cells of a field, times of a chunk, and times that plain reading takes at once."""
+START = np.datetime64("2015-01-01T00")
 
 
-def generate(path: Path, hours: int, rows: int = 73, columns: int = 57, chunk: int = 120, seed: int = 0) -> None:
-    """An archive file of any size, with noise in steps of 1/4096 of the spread as GRIB's packing leaves it."""
-    random = np.random.default_rng(seed)
+def generate(path: Path, hours: int) -> None:
+    """An archive file with noise in steps of 1/4096 of the spread, as GRIB's packing leaves it."""
+    random = np.random.default_rng(0)
+    chunk = (CHUNK, ROWS, COLUMNS)
     with netCDF4.Dataset(path, "w") as file:
-        for name, size in (("valid_time", hours), ("latitude", rows), ("longitude", columns)):
+        for name, size in (("valid_time", hours), ("latitude", ROWS), ("longitude", COLUMNS)):
             file.createDimension(name, size)
-        times = file.createVariable("valid_time", "i8", ("valid_time",))
-        times.units = "seconds since 1970-01-01"
-        file.createVariable("latitude", "f8", ("latitude",))[:] = -np.arange(rows) * 0.25
-        file.createVariable("longitude", "f8", ("longitude",))[:] = -82 + np.arange(columns) * 0.25
-        for name, (units, kind, middle, spread) in VARIABLES.items():
-            shape = (chunk, rows, columns)
-            field = file.createVariable(
-                name,
-                "f4",
-                ("valid_time", "latitude", "longitude"),
-                zlib=True,
-                complevel=1,
-                shuffle=True,
-                chunksizes=shape,
-            )
+        file.createVariable("valid_time", "i8", ("valid_time",)).units = "seconds since 1970-01-01"
+        file.createVariable("latitude", "f8", ("latitude",))[:] = -np.arange(ROWS) * 0.25
+        file.createVariable("longitude", "f8", ("longitude",))[:] = -82 + np.arange(COLUMNS) * 0.25
+        for name, (units, kind, middle, width) in VARIABLES.items():
+            dimensions = ("valid_time", "latitude", "longitude")
+            field = file.createVariable(name, "f4", dimensions, zlib=True, complevel=1, shuffle=True, chunksizes=chunk)
             field.units, field.GRIB_stepType = units, kind
-            noise = (
-                np.rint(random.normal(size=(2 * chunk, rows, columns)).cumsum(axis=2) / np.sqrt(columns) * 4096) / 4096
-            )
-            values = middle + spread * noise
-            if kind == "accum":
-                values = np.where(noise > 0.5, spread * noise, 0.0)
-            for start in range(0, hours, chunk):
-                shift = int(random.integers(chunk))
-                stop = min(start + chunk, hours)
+            smooth = random.normal(size=(2 * CHUNK, ROWS, COLUMNS)).cumsum(axis=2) / np.sqrt(COLUMNS)
+            noise = np.rint(smooth * 4096) / 4096
+            values = np.where(noise > 0.5, width * noise, 0.0) if kind == "accum" else middle + width * noise
+            for start in range(0, hours, CHUNK):
+                shift = int(random.integers(CHUNK))
+                stop = min(start + CHUNK, hours)
                 field[start:stop] = values[shift : shift + stop - start]
-        set_times(file, np.datetime64("2015-01-01T00"))
+        set_times(file, START)
 
 
 def set_times(file: netCDF4.Dataset, start: np.datetime64) -> None:
@@ -83,7 +70,7 @@ def set_times(file: netCDF4.Dataset, start: np.datetime64) -> None:
 
 
 def read_only(folder: Path) -> None:
-    """Every value of every file, by NetCDF4 alone."""
+    """Read every value of every file with NetCDF4 alone."""
     for path in sorted(folder.glob("*.nc")):
         with netCDF4.Dataset(path) as file:
             file.set_auto_maskandscale(False)
@@ -92,66 +79,62 @@ def read_only(folder: Path) -> None:
                     file[name][start : start + BLOCK]
 
 
-def reduce(folder: Path) -> None:
-    """The panel of the five regions."""
+def region_means(folder: Path) -> None:
+    """Compute the panel of the five regions."""
     from llueve.config import DataConfig, RegionConfig
-    from llueve.sources.era5 import read_era5
+    from llueve.sources.grids.era5 import read_era5
 
     read_era5(DataConfig(path=str(folder)), {name: RegionConfig(box=box) for name, box in REGIONS.items()}, None)
 
 
-def child(work: str, folder: Path) -> None:
-    """Do one of the two in this process, and print seconds and the most memory it held."""
-    with tempfile.TemporaryDirectory() as warm_up:  # importing libraries is not reading
-        generate(Path(warm_up) / "a.nc", 120, rows=73, columns=57)
-        {"read": read_only, "reduce": reduce}[work](Path(warm_up))
-    started = time.perf_counter()
-    {"read": read_only, "reduce": reduce}[work](folder)
-    seconds = time.perf_counter() - started
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(json.dumps({"seconds": seconds, "peak_mib": int(peak.split()[1]) / 1024}))
-
-
-def measured(work: str, folder: Path) -> dict[str, float]:
-    """One of the two in a fresh process."""
-    command = [sys.executable, __file__, "--child", work, "--folder", str(folder)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+def child(form: str, folder: str) -> dict[str, float]:
+    """Seconds and peak memory of one form in this process, its imports left out of the time."""
+    work = {"read": read_only, "means": region_means}[form]
+    with tempfile.TemporaryDirectory() as warm_up:
+        generate(Path(warm_up) / "a.nc", CHUNK)
+        work(Path(warm_up))
+    return {"seconds": measure.seconds(lambda: work(Path(folder))), "peak_mib": measure.peak_mib()}
 
 
 def main() -> None:
     """Generate, measure, remove."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--days", type=int, default=365, help="days per file")
-    parser.add_argument("--years", type=int, default=10, help="files of the long archive")
-    parser.add_argument("--repeats", type=int, default=3, help="pairs of reading and reducing of one file")
-    parser.add_argument("--child", choices=["read", "reduce"])
-    parser.add_argument("--folder", type=Path)
-    options = parser.parse_args()
-    if options.child:
-        child(options.child, options.folder)
-        return
+    given = measure.arguments(
+        __doc__,
+        3,
+        child,
+        days={"type": int, "default": 365, "help": "days per file"},
+        years={"type": int, "default": 10, "help": "files of the long archive"},
+    )
+    if given.tiny:
+        given.days, given.years = 10, 2
     with tempfile.TemporaryDirectory() as place:
         one, many = Path(place) / "one", Path(place) / "many"
         one.mkdir()
         many.mkdir()
-        started = time.perf_counter()
-        generate(one / "2015.nc", 24 * options.days)
+        spent = measure.seconds(lambda: generate(one / "2015.nc", 24 * given.days))
         size = (one / "2015.nc").stat().st_size / 2**20
-        print(f"generated {options.days} days, {size:.0f} MiB, in {time.perf_counter() - started:.0f} s")
-        pairs = [(measured("read", one), measured("reduce", one)) for _ in range(options.repeats)]
-        for read, reduced in pairs:
-            ratio = reduced["seconds"] / read["seconds"]
-            print(
-                f"reading {read['seconds']:.2f} s, region means {reduced['seconds']:.2f} s: {ratio:.2f} times; "
-                f"peak {reduced['peak_mib']:.0f} MiB"
-            )
-        for year in range(options.years):
+        print(f"generated {given.days} days, {size:.0f} MiB, in {spent:.0f} s")
+        peaks: dict[str, float] = {}
+
+        def clock(form: str) -> float:
+            found = measure.in_child(form=form, folder=str(one))
+            peaks[form] = max(peaks.get(form, 0.0), found["peak_mib"])
+            return float(found["seconds"])
+
+        times = measure.alternate({"read": "read", "means": "means"}, given.rounds, warm_ups=0, clock=clock)
+        ratio = measure.Ratio.of(times["means"], times["read"])
+        print(
+            f"reading {median(times['read']):.2f} s, region means {median(times['means']):.2f} s: {ratio}; "
+            f"peak {peaks['means']:.0f} MiB"
+        )
+        for year in range(given.years):
             path = many / f"{2015 + year}.nc"
             shutil.copy(one / "2015.nc", path)
             with netCDF4.Dataset(path, "a") as file:
-                set_times(file, np.datetime64("2015-01-01T00") + np.timedelta64(24 * options.days * year, "h"))
-        reduced = measured("reduce", many)
-        print(f"{options.years} files: region means {reduced['seconds']:.2f} s, peak {reduced['peak_mib']:.0f} MiB")
+                set_times(file, START + np.timedelta64(24 * given.days * year, "h"))
+        long = measure.in_child(form="means", folder=str(many))
+        print(f"{given.years} files: region means {long['seconds']:.2f} s, peak {long['peak_mib']:.0f} MiB")
+        measure.keep(given, seconds=times, ratio=ratio, peaks_mib=peaks, years=given.years, long=long)
 
 
 if __name__ == "__main__":

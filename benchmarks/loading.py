@@ -1,66 +1,62 @@
-"""What gathering windows costs beside the steps that use them.
+"""Speed of gathering windows, compared with the training steps that use them.
 
-    python benchmarks/loading.py [--seconds 2] [--json FILE]
+    python benchmarks/loading.py [--rounds 7] [--seconds 0.3] [--only TEXT] [--tiny] [--json FILE]
 
-The loader alone: windows a second on the spot, and through the thread that gathers ahead, for random windows of a panel,
-a tenth of whose cells are missing. The model: windows a second of training steps (forward, backward, clipping, AdamW) with
-the smallest model of that shape, and with the example's own. The loader should be at least twenty times as quick.
+Loader: windows per second without and with its thread, for random windows of a panel with a tenth of its cells missing.
+Model: windows per second of training steps (forward, backward, clipping, AdamW), with the smallest model of that shape and
+with the models of the examples. The loader is expected to be at least twenty times as fast as the model.
 """
 
-import argparse
-import json
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from statistics import median
 
+import measure
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from workloads import Workload
 
 from llueve.config import TrainConfig, load_config
-from llueve.forecasting import as_batch
-from llueve.model.classifier import TimerXLForClassification
-from llueve.model.timer_xl import TimerXL
-from llueve.stability.step import Batch, loss_and_gradients
-from llueve.training.loading import Loader
+from llueve.samples.split import Part
+from llueve.samples.windows import Windows
+from llueve.step.gradients import loss_and_gradients
+from llueve.step.predict import as_batch
+from llueve.training.batches.prefetch import AHEAD, Loader
 from llueve.training.optimiser import build_optimiser
-from llueve.windows import Part, Windows
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SMALLEST = (16, 1, 2, 32)
-"""Width, layers, heads, width of the feed-forward."""
-CASES = {
-    "49 sites, daily, context 32": (49, 3500, 20, 32, 64, (8, *SMALLEST)),
-    "1 site, hourly, context 1440": (1, 35_040, 27, 1440, 16, (96, *SMALLEST)),
-    "seattle.toml": (1, 1461, 8, *([None] * 3)),
-    "weather_aus.toml": (49, 3500, 23, *([None] * 3)),
-    "peru_era5.toml": (5, 17_520, 9, *([None] * 3)),
-}
-"""Sites, steps, variables, context, batch, and patch length with the sizes of the encoder; None: as the example has it."""
+SMALLEST = Workload(batch=16, width=16, layers=1, feed_forward=32, heads=2)
 
 
-def sized(name: str, case: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A case with what its example says."""
-    if case[3] is not None:
-        return case
+def example(name: str, variables: int) -> Workload:
+    """The sizes that an example's configuration has."""
     config = load_config(EXAMPLES / name)
     model = config.model
-    sizes = (model.patch_length, model.width, model.layers, model.heads, model.feed_forward)
-    return (*case[:3], config.windows.context, config.train.batch_size, sizes)
+    return Workload(
+        batch=config.train.batch_size,
+        width=model.width,
+        layers=model.layers,
+        feed_forward=model.feed_forward,
+        heads=model.heads,
+        patch=model.patch_length,
+        context=config.windows.context,
+        variables=variables,
+    )
 
 
-def data(sites: int, times: int, variables: int, context: int) -> tuple[Windows, Part]:
-    """A random panel, laid out as `build_windows` does, and all of its windows."""
-    random = np.random.default_rng(0)
-    observed_SCT = random.random((sites, variables, times), np.float32) > 0.1
-    values_SCT = random.standard_normal((sites, variables, times), np.float32) * observed_SCT
-    site, end = np.nonzero(np.ones((sites, times - context + 1), bool))
-    part = Part("training", site, end + context - 1, random.integers(2, size=len(site)))
-    facts_TF, statics_SF = random.standard_normal((times, 2), np.float32), np.zeros((sites, 0), np.float32)
-    return Windows(values_SCT.transpose(0, 2, 1), observed_SCT.transpose(0, 2, 1), facts_TF, statics_SF, context), part
+def cases() -> dict[str, tuple[int, int, Workload]]:
+    """Sites, steps and sizes of each case."""
+    daily = Workload(batch=64, width=16, layers=1, feed_forward=32, heads=2, patch=8, context=32, variables=20)
+    return {
+        "49 sites, daily, context 32": (49, 3500, daily),
+        "1 site, hourly, context 1440": (1, 35_040, SMALLEST),
+        "seattle.toml": (1, 1461, example("seattle.toml", 8)),
+        "weather_aus.toml": (49, 3500, example("weather_aus.toml", 23)),
+        "peru_era5.toml": (5, 17_520, example("peru_era5.toml", 9)),
+    }
 
 
 def batches(part: Part, size: int) -> Iterator[NDArray[np.int64]]:
@@ -71,80 +67,67 @@ def batches(part: Part, size: int) -> Iterator[NDArray[np.int64]]:
         yield from (order[start : start + size] for start in range(0, len(part) - size + 1, size))
 
 
-def per_second(take: Callable[[], Any], size: int, seconds: float) -> float:
-    """Windows a second, once what is done first is over."""
-    for _ in range(3):
-        take()
-    count, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
-        take()
-        count += 1
-    return count * size / spent
-
-
-def loader_speed(gather: Callable[..., Batch], part: Part, size: int, ahead: int, seconds: float) -> float:
-    """Windows a second of the loader alone."""
-    loader, coming = Loader(gather, ahead), batches(part, size)
+def loading(windows: Windows, part: Part, size: int, ahead: int) -> tuple[Loader, Callable[[], None]]:
+    """A loader, and a function that takes its next batch."""
+    loader = Loader(lambda rows: as_batch(windows, part[rows], torch.device("cpu")), ahead)
+    coming = batches(part, size)
     waiting = list(islice(coming, ahead + 1))
 
     def take() -> None:
         waiting.append(next(coming))
         loader.take(waiting.pop(0), waiting)
 
-    try:
-        return per_second(take, size, seconds)
-    finally:
-        loader.close()
+    return loader, take
 
 
-def step_speed(windows: Windows, part: Part, size: int, sizes: tuple[int, ...], seconds: float) -> float:
-    """Windows a second of training steps on a batch that is there already."""
+def training(case: Workload, windows: Windows, part: Part) -> Callable[[], None]:
+    """A function that does a training step on a batch in memory."""
     torch.manual_seed(0)
-    variables = windows.values_STC.shape[2]
-    model = TimerXLForClassification(TimerXL(*sizes), 2, "variables", num_variables=variables, num_facts=2).train()
-    optimiser, config = (
-        build_optimiser([{"params": list(model.parameters()), "lr": 1e-3}]),
-        TrainConfig(batch_size=size),
-    )
-    batch = as_batch(windows, part[next(batches(part, size))], torch.device("cpu"))
+    model, config = case.classifier(), TrainConfig(batch_size=case.batch)
+    optimiser = build_optimiser([{"params": list(model.parameters()), "lr": 1e-3}])
+    batch = as_batch(windows, part[next(batches(part, case.batch))], torch.device("cpu"))
 
     def step() -> None:
         loss_and_gradients(model, batch, config, torch.float32)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimiser.adamw.step()
 
-    return per_second(step, size, seconds)
+    return step
+
+
+def rates(sites: int, times: int, case: Workload, rounds: int, seconds: float) -> dict[str, float]:
+    """Windows per second of the loader, of the loader with its thread, and of training steps."""
+    windows, part = case.windows(sites, times, missing=0.1)
+    loaders = {"loader": loading(windows, part, case.batch, 0), "thread": loading(windows, part, case.batch, AHEAD)}
+    work = {**{name: take for name, (_, take) in loaders.items()}, "steps": training(case, windows, part)}
+    warm = measure.spread(measure.alternate(work, 3))
+    counts = {name: max(1, round(seconds / warm[name]["median"])) for name in work}
+
+    def repeated(name: str) -> None:
+        for _ in range(counts[name]):
+            work[name]()
+
+    found = measure.alternate({name: lambda name=name: repeated(name) for name in work}, rounds)  # type: ignore[misc]
+    for loader, _ in loaders.values():
+        loader.close()
+    return {name: counts[name] * case.batch / median(each) for name, each in found.items()}
 
 
 def main() -> None:
-    """Measure every case, print, and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    """Measure each case, print, and write."""
+    given = measure.arguments(__doc__, 7, seconds={"type": float, "default": 0.3, "help": "length of each turn"})
     found = {}
-    for name, case in CASES.items():
-        sites, times, variables, context, size, sizes = sized(name, case)
-        windows, part = data(sites, times, variables, context)
-
-        def gather(chosen: NDArray[np.int64], windows: Windows = windows, part: Part = part) -> Batch:
-            return as_batch(windows, part[chosen], torch.device("cpu"))
-
-        row = {
-            "batch": size,
-            "loader": loader_speed(gather, part, size, 0, arguments.seconds),
-            "loader_ahead": loader_speed(gather, part, size, 2, arguments.seconds),
-            "steps": step_speed(windows, part, size, sizes, arguments.seconds),
-        }
-        row["ratio"] = row["loader"] / row["steps"]
-        found[name] = row
+    chosen = {"tiny": (2, 2000, SMALLEST)} if given.tiny else cases()
+    for name, (sites, times, case) in chosen.items():
+        if given.only not in name:
+            continue
+        found[name] = row = rates(sites, times, case, given.rounds, given.seconds)
         print(
-            f"{name}: {variables} variables × {context}, batch {size}: loader {row['loader']:,.0f} windows/s "
-            f"({row['loader_ahead']:,.0f} by its thread), width {sizes[1]} × {sizes[2]} trains on {row['steps']:,.0f}: "
-            f"{row['ratio']:,.0f} ×"
+            f"{name}: {case.variables} variables × {case.context}, batch {case.batch}: loader {row['loader']:,.0f} windows/s "
+            f"({row['thread']:,.0f} with its thread), width {case.width} × {case.layers} trains on {row['steps']:,.0f}: "
+            f"{row['loader'] / row['steps']:,.0f} times as fast"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    measure.keep(given, cases=found)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from rich.console import Console
 
-from llueve.audit import Audit, audit_laid_end_to_end, audit_panel, render
-from llueve.audit.failure import forecast_failure
-from llueve.cli import app
+from llueve.audit import Audit, audit_concatenated, audit_panel, render
+from llueve.audit.failure import FailureForecast
+from llueve.cli.main import app
 from llueve.config import Config, DataConfig, TargetConfig, parse_config
 from llueve.errors import AuditError
 from llueve.panel import Finding, check_panel
-from llueve.sources.table import read_table
+from llueve.sources.tables.table import read_table
 
 STEPS = 400
 RANDOM = np.random.default_rng(0)
@@ -711,7 +711,7 @@ def test_a_sum_of_sampled_rain_is_refused_by_name(allowed: bool) -> None:
 
 
 def test_the_forecast_of_failure_by_hand() -> None:
-    forecast = forecast_failure(np.array([True] * 3 + [False] * 9), batch_size=2, masked=False)
+    forecast = FailureForecast(windows=12, bad_windows=3, batch_size=2, masked=False)
     assert (forecast.windows, forecast.bad_windows, forecast.steps) == (12, 3, 6)
     assert forecast.clean_batch_probability == pytest.approx(0.75**2)
     assert forecast.expected_bad_steps == pytest.approx(6 * (1 - 0.5625))
@@ -721,7 +721,7 @@ def test_the_forecast_of_failure_by_hand() -> None:
 def test_laid_end_to_end_windows_cross_sites_and_meet_every_first_step() -> None:
     lagged = NOISE.copy()
     lagged[:, 0] = np.nan
-    audit = audit_laid_end_to_end(panel_of(noise=NOISE, lagged=lagged, leak=LABEL), config_of())
+    audit = audit_concatenated(panel_of(noise=NOISE, lagged=lagged, leak=LABEL), config_of())
     assert audit.forecast is not None
     # 800 rows, 560 train, 552 windows of 8 rows from rows 0 to 551. Rows 0, 399 (no label yet) and 400 hold a NaN:
     # windows from row 0, and from 392 to 400.
@@ -735,7 +735,7 @@ def test_laid_end_to_end_windows_cross_sites_and_meet_every_first_step() -> None
 def test_a_window_over_two_borders_counts_once() -> None:
     values = RANDOM.normal(size=(10, 60))
     panel = panel_of(np.resize(LABEL, values.shape), noise=values)
-    audit = audit_laid_end_to_end(panel, config_of(windows={"context": 150}))
+    audit = audit_concatenated(panel, config_of(windows={"context": 150}))
     assert audit.forecast is not None
     assert codes(audit)["crosses_sites"].count == audit.forecast.windows == 420 - 150
 

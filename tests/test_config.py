@@ -1,13 +1,27 @@
 """`load_config` and `parse_config`: what is refused, in which words, and what survives a round trip."""
 
 import re
-from datetime import datetime
+import tomllib
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from llueve.config import Config, SplitConfig, load_config, parse_config
+from llueve.config import (
+    Config,
+    PhaseConfig,
+    RegionConfig,
+    Rolling,
+    Section,
+    SplitConfig,
+    TrainConfig,
+    load_config,
+    parse_config,
+)
+from llueve.config.section import NOT_SET, key_docstrings
+from llueve.config.train_keys import NamedPhase, PhaseKeys
 from llueve.errors import ConfigError
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
@@ -202,12 +216,12 @@ def test_either_two_dates_or_two_fractions(split: dict[str, Any]) -> None:
 
 def test_cut_dates_in_the_wrong_order() -> None:
     message = refused("split", {"validation_start": "2024-06-01", "test_start": "2024-03-01"})
-    assert "validation_start 2024-06-01 00:00:00 is not before test_start 2024-03-01" in message
+    assert "validation_start 2024-06-01 00:00 is not before test_start 2024-03-01" in message
 
 
 def test_the_end_of_the_test_comes_after_its_start() -> None:
     message = refused("split", {**DATES, "test_end": "2024-06-01"})
-    assert "test_start 2024-06-01 00:00:00 is not before test_end" in message
+    assert "test_start 2024-06-01 00:00 is not before test_end" in message
 
 
 def test_fractions_must_leave_something_to_train_on() -> None:
@@ -217,6 +231,12 @@ def test_fractions_must_leave_something_to_train_on() -> None:
 
 def test_a_date_without_a_meaning_is_refused() -> None:
     assert "split.test_start = 'soon'" in refused("split", {**DATES, "test_start": "soon"})
+
+
+@pytest.mark.parametrize("moment", [2024, 20240301, 1.7e9, "2024", "1709251200"])
+def test_a_number_is_not_a_date(moment: float | str) -> None:
+    message = refused("split", {**DATES, "test_start": moment})
+    assert f"split.test_start = {moment!r}: expected a date, or a date and time, such as 2022-01-02 or" in message
 
 
 def test_dates_of_toml_and_text_with_an_offset_become_utc(tmp_path: Path) -> None:
@@ -268,7 +288,7 @@ def test_a_recipe_with_a_typing_error_names_the_nearest() -> None:
 
 def test_scratch_has_no_pretrained_weights() -> None:
     table = {**SMALLEST, "train": {"recipe": "scratch"}, "model": {"pretrained": "there.pth"}}
-    with pytest.raises(ConfigError, match=r"scratch.*model\.pretrained = 'there\.pth'; leave one of them out"):
+    with pytest.raises(ConfigError, match=r"scratch.*model\.pretrained = 'there\.pth'; remove one of them"):
         parse_config(table, where="here.toml")
 
 
@@ -445,3 +465,118 @@ def test_a_setting_inside_a_table_can_be_changed(tmp_path: Path) -> None:
 def test_half_a_split_or_two_of_them_are_refused(split: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="give validation_start and test_start"):
         SplitConfig.model_validate(split)
+
+
+# Every key
+
+
+def every_key(section: type[Section] = Config, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The place of each key in a configuration, also inside a region, a rolling statistic and a phase."""
+    inside = {"regions": ("here",), "rolling": (0,), "phases": (0,)}
+    for key, field in section.model_fields.items():
+        yield (*path, key)
+        kinds = (field.annotation, *get_args(field.annotation))
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from every_key(kind, (*path, key, *inside.get(key, ())))
+
+
+ODD_VALUES = (
+    *(None, True, -1, 0, 0.5, 10**400, float("inf"), float("nan"), "", "x", "1e999", "9" * 5000, "\ud800", "None"),
+    *([], [0], [-0.5], ["x"], ["x"] * 9, [[]], [None], [{}], {}, {"x": 0}, {"x": "x"}, {"x": ["x"]}, {"x": {"x": 0}}),
+    *(date(2024, 1, 1), time(7), datetime(2024, 1, 1, 7), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=9)))),
+    *("2024-01-01T00:00:00+25:00", "2024-13-01", 1e30, -(2**63) - 1, ["x", "y"], [1, 2], [1, 2, 3, "x"]),
+)
+PYDANTIC = re.compile(
+    r"[Ii]nput |should be|[Rr]equired|[Uu]nable|[Ee]xtra |valid (int|num|str|bool|dict|list|tuple|date)|"
+    r"(less|greater) than|pydantic|type=|Value error|another value|items?\b"
+)
+
+
+@pytest.mark.parametrize("path", list(every_key()), ids=lambda path: ".".join(map(str, path)))
+def test_every_refusal_of_every_key_is_in_our_words(path: tuple[str | int, ...]) -> None:
+    for odd in ODD_VALUES:
+        value: Any = odd
+        for part in reversed(path[1:]):
+            value = [value] if part == 0 else {part: value}
+        table: dict[str, Any] = {**SMALLEST, path[0]: value}
+        if isinstance(value, dict):
+            table[str(path[0])] = {**SMALLEST.get(str(path[0]), {}), **value}
+        try:
+            config = parse_config(table, where="here.toml")
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                assert line.startswith("here.toml: ") and not PYDANTIC.search(line), line
+        else:
+            assert parse_config(tomllib.loads(config.to_toml()), where="again") == config.model_copy(
+                update={"train": config.train.resolved()}
+            )
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("windows", "context", -8, "windows.context = -8: expected a number of at least 1"),
+        ("windows", "context", 8.5, "windows.context = 8.5: expected a whole number"),
+        ("model", "dropout", 1.0, "model.dropout = 1.0: expected a number below 1"),
+        ("model", "instance_norm", "perhaps", "model.instance_norm = 'perhaps': expected true or false"),
+        ("train", "head_learning_rate", 0, "train.head_learning_rate = 0: expected a number above 0"),
+        ("guard", "max_skipped", 1.5, "guard.max_skipped = 1.5: expected a number of at most 1"),
+        ("data", "path", 3, "data.path = 3: expected text in quotes"),
+        ("data", "site_name", "", "data.site_name = '': expected text that is not empty"),
+        ("data", "exclude", "rain", "data.exclude = 'rain': expected a list in square brackets"),
+        ("data", "units", [], "data.units = []: expected a table, with names and values"),
+        ("data", "step_hours", float("nan"), "data.step_hours = nan: expected a finite number"),
+        (
+            "split",
+            "test_start",
+            "soon",
+            "split.test_start = 'soon': expected a date, or a date and time, such as 2022-",
+        ),
+        (
+            "features",
+            "wind",
+            {"w": ["u", "v", "w"]},
+            "features.wind.w = ['u', 'v', 'w']: expected a list of 2, found 3",
+        ),
+        ("features", "wind", {"w": ["u"]}, "features.wind.w: value 2 of the list is missing"),
+    ],
+)
+def test_a_refusal_gives_key_value_and_expectation(section: str, key: str, value: Any, expected: str) -> None:
+    assert f"here.toml: {expected}" in refused(section, {**SMALLEST.get(section, {}), key: value})
+
+
+def test_unknown_keys_inside_tables_name_the_nearest() -> None:
+    rolling = {"variabel": "tp", "variable": "tp", "hours": 24, "statistic": "sum"}
+    assert "did you mean features.rolling.0.variable?" in refused("features", {"rolling": [rolling]})
+    assert "did you mean regions.lima.point?" in refused("regions", {"lima": {"point": [0, 0], "pont": [0, 0]}})
+
+
+SECTIONS = [field.annotation for key, field in Config.model_fields.items() if key != "regions"]
+
+
+@pytest.mark.parametrize("section", [Config, NamedPhase, RegionConfig, Rolling, *SECTIONS])
+def test_every_key_has_a_docstring_and_says_what_happens_without_it(section: type[Section]) -> None:
+    docstrings = key_docstrings(section)
+    for key, field in section.model_fields.items():
+        if not (section is Config and key != "regions"):  # a section has the docstring of its class
+            assert docstrings.get(key, "").endswith("."), key
+            assert (NOT_SET in docstrings[key]) == (field.default is None), key
+
+
+def test_phases_take_exactly_the_keys_that_they_share_with_train() -> None:
+    assert set(PhaseConfig.model_fields) == {"name", "freeze", *PhaseKeys.model_fields}
+    assert set(PhaseKeys.model_fields) < set(TrainConfig.model_fields)
+    phase = PhaseConfig(name="a", freeze="encoder")  # type: ignore[arg-type]
+    assert phase.overrides == {} and phase.epochs is None
+    assert PhaseConfig(name="a", epochs=3) != PhaseConfig(name="a")
+
+
+def test_a_key_that_is_not_set_is_a_comment(tmp_path: Path) -> None:
+    text = parse_config(SMALLEST, where="").to_toml()
+    assert "# test_end =  # not set: the end of the data\n" in text
+    (end,) = [line for line in text.splitlines() if "test_end" in line]
+    dated = re.sub(r"(?m)^(validation|test)_fraction.*\n", "", text).replace(end, "test_end = 2024-09-01")
+    dated = dated.replace("[split]\n", "[split]\nvalidation_start = 2024-03-01\ntest_start = 2024-06-01\n")
+    config = load_config(written(tmp_path, dated))
+    assert config.split.test_end == datetime(2024, 9, 1) and "# validation_fraction =" in config.to_toml()

@@ -16,23 +16,28 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llueve import pipeline
-from llueve import run as files
 from llueve.config import TrainConfig, load_config
 from llueve.errors import Interrupted
-from llueve.forecasting import as_batch
-from llueve.model.attention import variable_attention
+from llueve.model.batch import Batch
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.kernels.attention import variable_attention
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
-from llueve.stability import step as steps
+from llueve.runs import directory as files
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import split_panel
+from llueve.samples.windows import build_windows
+from llueve.stability.diagnosis.trace import trace_step
 from llueve.stability.guard import Guard
-from llueve.stability.incident import explain_incident, load_incident, replay
-from llueve.stability.step import Batch, loss_and_gradients, random_states, set_random_states
-from llueve.stability.trace import trace_step
-from llueve.training.course import Course
-from llueve.training.feature_cache import FeatureCache
+from llueve.stability.incidents import explain_incident, load_incident, replay
+from llueve.stability.reading import Fault, FaultKind
+from llueve.step import gradients as steps
+from llueve.step.gradients import loss_and_gradients
+from llueve.step.predict import as_batch
+from llueve.step.random_state import random_states, set_random_states
+from llueve.training.batches.feature_cache import FeatureCache
 from llueve.training.precision import choose_precision
-from llueve.windows import build_windows, fit_scaler, split_panel
+from llueve.training.stepper import Stepper
 
 sys.path.insert(0, str(Path(__file__).parent / "model"))
 import plain
@@ -252,7 +257,7 @@ def differences(one, other):
 
 def plant(monkeypatch, at, damage):
     """Do `damage(course)` just before the attempt number `at`."""
-    attempt, calls = Course.attempt, []
+    attempt, calls = Stepper.attempt, []
 
     def planted(self, *arguments):
         calls.append(None)
@@ -260,7 +265,7 @@ def plant(monkeypatch, at, damage):
             damage(self)
         return attempt(self, *arguments)
 
-    monkeypatch.setattr(Course, "attempt", planted)
+    monkeypatch.setattr(Stepper, "attempt", planted)
 
 
 def without_device(monkeypatch):
@@ -293,7 +298,7 @@ def test_forecasts_are_the_processors(clean, table, monkeypatch):
 
 def test_an_interrupted_training_ends_in_the_same_bits(clean, table, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        plant(patch, 23, lambda here: setattr(here.surroundings.interruption, "number", int(signal.SIGTERM)))
+        plant(patch, 23, lambda here: setattr(here._environment.interruption, "number", int(signal.SIGTERM)))
         with pytest.raises(Interrupted):
             pipeline.train(load_config(table), tmp_path / "run")
     assert len(lines(tmp_path / "run")) < 3
@@ -327,13 +332,13 @@ def test_a_cell_that_is_not_finite_is_named_and_its_sample_left_out(table, tmp_p
     assert told.explanation.cause == "missing_input"
     assert told.explanation.trace.phase == "input"
     day = "2020-04-10T00:00:00"
-    assert [(each.variable, each.site, each.first, each.last) for each in told.blamed] == [("pressure", "a", day, day)]
+    assert [(each.variable, each.site, *each.stretches()[0]) for each in told.cells] == [("pressure", "a", day, day)]
 
 
 def test_a_weight_that_is_not_finite_is_named_and_rolled_back(clean, table, tmp_path, monkeypatch):
     def damage(course):
         with torch.no_grad():
-            course.model.encoder.blocks.attn_layers[0].conv1.weight[0, 5] = NAN
+            course.state.model.encoder.blocks.attn_layers[0].conv1.weight[0, 5] = NAN
 
     with monkeypatch.context() as patch:
         plant(patch, 9, damage)
@@ -356,7 +361,7 @@ def test_what_does_not_repeat_leaves_no_trace(clean, table, tmp_path, monkeypatc
         return loss * NAN if len(calls) == 8 else loss
 
     with monkeypatch.context() as patch:
-        patch.setattr("llueve.training.course.loss_and_gradients", once)
+        patch.setattr("llueve.training.stepper.loss_and_gradients", once)
         pipeline.train(load_config(table), tmp_path / "run")
     events = [line for line in lines(tmp_path / "run") if "event" in line]
     assert [(each["cause"], each["action"]) for each in events] == [("transient", "rerun")]
@@ -370,7 +375,7 @@ def test_an_incident_is_replayed_there_and_on_the_processor(table, tmp_path, mon
     refuses = Guard.refuses
 
     def third(self, reading):
-        return ("gradient_spike", "as if") if reading.step == 3 else refuses(self, reading)
+        return Fault(FaultKind.GRADIENT_SPIKE, "as if") if reading.step == 3 else refuses(self, reading)
 
     with monkeypatch.context() as patch:
         patch.setattr(Guard, "refuses", third)
@@ -392,7 +397,7 @@ def test_a_step_of_a_processor_is_replayed_on_the_processor(table, tmp_path, mon
     refuses = Guard.refuses
 
     def third(self, reading):
-        return ("gradient_spike", "as if") if reading.step == 3 else refuses(self, reading)
+        return Fault(FaultKind.GRADIENT_SPIKE, "as if") if reading.step == 3 else refuses(self, reading)
 
     with monkeypatch.context() as patch:
         without_device(patch)
@@ -405,13 +410,13 @@ def test_a_step_of_a_processor_is_replayed_on_the_processor(table, tmp_path, mon
 
 def test_a_state_of_one_device_goes_on_on_another(table, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
-        plant(patch, 23, lambda here: setattr(here.surroundings.interruption, "number", int(signal.SIGTERM)))
+        plant(patch, 23, lambda here: setattr(here._environment.interruption, "number", int(signal.SIGTERM)))
         with pytest.raises(Interrupted):
             pipeline.train(load_config(table), tmp_path / "run")
     without_device(monkeypatch)
     pipeline.train(load_config(table), tmp_path / "run", resume=True)
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3]
-    assert f"begun on {DEVICE.type} and goes on on cpu" in caplog.text
+    assert f"began on {DEVICE.type} and resumes on cpu" in caplog.text
 
 
 def test_features_of_a_frozen_encoder_are_kept(make_panel, make_config, table, tmp_path):

@@ -10,7 +10,7 @@ from llueve import pipeline
 from llueve.audit import audit_panel
 from llueve.config import load_config
 from llueve.errors import GuardStop
-from llueve.sources.table import read_table
+from llueve.sources.tables.table import read_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = ("train.epochs=1", "model.width=16", "model.layers=1", "model.feed_forward=16", "verify.bootstrap=100")

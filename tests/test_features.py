@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llueve.config import FeaturesConfig
 from llueve.errors import ConfigError, DataError
-from llueve.features import add_features, nearest_sites, relative_humidity, rolling, wind_from
+from llueve.samples.features import add_features, nearest_sites, relative_humidity, rolling, wind_from
 
 UNITS = {"u10": "m s-1", "v10": "m s-1", "t2m": "K", "d2m": "K", "sp": "Pa", "tp": "mm"}
 
@@ -137,9 +137,13 @@ def test_nothing_comes_from_the_future(at, site, value):
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        ({"wind": {"w": ("u10", "v100")}}, ConfigError, "features.wind names 'v100', which is no variable"),
-        ({"lag_hours": {"tp": (4,)}}, ConfigError, "4 h is no whole number of the panel's steps of 6 h"),
-        ({"dewpoint_spread": {"sp": ("t2m", "d2m")}}, ConfigError, "would make 'sp', which is there already"),
+        ({"wind": {"w": ("u10", "v100")}}, ConfigError, "features.wind names 'v100', which the panel lacks"),
+        ({"lag_hours": {"tp": (4,)}}, ConfigError, "4 h is not a whole number of the panel's steps of 6 h"),
+        (
+            {"dewpoint_spread": {"sp": ("t2m", "d2m")}},
+            ConfigError,
+            "would make 'sp', but the panel has this name already",
+        ),
         ({"neighbours": 2}, ConfigError, "the panel has 2 site"),
         ({"neighbours": 1}, DataError, "needs the position of each site"),
     ],

@@ -11,8 +11,9 @@ from rich.console import Console
 from llueve import pipeline
 from llueve.config import load_config
 from llueve.errors import CheckpointError, ConfigError, UsageError
-from llueve.model.pretrained import Sizes, load_pretrained
-from llueve.model.writing import encode_checkpoint
+from llueve.model.build import EncoderSizes
+from llueve.model.checkpoints.convert import encode_checkpoint
+from llueve.model.checkpoints.pretrained import load_pretrained
 
 CONFIG = """
 [data]
@@ -47,7 +48,7 @@ def project(request, tmp_path):
         tmp_path / "table.csv", index=False
     )
     torch.manual_seed(1)
-    encoder = Sizes(request.param, patch_length=4, width=8, layers=1, heads=2, feed_forward=8).build()
+    encoder = EncoderSizes(request.param, patch_length=4, width=8, layers=1, heads=2, feed_forward=8).build()
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     for name, content in encode_checkpoint(
@@ -90,12 +91,12 @@ def test_a_run_forecasts_as_it_was_verified(project):
 
 
 def test_other_sizes_than_the_checkpoints_are_refused(project):
-    with pytest.raises(ConfigError, match=r"model\.width = 16: the checkpoint .* has 8; leave it out"):
+    with pytest.raises(ConfigError, match=r"model\.width = 16: the checkpoint .* has 8; leave the key out"):
         trained(project, "model.width=16", "model.heads=2")
 
 
 def test_a_checkpoint_that_is_not_there_is_named(project):
-    with pytest.raises(CheckpointError, match=r"nowhere\.pth: there is no such file"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth: does not exist"):
         trained(project, "model.pretrained=nowhere.pth")
     assert not (project / "run").exists()
 
@@ -136,5 +137,5 @@ def test_other_positions_have_no_openltm_form(project):
 
 
 def test_a_name_that_is_no_name_is_refused(project):
-    with pytest.raises(CheckpointError, match="cannot be looked at"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         pipeline.convert("x" * 5000, "safetensors", project / "out")

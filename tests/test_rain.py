@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llueve.config import TargetConfig
 from llueve.errors import DataError, UsageError
 from llueve.panel import check_panel
-from llueve.rain import class_labels, horizon_steps, next_sum_mm
+from llueve.samples.target import class_labels, horizon_steps, next_sum_mm
 
 NAN = float("nan")
 
@@ -160,7 +160,7 @@ def test_a_missing_unit_is_refused() -> None:
 
 @pytest.mark.parametrize("units", ["K", "MM", "mm h-1"])
 def test_a_unit_that_is_no_depth_of_water_is_refused(units: str) -> None:
-    with pytest.raises(DataError, match=rf"tp: unit '{units}' is no depth of water; expected one of mm"):
+    with pytest.raises(DataError, match=rf"tp: unit '{units}' is not a depth of water; expected one of mm"):
         next_sum_mm(panel_of([0.0, 1.0], units=units), "tp", 6.0)
 
 
@@ -186,7 +186,7 @@ def test_a_label_column_that_the_table_lacks() -> None:
 
 def test_negative_rain_is_refused_where_it_is_and_packing_noise_is_not() -> None:
     with pytest.raises(
-        DataError, match=r"tp: 1 values are below zero, the first -9999 at site 0, 2024-01-01T12:00.*sentinels"
+        DataError, match=r"tp: 1 values are below zero, the first -9999 at site 0, 2024-01-01 12:00.*sentinels"
     ):
         labels(panel_of([0, 0, -9999, 0, 0, 0]))
     assert labels(panel_of([0, 0, -1e-5, 0, 0, 0]))[0][0] == 0.0

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from llueve import pipeline
 from llueve.config import load_config
-from llueve.reading import read_panel
+from llueve.samples.read import read_panel
 
 CONFIG = """
 [data]

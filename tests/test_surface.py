@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import typer
 
 import llueve
 from llueve import errors
-from llueve import run as run_files
-from llueve.cli import app
+from llueve.cli.main import app
+from llueve.runs import directory as run_files
 
 SOURCE = Path(llueve.__file__).parent
 PACKAGE = SOURCE.name
@@ -25,19 +26,18 @@ PACKAGE = SOURCE.name
 
 def test_the_commands_and_their_parameters() -> None:
     def walk(command: object, path: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
-        children = getattr(command, "commands", None)
-        if children is None:
-            yield (
-                path,
-                {
-                    parameter.name: [*parameter.opts, *parameter.secondary_opts]
-                    for parameter in command.params  # type: ignore[attr-defined]
-                },
-            )
-        for name, child in (children or {}).items():
+        children = getattr(command, "commands", {})
+        parameters = {
+            parameter.name: [*parameter.opts, *parameter.secondary_opts]
+            for parameter in command.params  # type: ignore[attr-defined]
+        }
+        if parameters or not children:
+            yield path, parameters
+        for name, child in children.items():
             yield from walk(child, f"{path} {name}".strip())
 
     assert dict(walk(typer.main.get_command(app), "")) == {
+        "": {"version": ["--version"]},
         "train": {
             "config": ["config"],
             "run": ["--run", "-r"],
@@ -151,13 +151,9 @@ def test_the_files_of_a_run() -> None:
         "predictions.csv",
         "verification.json",
     )
-    assert (run_files.INCIDENTS, *run_files.TENSORS, run_files.INCIDENT, run_files.EXPLANATION) == (
+    assert (run_files.INCIDENTS, run_files.INCIDENT, run_files.EXPLANATION) == (
         "incidents",
-        "batch.safetensors",
-        "before.safetensors",
-        "optimiser.safetensors",
-        "random.safetensors",
-        "incident.json",
+        "step.safetensors",
         "explanation.json",
     )
 
@@ -166,16 +162,16 @@ def test_the_files_of_a_run() -> None:
 
 LIGHT = (
     "sources",
-    "reading",
-    "rain",
-    "features",
+    "samples",
     "audit",
     "panel",
     "config",
     "errors",
-    "windows",
+    "files",
+    "progress",
+    "version",
     "verification",
-    "run",
+    "runs.directory",
 )
 """Modules and packages that never import torch."""
 
@@ -215,7 +211,9 @@ def imports() -> dict[str, frozenset[str]]:
                 assert node.level == 0 and node.module is not None, f"{name}: relative import"
                 # `from package import module` imports the module, `from module import name` does not.
                 inner = {f"{node.module}.{alias.name}" for alias in node.names}
-                names |= {node.module} | (inner & set(MODULES))
+                names |= inner & set(MODULES)
+                if inner - set(MODULES):
+                    names.add(node.module)
         found[name] = frozenset(names)
     return found
 
@@ -250,24 +248,60 @@ def test_light_modules_do_not_reach_torch(name: str) -> None:
     assert [chain for at, chain in reached(name).items() if any(inside(at, other) for other in heavy)] == []
 
 
-@pytest.mark.parametrize("name", modules_of("model"))
-def test_the_model_knows_no_training(name: str) -> None:
-    forbidden = [f"{PACKAGE}.{part}" for part in ("training", "pipeline", "cli", "saved", "sources", "stability")]
-    assert [chain for at, chain in reached(name).items() if any(inside(at, part) for part in forbidden)] == []
+LAYOUT = (Path(__file__).parents[1] / "docs" / "layout.md").read_text(encoding="utf-8")
+PLAN = LAYOUT.partition("## Floors")[2].partition("```text")[2].partition("```")[0]
+FLOORS = tuple(tuple(line.split()) for line in reversed(PLAN.strip().splitlines()))
+"""The floors of docs/layout.md from the ground up: each folder or file of `src/llueve`."""
+FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 
 
-def test_nothing_imports_the_command_line_but_main() -> None:
-    assert [name for name, names in imports().items() if f"{PACKAGE}.cli" in names] == [f"{PACKAGE}.__main__"]
+def place_of(module: str) -> str:
+    """The folder or file of `src/llueve` that a module belongs to."""
+    return module.split(".")[1]
 
 
-def test_only_the_command_lines_import_the_pipeline() -> None:
-    assert [name for name, names in imports().items() if f"{PACKAGE}.pipeline" in names] == [
-        f"{PACKAGE}.cli",
-        f"{PACKAGE}.compatibility.running",
-    ]
+def own_imports() -> Iterator[tuple[str, str]]:
+    """Each import between two modules of the package, the package's own face left out."""
+    for name, names in imports().items():
+        for other in names:
+            if name != PACKAGE and other != PACKAGE and inside(other, PACKAGE):
+                yield name, other
 
 
-@pytest.mark.parametrize("name", [PACKAGE, *modules_of("config", "panel", "reading", "sources.table")])
+def test_every_folder_and_file_has_a_floor() -> None:
+    assert {place_of(name) for name in MODULES if name != PACKAGE} == set(FLOOR)
+
+
+def test_every_file_that_the_walks_name_exists() -> None:
+    walks = LAYOUT.partition("## Walk of one window")[2].partition("## Who owns what")[0]
+    named = re.findall(r"`([a-z_/]+\.py)", walks)
+    assert len(named) > 15 and [name for name in named if not (SOURCE / name).is_file()] == []
+
+
+def test_an_import_points_to_the_same_folder_or_to_a_lower_floor() -> None:
+    assert [
+        f"{name} -> {other}"
+        for name, other in own_imports()
+        if place_of(name) != place_of(other) and FLOOR[place_of(other)] >= FLOOR[place_of(name)]
+    ] == []
+
+
+def test_no_module_imports_the_package_itself() -> None:
+    # `llueve/__init__.py` is the face of the package: it stands above the pipeline, and the version has a file below.
+    assert [name for name, names in imports().items() if PACKAGE in names and name != PACKAGE] == []
+
+
+def test_a_name_of_a_file_is_used_once() -> None:
+    stems = [path.stem for path in MODULES.values() if path.stem not in ("__init__", "__main__")]
+    assert sorted({stem for stem in stems if stems.count(stem) > 1}) == []
+
+
+def test_a_name_of_a_class_is_used_once() -> None:
+    names = [node.name for _, tree in trees() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+@pytest.mark.parametrize("name", [PACKAGE, *modules_of("config", "panel", "samples", "sources.tables")])
 def test_reading_files_reaches_no_network(name: str) -> None:
     network = ("requests", "cdsapi", "urllib", "http", "socket")
     chains = [chain for at, chain in reached(name).items() if any(inside(at, other) for other in network)]
@@ -330,8 +364,57 @@ def test_of_pickle_only_what_runs_nothing() -> None:
         if "pickle" in (getattr(node, "module", None) or alias.name)
     }
     # `pickletools` looks through a pickle without running it.
-    assert taken == {("llueve.model.files", "UnpicklingError"), ("llueve.model.files", "pickletools")}
+    assert taken == {
+        ("llueve.model.checkpoints.weight_files", "UnpicklingError"),
+        ("llueve.model.checkpoints.weight_files", "pickletools"),
+    }
 
 
 def test_every_module_says_what_it_is_for() -> None:
     assert [name for name, tree in trees() if ast.get_docstring(tree) is None] == []
+
+
+# Size and plain English
+
+
+MANY_PARAMETERS = {"llueve.cli.data_commands.openmeteo"}
+"""One parameter for each flag of the command: docs/decisions/0017-layout.md."""
+
+
+def test_no_file_is_longer_than_350_lines() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
+def test_no_function_is_longer_than_60_lines_or_takes_more_than_8_parameters() -> None:
+    long, many = [], set()
+    for module, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = len([each for each in given if each.arg not in ("self", "cls")])
+                long += [f"{module}.{node.name}"] if node.end_lineno - node.lineno >= 60 else []
+                many |= {f"{module}.{node.name}"} if count > 8 else set()
+    assert long == [] and many == MANY_PARAMETERS
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Every docstring of a module, class, function or attribute, with its place."""
+    for module, tree in trees():
+        for node in ast.walk(tree):
+            for each in getattr(node, "body", []) if isinstance(getattr(node, "body", []), list) else []:
+                if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
+                    yield f"{module}:{each.lineno}", str(each.value.value)
+
+
+def test_a_docstring_begins_with_what_the_thing_is_or_does() -> None:
+    question = re.compile(r"\s*(What|Whether|Where|How|When|Which|Who|Why)\b")
+    assert [place for place, text in docstrings() if question.match(text)] == []
+
+
+def test_no_sentence_of_a_docstring_has_more_than_35_words() -> None:
+    def longest(text: str) -> int:
+        parts = re.split(r"(?<=[.!?:;])\s|\n\s*\n|\n\s*[-*|]", re.sub(r"`[^`]*`", "x", text))
+        return max(len(part.split()) for part in parts)
+
+    assert [place for place, text in docstrings() if longest(text) > 35] == []

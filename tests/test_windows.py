@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from llueve.errors import DataError
 from llueve.panel import feature_names
-from llueve.windows import build_windows, calendar_facts, fit_scaler, split_panel, thinned
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import complete_windows, split_panel, thinned
+from llueve.samples.target import class_labels, event_outcomes
+from llueve.samples.windows import build_windows, calendar_facts
 
 CONTEXT = 8
 
@@ -82,6 +85,20 @@ def test_cut_dates_are_the_same_for_sites_of_different_length(make_panel, make_c
     for site in range(3):
         assert panel["time"].values[split.test.end[split.test.site == site]].min() == np.datetime64("2020-04-01")
     assert split.training.end[split.training.site == 1].min() == 30 + CONTEXT - 1  # a whole context inside the record
+
+
+def test_the_split_carries_the_labels_of_the_whole_panel(make_panel, make_config):
+    panel, config = make_panel(), make_config()
+    panel["rain"].values[1, 7] = np.nan
+    split = split_panel(panel, config)
+    np.testing.assert_array_equal(split.labels_ST, class_labels(panel, config.target))
+    for part in split.parts:
+        np.testing.assert_array_equal(split.labels_ST[part.site, part.end], part.y)
+
+
+def test_outcomes_of_one_class_of_three():
+    labels_ST = np.array([[0, 1, 2, np.nan]], np.float32)
+    np.testing.assert_array_equal(event_outcomes(labels_ST, 1), [[0, 1, 0, np.nan]])
 
 
 def test_unknown_outcomes_make_no_window(make_panel, make_config):
@@ -205,3 +222,24 @@ def test_a_batch_is_copied_once(make_panel, make_config):
     row = split.training[[35]]
     start, end = int(row.end[0]) - CONTEXT + 1, int(row.end[0]) + 1
     np.testing.assert_array_equal(windows.batch(row)[0][0].T, windows.values_STC[row.site[0], start:end])
+
+
+def test_predictions_need_a_whole_context_and_an_observed_issue_time(make_panel):
+    panel = make_panel(sites=2, times=20, missing=0)
+    for name in feature_names(panel):
+        panel[name].values[1, :5] = np.nan  # this record starts later
+        panel[name].values[1, [15, 19]] = np.nan  # and these rows were not observed
+    every = complete_windows(panel, CONTEXT, every_window=True)
+    ends = [every.end[every.site == site].tolist() for site in (0, 1)]
+    assert ends == [list(range(7, 20)), [12, 13, 14, 16, 17, 18]]
+    last = complete_windows(panel, CONTEXT, every_window=False)
+    assert (last.name, last.site.tolist(), last.end.tolist()) == ("prediction", [0, 1], [19, 18])
+
+
+@pytest.mark.parametrize("rows", [0, CONTEXT - 1])
+def test_predictions_of_a_site_that_is_too_short_are_refused_by_name(make_panel, rows):
+    panel = make_panel(sites=2, times=20, missing=0)
+    for name in feature_names(panel):
+        panel[name].values[1, rows:] = np.nan
+    with pytest.raises(DataError, match=rf"s1: {rows} rows do not fill one window of 8 steps"):
+        complete_windows(panel, CONTEXT, every_window=True)

@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llueve.errors import LlueveError
+from llueve.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from llueve.config import Config, load_config
+    from llueve.model.checkpoints.pretrained import load_pretrained
     from llueve.model.classifier import TimerXLForClassification
-    from llueve.model.pretrained import load_pretrained
     from llueve.pipeline import Result, evaluate, predict, train
 
-__version__ = "0.1.0"
 _LAZY = {
     "Config": "llueve.config",
     "Result": "llueve.pipeline",
     "TimerXLForClassification": "llueve.model.classifier",
     "evaluate": "llueve.pipeline",
     "load_config": "llueve.config",
-    "load_pretrained": "llueve.model.pretrained",
+    "load_pretrained": "llueve.model.checkpoints.pretrained",
     "predict": "llueve.pipeline",
     "train": "llueve.pipeline",
 }

@@ -1,6 +1,6 @@
 """`python -m llueve` is the command line."""
 
-from llueve.cli import main
+from llueve.cli.main import main
 
 if __name__ == "__main__":
     main()

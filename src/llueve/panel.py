@@ -1,20 +1,21 @@
-"""The Panel: one regular table of weather, sites by times, that every later step can trust.
+"""The panel: one regular table of weather, sites by times, with a contract that every later step relies on.
 
 A panel is an `xarray.Dataset` with
 
 - dimensions `(site, time)`: `site` holds unique names, `time` is UTC, strictly increasing, with one regular step;
 - one float32 variable per quantity, NaN where it was not observed (a gap in time is NaN too);
-- `attrs["units"]` on a variable where the source says its unit, and on a precipitation variable
+- `attrs["units"]` on a variable if the source gives its unit, and on a precipitation variable
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
-- a coordinate `recorded` by `(site, time)`: True where the source has a row, be it an empty one;
+- a coordinate `recorded` by `(site, time)`: True if the source has a row, even an empty one;
 - optional coordinates `latitude`, `longitude` (degrees, -180 … 180) and `elevation_m` by `site`;
-- `attrs["step_hours"]`, and `attrs["findings"]`: what the reader met and changed, as a tuple of `Finding`.
+- `attrs["step_hours"]`, and `attrs["findings"]`: the reader's findings and changes, as a tuple of `Finding`.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -24,17 +25,18 @@ from llueve.errors import DataError
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Severity = Literal["error", "warning", "info"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth knowing about the data, as `audit.json` holds it."""
+    """One observation about the data, as `audit.json` holds it."""
 
     code: str
     """Stable name, such as `missing_cells`."""
-    severity: Literal["error", "warning", "info"]
+    severity: Severity
     message: str
-    """What was found and what to do."""
+    """The facts and the advice, for people."""
     variable: str | None = None
     site: str | None = None
     first: str | None = None
@@ -42,13 +44,14 @@ class Finding:
     last: str | None = None
     count: int | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON holds it."""
-        return asdict(self)
+
+def minute(time: np.datetime64) -> str:
+    """A time as messages show it: `2022-01-02 07:00`."""
+    return str(np.datetime_as_string(time, unit="m")).replace("T", " ")
 
 
 def whole_steps(hours: float, step_hours: float) -> int | None:
-    """How many steps a length of time is; None if that is no whole number of at least one."""
+    """Number of steps in a length of time; None unless it is a whole number of at least one."""
     steps = hours / step_hours
     return round(steps) if abs(steps - round(steps)) <= 1e-6 and round(steps) >= 1 else None
 
@@ -63,14 +66,13 @@ def feature_names(panel: xr.Dataset) -> list[str]:
 
 
 def static_names(panel: xr.Dataset) -> list[str]:
-    """Per-site variables that never change in time."""
+    """Variables with one value per site."""
     return [str(name) for name, array in panel.data_vars.items() if array.dims == ("site",)]
 
 
 def label_name(panel: xr.Dataset) -> str | None:
     """The label variable, if the source had a label column."""
-    names = [str(name) for name, array in panel.data_vars.items() if array.attrs.get("role") == "label"]
-    return names[0] if names else None
+    return next((str(name) for name, array in panel.data_vars.items() if array.attrs.get("role") == "label"), None)
 
 
 def feature_cube(panel: xr.Dataset, names: list[str]) -> FloatArray:
@@ -87,7 +89,7 @@ def observed_rows(panel: xr.Dataset) -> BoolArray:
 
 
 def recorded_rows(panel: xr.Dataset) -> BoolArray:
-    """True (site, time) where the source has a row; a panel that does not say has one where anything was observed."""
+    """True (site, time) where the source has a row; without that record, where any variable was observed."""
     if "recorded" in panel.coords:
         return np.asarray(panel.coords["recorded"].values, dtype=np.bool_)
     label = label_name(panel)
@@ -95,25 +97,21 @@ def recorded_rows(panel: xr.Dataset) -> BoolArray:
 
 
 def static_table(panel: xr.Dataset) -> FloatArray:
-    """The static variables as (site, variable), with no column where there are none."""
+    """The static variables as (site, variable); without any, an array of zero columns."""
     columns = [panel[name].values for name in static_names(panel)]
     return np.stack(columns, axis=-1) if columns else np.zeros((panel.sizes["site"], 0), np.float32)
 
 
 def check_panel(panel: xr.Dataset) -> xr.Dataset:
-    """Return the panel if it keeps the contract of this module.
-
-    Raises:
-        DataError: it does not; the message names the variable or the time.
-    """
+    """The panel if it meets the contract of this module. Raises `DataError` with the variable or the time otherwise."""
     times = panel["time"].values
     if panel.sizes["time"] == 0 or panel.sizes["site"] == 0:
         raise DataError("the panel is empty: expected at least one site and one time")
     step = np.timedelta64(round(panel.attrs["step_hours"] * 3600), "s")
     steps = np.diff(times)
     if (steps != step).any():
-        at = times[int(np.argmax(steps != step))]
-        raise DataError(f"the panel's times do not keep one step of {step}: after {at} comes another distance")
+        at = minute(times[int(np.argmax(steps != step))])
+        raise DataError(f"the panel's times are not {panel.attrs['step_hours']:g} h apart: the step after {at} differs")
     sites = panel["site"].values
     if len(set(sites.tolist())) != len(sites):
         raise DataError("the panel names a site twice")
@@ -123,5 +121,16 @@ def check_panel(panel: xr.Dataset) -> xr.Dataset:
         if array.dims not in (("site", "time"), ("site",)) or array.dtype != np.float32:
             raise DataError(f"{name}: expected float32 by (site, time) or (site), found {array.dtype} by {array.dims}")
         if np.isinf(array.values).any():
-            raise DataError(f"{name}: infinite values; a reader must refuse them or call them missing")
+            raise DataError(f"{name}: infinite values; a reader must refuse them or mark them as missing")
     return panel
+
+
+def fingerprint(panel: xr.Dataset) -> str:
+    """SHA-256 of sites, times and every cell of a panel; the order of its variables does not matter."""
+    digest = hashlib.sha256()
+    digest.update("\n".join(panel["site"].values.tolist()).encode())
+    digest.update(panel["time"].values.astype("datetime64[ns]").astype(np.int64).tobytes())
+    for name in sorted(map(str, panel.data_vars)):
+        digest.update(name.encode())
+        digest.update(panel[name].values.tobytes())
+    return digest.hexdigest()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from llueve.model import attention
-from llueve.model.attention import CHUNK_ROWS, causal_attention, variable_attention
+from llueve.model.kernels import attention
+from llueve.model.kernels.attention import CHUNK_ROWS, causal_attention, variable_attention
 
 HEADS, WIDTH = 2, 8
 
@@ -40,9 +40,11 @@ def test_values_and_gradients_equal_those_of_the_equation(variables, patches, ab
     absent_BT = torch.zeros(2, tokens, dtype=torch.bool)
     absent_BT[0, [1, 2, tokens // 2, tokens - 1]] = absent
     if device == "accelerator":  # the path that other devices take, here on the processor
-        hiding = attention._hiding
-        monkeypatch.setattr(attention._Fused, "apply", attention.masked_attention)
-        monkeypatch.setattr(attention, "_hiding", lambda *given: hiding(*given[:-1], attention.ALIGNED))
+        add = attention._with_mask_coordinate
+        monkeypatch.setattr(attention._FusedAttention, "apply", attention.masked_attention)
+        monkeypatch.setattr(
+            attention, "_with_mask_coordinate", lambda *given: add(*given[:-1], attention.HEAD_MULTIPLE)
+        )
     weigh = torch.randn(qkv[0].shape, dtype=torch.float64) * ~absent_BT[:, None, :, None]
     results = [
         form(*qkv, bias_H2, variables, absent_BT if absent or form is plain else None)

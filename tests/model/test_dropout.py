@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llueve.model.dropout import Dropout
+from llueve.model.kernels.dropout import Dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

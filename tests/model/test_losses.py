@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from llueve.model.losses import classification_loss
+from llueve.step.loss import classification_loss
 
 EDGES = st.sampled_from([0.0, 1e-30, -1e-30, 1.0, -20.0, 88.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30])
 

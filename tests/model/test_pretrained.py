@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 
 import llueve
 from llueve.errors import CheckpointError, UsageError
-from llueve.model.pretrained import Sizes, inspect_checkpoint, load_pretrained
+from llueve.model.build import EncoderSizes
+from llueve.model.checkpoints.convert import encode_checkpoint
+from llueve.model.checkpoints.pretrained import inspect_checkpoint, load_pretrained
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
-from llueve.model.writing import encode_checkpoint
 
 OPENLTM = ("openltm_univariate", "openltm_multivariate", "openltm_multivariate_nonorm")
 SIZES = {"patch_length": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward": 8}
@@ -29,7 +30,7 @@ SIZES = {"patch_length": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward"
 
 def fresh(architecture="timer_xl"):
     torch.manual_seed(0)
-    return Sizes(architecture=architecture, **SIZES).build().eval()
+    return EncoderSizes(architecture=architecture, **SIZES).build().eval()
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def safetensors_header(length, rest=b"{}"):
     [
         (b"", "is empty"),
         (b"<html>not found</html>", "neither a torch checkpoint nor safetensors"),
-        (safetensors_header(2**62, b"{" * 50), "header has 4,611,686,018,427,387,904 bytes"),
+        (safetensors_header(2**62, b"{" * 50), "header of 4,611,686,018,427,387,904 bytes"),
         (safetensors_header(40, b"{" * 40), "damaged safetensors"),
         (safetensors_header(2, b"{}"), "holds neither Timer-XL"),
         (b"PK\x03\x04" + b"\0" * 60, "damaged torch checkpoint"),
@@ -234,7 +235,7 @@ def test_names_beyond_plain_tensors_are_refused_before_anything_is_built(tmp_pat
 def test_layers_and_widths_beyond_reason_are_refused_at_once(checkpoint):
     original = torch.load(checkpoint, weights_only=True)
     change(checkpoint, lambda state: state.update({"blocks.attn_layers.9999.junk": torch.zeros(0)}))
-    with pytest.raises(CheckpointError, match="speaks of layer 9999"):
+    with pytest.raises(CheckpointError, match="names layer 9999"):
         inspect_checkpoint(checkpoint)
     torch.save({**original, "embedding.weight": torch.zeros(2**20, 4)}, checkpoint)
     with pytest.raises(CheckpointError, match="do not belong to one encoder"):
@@ -331,7 +332,7 @@ def test_a_hub_name_offline_says_how_to_bring_the_file(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(
-        CheckpointError, match=r"thuml/timer-base-84m: could not be fetched.*Bring config\.json and model"
+        CheckpointError, match=r"thuml/timer-base-84m: could not be fetched.*Copy config\.json and model"
     ):
         load_pretrained("thuml/timer-base-84m")
 

@@ -216,5 +216,5 @@ def test_second_derivatives_are_refused_and_not_wrong():
 
 @pytest.mark.parametrize(("width", "heads"), [(12, 2), (16, 3), (4, 2)])
 def test_heads_that_cannot_be_rotated_are_refused(width, heads):
-    with pytest.raises(UsageError, match="must be a multiple of 4"):
+    with pytest.raises(UsageError, match="to be a multiple of 4"):
         TimerXL(4, width=width, layers=1, heads=heads, feed_forward=16)

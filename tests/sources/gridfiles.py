@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llueve.config import DataConfig, RegionConfig, TargetConfig
 from llueve.panel import Finding
-from llueve.sources.era5 import read_era5
+from llueve.sources.grids.era5 import read_era5
 
 ATTRS = {
     "tp": {"units": "m", "GRIB_stepType": "accum", "GRIB_shortName": "tp"},

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llueve.errors import GuardStop
-from llueve.stability.guard import ENOUGH, IDLE_STEPS, Guard, Reading, collapse
+from llueve.stability.guard import IDLE_STEPS, Guard, collapse
+from llueve.stability.reading import Reading
+from llueve.stability.usual import ENOUGH
 
 SOUND = {
     "step": 1,
@@ -214,7 +216,7 @@ def test_a_weight_that_is_not_finite_is_named():
         with torch.no_grad():
             model["out"].bias[1] = value
         with pytest.raises(
-            GuardStop, match=r"by the guard: out\.bias hold\(s\) numbers that are not finite, or beyond"
+            GuardStop, match=r"by the guard: out\.bias hold\(s\) numbers that are not finite or larger than"
         ):
             Guard(0.0, 100).check_weights(model)
 

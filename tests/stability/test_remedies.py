@@ -2,13 +2,14 @@
 
 import pytest
 
-from llueve.stability.causes import Explanation
-from llueve.stability.remedies import DAMAGE, DRIFT, MOST_ROLLBACKS, SAMPLES, Ledger, Standing, choose
+from llueve.stability.diagnosis import Cause, Explanation
+from llueve.stability.reading import FaultKind
+from llueve.stability.remedies import DAMAGE, DRIFT, MOST_ROLLBACKS, SAMPLES, Ledger, Situation, choose
 
 
-def chosen(cause, rows=(), ledger=None, **standing):
-    usual = {"kind": "loss", "repeated": False, "steps": 50, "samples_left": 2, "layers": 2}
-    return choose(Explanation(cause, None, (), rows, ()), ledger or Ledger(), Standing(**{**usual, **standing}))
+def chosen(cause, rows=(), ledger=None, **situation):
+    usual = {"kind": FaultKind.LOSS, "repeated": False, "steps": 50, "samples_left": 2, "layers": 2}
+    return choose(Explanation(Cause(cause), samples=rows), ledger or Ledger(), Situation(**{**usual, **situation}))
 
 
 @pytest.mark.parametrize("cause", SAMPLES)
@@ -20,9 +21,9 @@ def test_samples_are_left_out_within_the_budget(cause):
 
 @pytest.mark.parametrize("cause", [*DAMAGE, *DRIFT])
 def test_roll_backs_are_counted_over_the_whole_run(cause):
-    standing = {"kind": "weights", "steps": 50}
-    assert chosen(cause, ledger=Ledger(rollbacks=MOST_ROLLBACKS - 1, fresh_heads=1), **standing).action == "roll_back"
-    stop = chosen(cause, ledger=Ledger(rollbacks=MOST_ROLLBACKS, fresh_heads=1), **standing)
+    situation = {"kind": FaultKind.WEIGHTS, "steps": 50}
+    assert chosen(cause, ledger=Ledger(rollbacks=MOST_ROLLBACKS - 1, fresh_heads=1), **situation).action == "roll_back"
+    stop = chosen(cause, ledger=Ledger(rollbacks=MOST_ROLLBACKS, fresh_heads=1), **situation)
     assert stop.action == "stop" and "roll-backs were made already" in stop.why
 
 
@@ -38,7 +39,7 @@ def test_drift_without_a_step_has_no_state_to_go_back_to(cause):
 
 def test_what_happens_twice_is_not_run_a_third_time():
     assert [chosen("transient", repeated=again).action for again in (False, True)] == ["rerun", "skip"]
-    rates = [chosen("learning_rate", kind="learning_rate", repeated=again).action for again in (False, True)]
+    rates = [chosen("learning_rate", kind=FaultKind.LEARNING_RATE, repeated=again).action for again in (False, True)]
     assert rates == ["rerun", "stop"]
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from llueve import cli, pipeline
+from llueve import pipeline
+from llueve.cli import main as cli
 from llueve.config import load_config
 from llueve.errors import GuardStop
 
@@ -75,7 +76,7 @@ def refused(laid_end_to_end, tmp_path_factory):
     config = settings(laid_end_to_end, "raw", "guard.max_skipped=1", 'guard.policy="skip"')
     run = tmp_path_factory.mktemp("seed") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llueve.stability.incident.keeping.MOST", 6)  # each is explained by thirty steps
+        patch.setattr("llueve.stability.incidents.write.MOST", 6)  # each is explained by thirty steps
         with pytest.raises(GuardStop, match="validation loss was never finite"):
             pipeline.train(config, run, console=Console(quiet=True))
     return run
@@ -113,7 +114,7 @@ def test_every_one_of_389_steps_is_refused_and_all_by_the_same_cells(refused, ca
         assert each["count"] - len(INSIDE) * rows <= rows
 
     # Masking those cells cures each step; what the note suspected cures none.
-    experiments = {each["change"]: (each["tried"], each["cured"]) for each in told["experiments"]}
+    experiments = {each["words"]["en"]: (each["tried"], each["cured"]) for each in told["experiments"]}
     assert experiments["missing and infinite cells masked"] == (6, 6)
     assert {change for change, (_, cured) in experiments.items() if cured} == {
         "missing and infinite cells masked",
@@ -122,9 +123,9 @@ def test_every_one_of_389_steps_is_refused_and_all_by_the_same_cells(refused, ca
     for suspect in (
         "learning rates divided by 10",
         "learning rates divided by 100",
-        "fresh head",
+        "new head",
         "gradients clipped at 0.1",
-        "fresh encoder, no pre-trained weights",
+        "new encoder, no pre-trained weights",
     ):
         assert experiments[suspect] == (6, 0)
 

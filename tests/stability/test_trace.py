@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from llueve.config import TrainConfig
-from llueve.model import attention, dropout, timer, timer_xl
+from llueve.model import timer, timer_xl
+from llueve.model.batch import Batch
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.kernels import attention, dropout
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
-from llueve.stability import step
-from llueve.stability.step import Batch, loss_and_gradients
-from llueve.stability.trace import Trace, first_bad_cell, trace_step
+from llueve.stability.diagnosis.trace import Trace, trace_step
+from llueve.step import gradients as step
+from llueve.step.gradients import loss_and_gradients
 
 CONFIG = TrainConfig()
 SETUPS = [
@@ -141,7 +143,7 @@ def test_a_bad_cell(encoder, head, precision, size, value):
     batch.x_BLC[cell] = value
     trace = traced(model, batch, precision)
     assert (trace.phase, trace.tensor, trace.shape, trace.index, trace.count) == ("input", "x", size, cell, 1)
-    assert (trace.sample, trace.step, trace.variable) == cell == first_bad_cell(batch)
+    assert (trace.sample, trace.step, trace.variable) == cell
 
 
 @pytest.mark.parametrize("encoder", [TimerXL, Timer])
@@ -150,7 +152,7 @@ def test_a_bad_fact(encoder):
     batch.facts_BF[2, 1] = math.nan
     trace = traced(model, batch)
     assert (trace.phase, trace.tensor, trace.index, trace.sample, trace.step) == ("input", "facts", (2, 1), 2, None)
-    assert first_bad_cell(batch) is None
+    assert trace.variable is None
 
 
 @every_setup
@@ -226,7 +228,7 @@ def test_an_overflowing_linear_map(encoder, head, precision, size):
         projections(model)[0].weight.mul_(largest)
     trace = traced(model, batch, precision)
     assert (trace.phase, trace.operation, trace.module) == ("forward", "linear", path)
-    assert re.match(r"timer(_xl)?\.py|products\.py", trace.source)
+    assert re.match(r"timer(_xl)?\.py|matmul\.py", trace.source)
 
 
 @every_setup
@@ -254,7 +256,7 @@ def test_a_row_with_nothing_to_attend_to_is_the_softmax(encoder, head, precision
         score = query @ key.transpose(-1, -2) + later_TT.clone().expand(1, -1, -1)
         return score.masked_fill(empty_B111, -torch.inf).softmax(-1) @ value.to(query.dtype)
 
-    monkeypatch.setattr(attention, "_attention", plain)
+    monkeypatch.setattr(attention._FusedAttention, "apply", plain)
     trace = traced(model, batch, precision)
     assert (trace.phase, trace.operation, trace.sample) == ("forward", "softmax", hit)
     assert trace.module == attention_of(model, 0)[0]
@@ -267,7 +269,7 @@ def test_infinite_masks_alone_are_no_fault(encoder, head, precision, size, monke
         later_TT = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).triu(1)
         return (query @ key.transpose(-1, -2)).masked_fill(later_TT, -torch.inf).softmax(-1) @ value.to(query.dtype)
 
-    monkeypatch.setattr(attention, "_attention", plain)
+    monkeypatch.setattr(attention._FusedAttention, "apply", plain)
     assert traced(*prepared(encoder, head, precision, size), precision) is None
 
 
@@ -336,7 +338,7 @@ def test_a_function_of_its_own_that_fails_only_backward(encoder, head, precision
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_gradient_of_the_attention_bias(precision, monkeypatch):
     model, batch = prepared(TimerXL, "variables", precision)
-    monkeypatch.setattr(attention, "_bias_gradient", lambda *given: given[3] / 0)
+    monkeypatch.setattr(attention, "_bias_gradient", lambda ctx, *_: ctx.saved_tensors[3] / 0)
     with torch.no_grad():
         attention_of(model)[1].inner_attention.attn_bias.emb.weight.normal_()
     trace = traced(model, batch, precision)
@@ -387,7 +389,7 @@ def test_a_weight_too_large_for_bfloat16(encoder):
         projections(model)[0].weight[0, 0] = torch.finfo(torch.float32).max
     trace = traced(model, batch, torch.bfloat16)
     assert (trace.phase, trace.operation, trace.module) == ("forward", "to", attention_of(model)[0])
-    assert trace.source.startswith("products.py:") and trace.index == (0, 0) and trace.count == 1
+    assert trace.source.startswith("matmul.py:") and trace.index == (0, 0) and trace.count == 1
 
 
 @every_setup
@@ -559,7 +561,7 @@ def test_a_watched_step_has_the_bits_of_a_plain_one(encoder, precision, monkeypa
         kept.append([loss, *(parameter.grad for parameter in model.parameters())])
         return loss
 
-    monkeypatch.setattr("llueve.stability.trace.loss_and_gradients", keeping)
+    monkeypatch.setattr("llueve.stability.diagnosis.trace.loss_and_gradients", keeping)
     state = torch.get_rng_state()
     keeping(model, batch, CONFIG, precision)
     torch.set_rng_state(state)
@@ -576,8 +578,8 @@ def test_the_sentences():
         "log (losses.py:28) made 1 of 4 numbers that are not finite, the first at [2] of [4], sample 2 of the batch"
     )
     assert Trace("backward", "sqrt", "encoder", "patches.py:9", "encoder.emb.weight", (), (), 1).sentence() == (
-        "the gradient of sqrt (encoder in patches.py:9) has 1 of 1 numbers that are not finite, though the forward pass was "
-        "sound, its only one; encoder.emb.weight was the first parameter with such a gradient"
+        "the gradient of sqrt (encoder in patches.py:9) has 1 of 1 numbers that are not finite, although the forward pass "
+        "was sound, its only one; encoder.emb.weight was the first parameter with such a gradient"
     )
 
 

@@ -1,13 +1,13 @@
 """Features computed once: the same numbers as in each step, reused, recognised as stale, never trusted when damaged."""
 
 import errno
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,12 +16,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llueve.forecasting import as_batch
-from llueve.saved import build_classifier, build_encoder
-from llueve.stability.step import loss_and_gradients
-from llueve.training import feature_cache
-from llueve.training.feature_cache import FeatureCache
-from llueve.windows import build_windows, fit_scaler, split_panel
+from llueve.model.build import build_classifier, build_encoder
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import split_panel
+from llueve.samples.windows import build_windows
+from llueve.step.gradients import loss_and_gradients
+from llueve.step.predict import as_batch
+from llueve.training.batches.feature_cache import FeatureCache
 
 CPU = torch.device("cpu")
 LIMIT = 10**9
@@ -247,9 +248,9 @@ def test_a_kill_during_the_computation_leaves_nothing_that_is_believed(prepared,
 import time, numpy as np, torch
 from pathlib import Path
 from llueve.config import ModelConfig
-from llueve.saved import build_classifier, build_encoder
-from llueve.training.feature_cache import FeatureCache
-from llueve.windows import Part, Windows
+from llueve.model.build import build_classifier, build_encoder
+from llueve.training.batches.feature_cache import FeatureCache
+from llueve.samples.windows import Part, Windows
 config = ModelConfig.model_validate_json({config.model.model_dump_json()!r})
 model = build_classifier(build_encoder(config), config, 3, 2, 2)
 model.load_state_dict(torch.load(Path({str(tmp_path)!r}) / "weights.pt", weights_only=True))
@@ -274,37 +275,38 @@ FeatureCache.open(Path({str(tmp_path / "cache")!r}), model, windows, part,
     cache = opened(tmp_path, model, windows, split.training, compute_batch=16)
     assert count.windows == len(cache) == len(split.training)
     assert [each.suffix for each in files(tmp_path)] == [".features", ".json"]
-    assert half.name == f"{files(tmp_path)[0].name}.part"  # the other process had the same key
+    assert half.name == f".{files(tmp_path)[0].name}.part"  # the other process had the same key
 
 
 def test_what_a_killed_run_of_another_model_left_is_removed(prepared, tmp_path):
     model, windows, split, _ = prepared()
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / f"training-{'0' * 16}-{'1' * 16}.features.part").write_bytes(b"half")
+    (tmp_path / "cache" / f".training-{'0' * 16}-{'1' * 16}.features.part").write_bytes(b"half")
     (tmp_path / "cache" / "notes.txt").write_text("mine")
     opened(tmp_path, model, windows, split.training)
     assert sorted(each.suffix for each in files(tmp_path)) == [".features", ".json", ".txt"]
     assert (tmp_path / "cache" / "notes.txt").read_text() == "mine"
 
 
-def test_the_limit_is_kept_and_the_oldest_of_other_models_go_first(prepared, tmp_path, caplog):
+def test_the_limit_counts_every_part_and_no_part_is_removed_for_another(prepared, tmp_path, caplog):
     model, windows, split, _ = prepared()
     opened(tmp_path, model, windows, split.training)
     size = sum(each.stat().st_size for each in files(tmp_path))
     (tmp_path / "cache").rename(tmp_path / "first")
     folder = tmp_path / "cache"
     folder.mkdir()
-    old, new = (folder / f"test-{digit * 16}-{'0' * 16}.features" for digit in "12")
-    for age, path in ((100, old), (50, new)):
-        path.write_bytes(bytes(size))
-        os.utime(path, (time.time() - age,) * 2)
+    other = folder / f"test-{'1' * 16}-{'0' * 16}.features"
+    other.write_bytes(bytes(size))
     limit = 2 * size + 20_000
+    assert opened(tmp_path, model, windows, split.training, limit_bytes=2 * size - 1) is None
+    assert "with those of other parts, at most" in caplog.messages.pop() and files(tmp_path) == [other]
+    caplog.clear()
     assert opened(tmp_path, model, windows, split.training, limit_bytes=limit) is not None
-    assert not old.exists() and new.exists()
+    assert other.exists()
     assert sum(each.stat().st_size for each in files(tmp_path)) <= limit
     assert caplog.messages == []
-    # Another part of the same model is no other model's: it stays, and there is no room beside it.
-    new.unlink()
+    # Another part of the same model stays too, and leaves no room.
+    other.unlink()
     assert opened(tmp_path, model, windows, split.validation, limit_bytes=size + 2000) is None
     assert "with those of other parts, at most" in caplog.messages.pop()
     assert len(files(tmp_path, "json")) == 1
@@ -325,19 +327,23 @@ def test_half_of_the_free_disk_is_left(prepared, tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize("written", [0, 2])
 def test_a_full_disk_leaves_nothing(prepared, tmp_path, monkeypatch, caplog, written):
     model, windows, split, _ = prepared()
-    done, write = [], feature_cache._write
+    done, real = [], os.fdopen
 
-    def full(file, content):
-        if len(done) == written:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        done.append(content)
-        write(file, content)
+    class Full(io.FileIO):
+        """A file on a disk that is full after some blocks."""
 
-    monkeypatch.setattr(feature_cache, "_write", full)
+        def write(self, content):
+            if len(done) == written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            done.append(content)
+            return super().write(content)
+
+    monkeypatch.setattr(os, "fdopen", lambda number, mode: Full(number, mode) if mode == "wb" else real(number, mode))
     model.encoder.train()
     assert opened(tmp_path, model, windows, split.training, compute_batch=16) is None
     assert files(tmp_path) == [] and model.encoder.training
     assert len(caplog.messages) == 1 and os.strerror(errno.ENOSPC) in caplog.text
+    assert len(done) == written
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llueve import run as files
+from llueve.runs import directory as files
 
 TRAINING = """
 [train]
@@ -32,11 +32,12 @@ import numpy as np
 import torch
 import torch._dynamo  # which building an optimiser imports
 torch.set_num_threads(1)
-from llueve import cli, pipeline
+from llueve import pipeline
+from llueve.cli import main as cli
 from llueve.config import load_config
 from llueve.training import loop
-from llueve.training.checkpoint import Checkpoints
-from llueve.training.course import Course
+from llueve.training.saved_states import SavedStates
+from llueve.training.stepper import Stepper
 
 config, folder = sys.argv[1], Path(sys.argv[2])
 FAULTS = ["half", "fsync", "rename", "renamed", "remove", "removed"]
@@ -81,17 +82,21 @@ def dies(where, number):
             self.file.write(content[len(content) // 2 :])
         def __getattr__(self, name):
             return getattr(self.file, name)
-    def opened(path, mode="r", *more, **keywords):
-        file = open_plain(path, mode, *more, **keywords)
-        return Half(file) if mode == "wb" and path.name.endswith(".part") else file
+    def opened(descriptor, mode="r", *more, **keywords):
+        file = open_plain(descriptor, mode, *more, **keywords)
+        return Half(file) if mode == "wb" else file
+    def unlinked(path, **keywords):
+        temporary = path.name.endswith(".part")  # before and after each write
+        return (unlink_plain if temporary else unlink)(path, **keywords)
     def written(self, *arguments):
         count[0] += 1
         return write(self, *arguments)
-    open_plain, write = Path.open, Checkpoints.write
-    Path.open, Checkpoints.write = opened, written
+    open_plain, write, unlink_plain = os.fdopen, SavedStates.write, Path.unlink
+    os.fdopen, SavedStates.write = opened, written
     os.fsync = hooked(os.fsync, "fsync")
     Path.replace = hooked(Path.replace, "rename", "renamed")
-    Path.unlink = hooked(Path.unlink, "remove", "removed")
+    unlink = hooked(Path.unlink, "remove", "removed")
+    Path.unlink = unlinked
 
 def child(run, fault):
     reading, writing = os.pipe()
@@ -102,16 +107,16 @@ def child(run, fault):
     if fault is not None:
         dies(*fault)
     # What the training is about: a small letter when it begins, a capital when it is done.
-    enter = Course.enter_phase
+    enter = Stepper.start_phase
     def phase(self):
         enter(self)
-        os.write(writing, b"1" if self.place.phase == 0 else b"2")
-    Course.enter_phase = phase
-    Course.attempt = told(Course.attempt, b"a", b"A", writing)
-    Course.apply = told(Course.apply, b"s", b"S", writing)
-    Checkpoints._put = told(Checkpoints._put, b"w", b"W", writing)
-    loop.mend = told(loop.mend, b"m", b"M", writing)
-    loop._look = told(loop._look, b"v", b"V", writing)
+        os.write(writing, b"1" if self.state.place.phase == 0 else b"2")
+    Stepper.start_phase = phase
+    Stepper.attempt = told(Stepper.attempt, b"a", b"A", writing)
+    Stepper.apply = told(Stepper.apply, b"s", b"S", writing)
+    SavedStates._write = told(SavedStates._write, b"w", b"W", writing)
+    loop.recover = told(loop.recover, b"m", b"M", writing)
+    loop._validate = told(loop._validate, b"v", b"V", writing)
     sys.argv = ["llueve", "train", config, "--run", str(run), "--resume"]
     code = 1
     try:
@@ -156,6 +161,8 @@ for target in ["m"] * 5 + rng.permutation(targets).tolist():
     if not os.WIFSIGNALED(status):
         assert status == 0, (status, seen)
         break
+    if target == "half":
+        assert list((folder / "killed" / "checkpoints").glob(".*.part")), "no file was half written"
     kills.append((target, seen))
 else:
     seen, status = train(folder / "killed")

@@ -11,12 +11,18 @@ from rich.console import Console
 
 from llueve.config import GuardConfig
 from llueve.errors import GuardStop, Interrupted
-from llueve.forecasting import as_batch
-from llueve.saved import build_classifier, build_encoder
-from llueve.training import course, loop
+from llueve.model.build import build_classifier, build_encoder
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import split_panel
+from llueve.samples.windows import build_windows
+from llueve.step.predict import as_batch
+from llueve.training import loop
+from llueve.training.batches import epoch
+from llueve.training.batches.prefetch import Loader
+from llueve.training.environment import Environment
 from llueve.training.interruption import Interruption
-from llueve.training.loading import Loader
-from llueve.windows import build_windows, fit_scaler, split_panel
+from llueve.training.stepper import Stepper
+from llueve.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 NAN = float("nan")
@@ -47,9 +53,9 @@ def run(model, windows, split, config, folder=None, interruption=None, policy="r
         split.validation,
         config.train,
         GuardConfig(max_skipped=0.2, policy=policy),
-        course.Surroundings(
+        Environment(
             lambda line: events.append(line) if "event" in line else None,
-            lambda **step: None,
+            lambda step: None,
             lambda: build_classifier(build_encoder(config.model), config.model, 3, 2, 2),
             Console(file=io.StringIO()),
             features=folder,
@@ -64,7 +70,7 @@ def loading_threads():
 
 
 def without_preparation(monkeypatch):
-    monkeypatch.setattr(course, "Loader", lambda gather: Loader(gather, ahead=0))
+    monkeypatch.setattr(epoch, "Loader", lambda gather: Loader(gather, ahead=0))
 
 
 def same(first, second):
@@ -93,28 +99,28 @@ def quarantine(course_, at):
     """Two cells are NaN from the start."""
     if at == 1:
         for row in (20, 90):
-            site, end = course_.training.site[row], course_.training.end[row]
-            course_.windows.values_STC[site, end, 1] = NAN
+            site, end = course_.batches.training.site[row], course_.batches.training.end[row]
+            course_.batches.windows.values_STC[site, end, 1] = NAN
 
 
 def roll_back(course_, at):
     """Once, a weight becomes NaN."""
     if at == 9:
         with torch.no_grad():
-            course_.model.encoder.embedding.weight.view(-1)[3] = NAN
+            course_.state.model.encoder.embedding.weight.view(-1)[3] = NAN
 
 
 def run_again(course_, at):
     """Once, an optimiser's moment becomes NaN, which is mended without a roll-back."""
     if at == 5:
-        course_.optimiser.first_moment[2] = NAN
+        course_.state.optimiser.first_moment[2] = NAN
 
 
 @pytest.mark.parametrize("damage", [None, quarantine, roll_back, run_again])
 @pytest.mark.parametrize("train", [{}, {"accumulate": 3}, {"recipe": "default"}])
 def test_preparing_changes_no_bit(prepared, monkeypatch, tmp_path, damage, train):
     """Also where the order changes between two steps: after a quarantine, a roll-back, a step that is run again."""
-    attempt, models, actions = course.Course.attempt, [], []
+    attempt, models, actions = Stepper.attempt, [], []
     for ahead in (True, False):
         with monkeypatch.context() as patch:
             if not ahead:
@@ -127,7 +133,7 @@ def test_preparing_changes_no_bit(prepared, monkeypatch, tmp_path, damage, train
                     damage(self, len(calls))
                 return attempt(self, *arguments)
 
-            patch.setattr(course.Course, "attempt", planted)
+            patch.setattr(Stepper, "attempt", planted)
             model, *rest = prepared(**train)
             actions.append(run(model, *rest))
             models.append(model)
@@ -152,7 +158,7 @@ def test_damaged_features_that_are_prepared_are_not_used(prepared, tmp_path, mon
     """Features with a NaN are computed in each step from then on, and what was gathered of them is dropped."""
     clean, *rest = prepared(recipe="default")
     run(clean, *rest)
-    opened = course.Course._open_features
+    opened = Trainer._features
 
     def damaged(self, part):
         cache = opened(self, part)
@@ -162,7 +168,7 @@ def test_damaged_features_that_are_prepared_are_not_used(prepared, tmp_path, mon
             object.__setattr__(cache, "rows", rows)
         return cache
 
-    monkeypatch.setattr(course.Course, "_open_features", damaged)
+    monkeypatch.setattr(Trainer, "_features", damaged)
     model, *rest = prepared(recipe="default")
     assert run(model, *rest, folder=tmp_path / "features") == ["rerun"]
     assert same(model, clean)
@@ -179,7 +185,7 @@ def test_a_training_prepares_its_batches_in_one_thread(prepared, monkeypatch):
 
         return Loader(counting)
 
-    monkeypatch.setattr(course, "Loader", watched)
+    monkeypatch.setattr(epoch, "Loader", watched)
     run(model, windows, split, config)
     steps = -(-len(split.training) // 16) * 2
     assert len(counted) == steps  # none is gathered twice
@@ -194,23 +200,23 @@ def test_no_thread_survives_the_end(prepared):
 @pytest.mark.parametrize("where", ["the guard", "a signal", "a failure in a step", "a failure in the thread"])
 def test_no_thread_survives_an_error(prepared, monkeypatch, where):
     setup, interruption = prepared(), Interruption()
-    attempt, calls, alive = course.Course.attempt, [], []
+    attempt, calls, alive = Stepper.attempt, [], []
 
     def planted(self, *arguments):
         calls.append(None)
         alive.extend(loading_threads())
         if len(calls) == 5:
             if where == "the guard":
-                self.optimiser.first_moment[2] = NAN
+                self.state.optimiser.first_moment[2] = NAN
             elif where == "a signal":
                 interruption.number = 15
             elif where == "a failure in a step":
                 raise MemoryError
             else:
-                monkeypatch.setattr(course, "as_batch", None)
+                monkeypatch.setattr(epoch, "as_batch", None)
         return attempt(self, *arguments)
 
-    monkeypatch.setattr(course.Course, "attempt", planted)
+    monkeypatch.setattr(Stepper, "attempt", planted)
     with pytest.raises((GuardStop, Interrupted, MemoryError, TypeError)):
         run(*setup, interruption=interruption, policy="stop")
     assert alive and loading_threads() == []
@@ -252,13 +258,13 @@ def test_no_more_is_prepared_than_was_said(prepared):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_copies_from_pinned_memory(prepared, monkeypatch):
-    pinned, seen = course.pinned, []
+    pinned, seen = epoch.pinned, []
 
     def watched(batch, device):
         seen.append(pinned(batch, device))
         return seen[-1]
 
-    monkeypatch.setattr(course, "pinned", watched)
+    monkeypatch.setattr(epoch, "pinned", watched)
     model, *rest = prepared(recipe="default")
     run(model, *rest)
     assert all(batch.x_BLC.is_pinned() and batch.y_B.is_pinned() for batch in seen)

@@ -9,12 +9,15 @@ from rich.console import Console
 
 from llueve.config import GuardConfig
 from llueve.errors import GuardStop
-from llueve.forecasting import predict_logits, probabilities
+from llueve.model.build import build_encoder
 from llueve.model.classifier import TimerXLForClassification
-from llueve.saved import build_encoder
-from llueve.stability import step
-from llueve.training import course, loop
-from llueve.windows import build_windows, fit_scaler, split_panel
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import split_panel
+from llueve.samples.windows import build_windows
+from llueve.step import gradients as step
+from llueve.step.predict import predict_logits, probabilities
+from llueve.training import loop, stepper, training_state
+from llueve.training.environment import Environment
 
 
 def prepared(make_panel, make_config, missing="mask", **sections):
@@ -44,7 +47,7 @@ def run(model, windows, split, config, max_skipped=0.0, policy="skip", events=No
         split.validation,
         config.train,
         GuardConfig(max_skipped=max_skipped, policy=policy),
-        course.Surroundings(record, lambda **step: None, fresh, Console(file=io.StringIO())),
+        Environment(record, lambda step: None, fresh, Console(file=io.StringIO())),
     )
     return trained, history
 
@@ -142,7 +145,7 @@ def test_poison_outside_the_step_is_refused_before_it_reaches_the_weights(make_p
     """Planted between two steps: the very next step is refused, and weights, moments and schedule stay as they are."""
     model, windows, split, config = prepared(make_panel, make_config, train={"epochs": 1})
     built, before, calls = [], {}, []
-    build, compute = course.build_optimiser, course.loss_and_gradients
+    build, compute = training_state.build_optimiser, stepper.loss_and_gradients
 
     def kept(*arguments):
         built.append(build(*arguments))
@@ -161,8 +164,8 @@ def test_poison_outside_the_step_is_refused_before_it_reaches_the_weights(make_p
             before["weights"], before["moments"] = weights(model), optimiser.first_moment.clone()
         return compute(*arguments)
 
-    monkeypatch.setattr(course, "build_optimiser", kept)
-    monkeypatch.setattr(course, "loss_and_gradients", planted)
+    monkeypatch.setattr(training_state, "build_optimiser", kept)
+    monkeypatch.setattr(stepper, "loss_and_gradients", planted)
     with pytest.raises(GuardStop, match=r"step 3: (optimiser moments|a second moment of|learning rate)"):
         run(model, windows, split, config, max_skipped=0.0)
     assert same(before["weights"], weights(model))
@@ -175,7 +178,7 @@ def test_moments_in_one_block_change_no_bit(make_panel, make_config, monkeypatch
     results = []
     for own in (False, True):
         if own:
-            build = course.build_optimiser
+            build = training_state.build_optimiser
 
             def plain(*arguments, build=build):
                 optimiser = build(*arguments)
@@ -183,7 +186,7 @@ def test_moments_in_one_block_change_no_bit(make_panel, make_config, monkeypatch
                     state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
                 return optimiser
 
-            monkeypatch.setattr(course, "build_optimiser", plain)
+            monkeypatch.setattr(training_state, "build_optimiser", plain)
         model, *rest = prepared(make_panel, make_config, train={"epochs": 2})
         torch.manual_seed(9)
         run(model, *rest)
@@ -195,7 +198,7 @@ def test_moments_in_one_block_change_no_bit(make_panel, make_config, monkeypatch
 def test_gradients_are_applied_as_torch_clips_them(make_panel, make_config, monkeypatch, clip_norm):
     """Also where the loop leaves out a clipping that changes nothing."""
     model, *rest = prepared(make_panel, make_config, train={"epochs": 1, "clip_norm": clip_norm})
-    compute, step_of, clipped = course.loss_and_gradients, torch.optim.AdamW.step, []
+    compute, step_of, clipped = stepper.loss_and_gradients, torch.optim.AdamW.step, []
 
     def remembered(*arguments):
         loss = compute(*arguments)
@@ -214,7 +217,7 @@ def test_gradients_are_applied_as_torch_clips_them(make_panel, make_config, monk
             assert expected is None or torch.equal(each.grad, expected)
         return step_of(self, *arguments)
 
-    monkeypatch.setattr(course, "loss_and_gradients", remembered)
+    monkeypatch.setattr(stepper, "loss_and_gradients", remembered)
     monkeypatch.setattr(torch.optim.AdamW, "step", compared)
     run(model, *rest)
     assert len(clipped) > 5

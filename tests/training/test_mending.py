@@ -9,11 +9,15 @@ from rich.console import Console
 
 from llueve.config import GuardConfig
 from llueve.errors import GuardStop
+from llueve.model.build import build_encoder
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.timer_xl import TimerXL
-from llueve.saved import build_encoder
-from llueve.training import course, loop
-from llueve.windows import build_windows, fit_scaler, split_panel
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import split_panel
+from llueve.samples.windows import build_windows
+from llueve.training import loop, stepper, training_state
+from llueve.training.environment import Environment
+from llueve.training.stepper import Stepper
 
 NAN, INF = float("nan"), float("inf")
 
@@ -47,9 +51,9 @@ class Run:
             self.split.validation,
             self.config.train,
             GuardConfig(policy=policy, max_skipped=max_skipped),
-            course.Surroundings(
+            Environment(
                 lambda line: (self.events if "event" in line else self.history).append(line),
-                lambda **step: None,
+                lambda step: None,
                 self.fresh,
                 Console(file=io.StringIO()),
             ),
@@ -67,7 +71,7 @@ class Run:
 
 def plant(monkeypatch, at, damage):
     """Do `damage(course)` once, just before the attempt number `at` (counted from 1, repeats too)."""
-    attempt, calls = course.Course.attempt, []
+    attempt, calls = Stepper.attempt, []
 
     def planted(self, *arguments):
         calls.append(None)
@@ -75,7 +79,7 @@ def plant(monkeypatch, at, damage):
             damage(self)
         return attempt(self, *arguments)
 
-    monkeypatch.setattr(course.Course, "attempt", planted)
+    monkeypatch.setattr(Stepper, "attempt", planted)
 
 
 def same(first, second):
@@ -88,13 +92,13 @@ def put(tensor, index, value):
 
 
 DAMAGES = {
-    "a weight": lambda here: put(here.model.encoder.blocks.attn_layers[0].conv1.weight, 5, NAN),
-    "an unused weight": lambda here: put(here.model.encoder.head.weight, 5, INF),
-    "an absurd weight": lambda here: put(here.model.encoder.blocks.attn_layers[0].norm2.weight, 3, 1e30),
-    "a buffer": lambda here: put(here.model.head.knots_CJ, 7, NAN),
-    "a first moment": lambda here: put(here.optimiser.first_moment, 11, NAN),
-    "a second moment": lambda here: put(here.optimiser.second_moment, 11, -1.0),
-    "the average": lambda here: put(here.average.block, 9, NAN),
+    "a weight": lambda here: put(here.state.model.encoder.blocks.attn_layers[0].conv1.weight, 5, NAN),
+    "an unused weight": lambda here: put(here.state.model.encoder.head.weight, 5, INF),
+    "an absurd weight": lambda here: put(here.state.model.encoder.blocks.attn_layers[0].norm2.weight, 3, 1e30),
+    "a buffer": lambda here: put(here.state.model.head.knots_CJ, 7, NAN),
+    "a first moment": lambda here: put(here.state.optimiser.first_moment, 11, NAN),
+    "a second moment": lambda here: put(here.state.optimiser.second_moment, 11, -1.0),
+    "the average": lambda here: put(here.state.average.block, 9, NAN),
     "the random state": lambda here: torch.rand(3),
 }
 
@@ -129,7 +133,7 @@ def test_no_weight_or_buffer_is_unsound_for_a_single_step(make_panel, make_confi
         if value == -2e6 and name in dict(hit.model.named_buffers()):
             continue  # a buffer may hold any finite number
         with monkeypatch.context() as patch:
-            plant(patch, number % 5 + 1, lambda here, name=name: put(here.model.state_dict()[name], -1, value))
+            plant(patch, number % 5 + 1, lambda here, name=name: put(here.state.model.state_dict()[name], -1, value))
             with pytest.raises(GuardStop, match=rf"step {number % 5 + 1}: {name} hold\(s\)"):
                 hit.go(policy="skip", max_skipped=0)
 
@@ -138,7 +142,7 @@ def test_no_weight_or_buffer_is_unsound_for_a_single_step(make_panel, make_confi
 @pytest.mark.parametrize("at", [1, 13])
 def test_what_does_not_repeat_leaves_no_trace(make_panel, make_config, monkeypatch, where, at):
     clean = Run(make_panel, make_config).go()
-    compute, calls = course.loss_and_gradients, []
+    compute, calls = stepper.loss_and_gradients, []
     hit = Run(make_panel, make_config)
 
     def planted(model, *arguments):
@@ -148,15 +152,15 @@ def test_what_does_not_repeat_leaves_no_trace(make_panel, make_config, monkeypat
             if where == "gradient":
                 put(model.gap_embedding_D.grad, 0, INF)
             if where == "rate":
-                seen[0].optimiser.adamw.param_groups[0]["lr"] = NAN
+                seen[0].state.optimiser.adamw.param_groups[0]["lr"] = NAN
             return loss * NAN if where == "loss" else loss
         return loss
 
     seen = []
-    attempt = course.Course.attempt
+    attempt = Stepper.attempt
     with monkeypatch.context() as patch:
-        patch.setattr(course, "loss_and_gradients", planted)
-        patch.setattr(course.Course, "attempt", lambda self, *rest: (seen.append(self), attempt(self, *rest))[1])
+        patch.setattr(stepper, "loss_and_gradients", planted)
+        patch.setattr(Stepper, "attempt", lambda self, *rest: (seen.append(self), attempt(self, *rest))[1])
         hit.go()
     assert len(hit.events) == 1 and hit.events[0]["action"] == "rerun"
     assert same(hit.weights, clean.weights)
@@ -188,26 +192,26 @@ def test_quarantined_samples_leave_the_run_without_them(make_panel, make_config)
 
 def after_step(monkeypatch, is_it, damage):
     """Do `damage(course)` once, right after the first applied step that `is_it(course)`."""
-    apply, done = course.Course.apply, []
+    apply, done = Stepper.apply, []
 
     def planted(self, *arguments):
         apply(self, *arguments)
         if not done and is_it(self):
             done.append(damage(self))
 
-    monkeypatch.setattr(course.Course, "apply", planted)
+    monkeypatch.setattr(Stepper, "apply", planted)
 
 
 @pytest.mark.parametrize("what", ["a first moment", "a second moment", "the average", "a weight"])
 def test_a_damaged_state_is_not_remembered(make_panel, make_config, monkeypatch, what):
     """The damage comes just before the copy is taken: what is come back to is the copy before it."""
-    monkeypatch.setattr(course, "SNAPSHOT_STEPS", 4)
+    monkeypatch.setattr(training_state, "SNAPSHOT_STEPS", 4)
     clean = Run(make_panel, make_config, average_decay=0.9).go()
     damage = DAMAGES["a first moment" if what == "a second moment" else what]
     if what == "a second moment":
-        damage = lambda here: put(here.optimiser.second_moment, 11, INF)  # noqa: E731
+        damage = lambda here: put(here.state.optimiser.second_moment, 11, INF)  # noqa: E731
     with monkeypatch.context() as patch:
-        after_step(patch, lambda here: here.place.steps == 8, damage)
+        after_step(patch, lambda here: here.state.place.steps == 8, damage)
         hit = Run(make_panel, make_config, average_decay=0.9).go()
     assert [event["action"] for event in hit.events] == ["roll_back"]
     assert same(hit.weights, clean.weights)
@@ -221,8 +225,8 @@ def test_damage_after_the_last_step_of_an_epoch_is_mended_before_validation(
     with monkeypatch.context() as patch:
         after_step(
             patch,
-            lambda here: here.place.epoch == 2 and here.place.position == len(here.order),
-            lambda here: put(here.model.encoder.embedding.weight, 2, value),
+            lambda here: here.state.place.epoch == 2 and here.batches.is_over(here.state.place.position),
+            lambda here: put(here.state.model.encoder.embedding.weight, 2, value),
         )
         hit = Run(make_panel, make_config).go()
     assert hit.actions == [("corrupt_weights", "roll_back")]
@@ -254,15 +258,15 @@ def test_stop_names_the_cause_at_the_first_fault(make_panel, make_config, monkey
 
 def test_damage_that_comes_back_ends_the_run(make_panel, make_config, monkeypatch):
     hit = Run(make_panel, make_config)
-    attempt = course.Course.attempt
+    attempt = Stepper.attempt
 
     def planted(self, *arguments):
-        if self.place.position >= 64 and self.place.epoch == 1:
-            put(self.model.encoder.embedding.weight, 3, NAN)
+        if self.state.place.position >= 64 and self.state.place.epoch == 1:
+            put(self.state.model.encoder.embedding.weight, 3, NAN)
         return attempt(self, *arguments)
 
-    monkeypatch.setattr(course.Course, "attempt", planted)
-    with pytest.raises(GuardStop, match="came back after a roll-back"):
+    monkeypatch.setattr(Stepper, "attempt", planted)
+    with pytest.raises(GuardStop, match="returned after a roll-back"):
         hit.go()
     assert [event["action"] for event in hit.events[:-1]] == ["roll_back", "stop"]
 
@@ -297,13 +301,13 @@ def test_a_fault_of_a_single_sample_is_tried_again_later(make_panel, make_config
         return torch.where(row_B[:, None], NAN, logits_BK) if broken[0] else logits_BK
 
     hit.model.register_forward_hook(spoil)
-    look = loop._look
+    validate = loop._validate
 
     def after_first(*arguments):
         broken[0] = False
-        return look(*arguments)
+        return validate(*arguments)
 
-    monkeypatch.setattr(loop, "_look", after_first)
+    monkeypatch.setattr(loop, "_validate", after_first)
     hit.go()
     assert hit.actions == [("few_samples", "quarantine")]
     assert [line["quarantined"] for line in hit.history] == [1, 0, 0]

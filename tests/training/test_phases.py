@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from llueve.config import TrainConfig
 from llueve.errors import ConfigError
+from llueve.model.batch import Batch
+from llueve.model.build import EncoderSizes
 from llueve.model.classifier import TimerXLForClassification
-from llueve.model.pretrained import Sizes
-from llueve.stability.step import Batch, loss_and_gradients
+from llueve.samples.split import Part, few_shot
+from llueve.step.gradients import loss_and_gradients
 from llueve.training.phases import Phase, apply_freeze, is_encoder_frozen, parameter_groups, plan, rate_factor
-from llueve.windows import Part, few_shot
 
 LAYERS = 2
 FREEZES = st.lists(st.sampled_from(["encoder", "norms", "layers:1", "layers:2"]), min_size=1, unique=True).map(tuple)
@@ -24,7 +25,7 @@ RATES = st.floats(1e-7, 1.0)
 
 def build(architecture="timer_xl", head="variables"):
     torch.manual_seed(0)
-    encoder = Sizes(architecture, patch_length=4, width=8, layers=LAYERS, heads=2, feed_forward=8).build(0.5)
+    encoder = EncoderSizes(architecture, patch_length=4, width=8, layers=LAYERS, heads=2, feed_forward=8).build(0.5)
     return TimerXLForClassification(encoder, 2, head, num_variables=3)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llueve import run as files
+from llueve.runs import directory as files
 
 WAIT_SECONDS = 120
 COMMAND = """
@@ -22,14 +22,14 @@ import os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from llueve import cli
+from llueve.cli import main as cli
 sys.argv[0] = "llueve"
 codes, code = os.environ["CODES"], 0
 Path(codes, os.environ["RANK"] + ".pid").write_text(str(os.getpid()))
 if os.environ.get("PLANT") == os.environ["RANK"]:
-    from llueve.training import course
-    gradients = course.loss_and_gradients
-    course.loss_and_gradients = lambda *step: gradients(*step) * float("nan")
+    from llueve.training import stepper
+    gradients = stepper.loss_and_gradients
+    stepper.loss_and_gradients = lambda *step: gradients(*step) * float("nan")
 try:
     cli.main()
 except SystemExit as end:
@@ -280,7 +280,7 @@ def test_a_signal_to_torchrun_writes_one_state(table, one, tmp_path):
     job.send_signal(signal.SIGTERM)
     told = output(job)
     assert codes(table) == {0: 143, 1: 143}, told
-    assert told.count("go on with --resume") == 1
+    assert told.count("continue with --resume") == 1
     again = subprocess.run(
         [sys.executable, "-m", "llueve", "train", str(table), "--run", str(run), "--resume"],
         capture_output=True,
@@ -289,7 +289,7 @@ def test_a_signal_to_torchrun_writes_one_state(table, one, tmp_path):
         timeout=WAIT_SECONDS,
     )
     assert again.returncode == 0, again.stderr
-    assert "begun with 2 process(es) and goes on with 1" in " ".join(again.stderr.split())
+    assert "began with 2 process(es) and resumes with 1" in " ".join(again.stderr.split())
     np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
 
 
@@ -300,7 +300,7 @@ def test_torchrun_starts_again_and_goes_on_by_itself(table, one, tmp_path):
     os.kill(process(table, 0), signal.SIGKILL)
     told = output(job)
     assert job.returncode == 0, told
-    assert "going on from" in told and codes(table) == {0: 0, 1: 0}
+    assert "resuming from" in told and codes(table) == {0: 0, 1: 0}
     np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
 
 
@@ -320,10 +320,10 @@ def _free_port():
 
 def test_one_process_imports_nothing_of_it(table):
     script = (
-        "import sys, llueve.cli, llueve.pipeline, torch.distributed\n"
-        "from llueve.training.processes import joined\n"
+        "import sys, llueve.cli.main, llueve.pipeline, torch.distributed\n"
+        "from llueve.distributed.processes import join_processes\n"
         "from datetime import timedelta\n"
-        "with joined(timedelta(1)) as alone: pass\n"
+        "with join_processes(timedelta(1)) as alone: pass\n"
         "assert type(alone).__name__ == 'Processes' and 'lightning_fabric' not in sys.modules\n"
         "assert not torch.distributed.is_initialized()\n"
     )

@@ -8,8 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from llueve.forecasting import brier_skill
-from llueve.training.progress import TrainingProgress, fitting, memory_bytes
+from llueve.progress import fitting
+from llueve.training.epoch_progress import TrainingProgress, memory_bytes
+from llueve.training.validation import brier_skill
 
 CPU = torch.device("cpu")
 

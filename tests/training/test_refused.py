@@ -3,18 +3,22 @@
 import hashlib
 import io
 import math
-from typing import get_args
 
 import pytest
 import torch
 from rich.console import Console
 
 from llueve.config import GuardConfig
+from llueve.model.build import build_encoder
 from llueve.model.classifier import TimerXLForClassification
-from llueve.saved import build_encoder
-from llueve.stability.guard import ENOUGH, Kind
-from llueve.training import course, loop
-from llueve.windows import build_windows, fit_scaler, split_panel
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import split_panel
+from llueve.samples.windows import build_windows
+from llueve.stability.reading import FaultKind
+from llueve.stability.usual import ENOUGH
+from llueve.training import loop, stepper
+from llueve.training.environment import Environment
+from llueve.training.trainer import Trainer
 
 NAN = float("nan")
 
@@ -28,14 +32,14 @@ def make_course(make_panel, make_config):
         windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, "mask")
         torch.manual_seed(3)
         model = TimerXLForClassification(build_encoder(config.model), 2, "variables", num_variables=3, num_facts=2)
-        return course.Course(
+        return Trainer(
             model,
             windows,
             split.training,
             split.validation,
             config.train,
             GuardConfig(policy="skip", max_skipped=1),
-            course.Surroundings(lambda _: None, lambda **_: None, lambda: model, Console(file=io.StringIO())),
+            Environment(lambda _: None, lambda _: None, lambda: model, Console(file=io.StringIO())),
         )
 
     return make
@@ -43,7 +47,7 @@ def make_course(make_panel, make_config):
 
 def spoil(here, monkeypatch, loss=None, gradient=None):
     """The next steps come out with this loss, or with this gradient at one place."""
-    compute = course.loss_and_gradients
+    compute = stepper.loss_and_gradients
 
     def spoilt(model, *arguments):
         found = compute(model, *arguments)
@@ -51,7 +55,7 @@ def spoil(here, monkeypatch, loss=None, gradient=None):
             model.head.out.bias.grad[0] = gradient
         return found if loss is None else torch.tensor(loss)
 
-    monkeypatch.setattr(course, "loss_and_gradients", spoilt)
+    monkeypatch.setattr(stepper, "loss_and_gradients", spoilt)
 
 
 def put(tensor, value):
@@ -60,10 +64,10 @@ def put(tensor, value):
 
 
 FAULTS = {
-    "learning_rate": lambda here, patch: patch.setattr(here, "factor", lambda _: NAN),
-    "weights": lambda here, _: put(here.model.encoder.embedding.weight, NAN),
-    "moments": lambda here, _: put(here.optimiser.second_moment, -1.0),
-    "average": lambda here, _: put(here.average.block, math.inf),
+    "learning_rate": lambda here, patch: patch.setattr(here.stepper, "_rate_factor", lambda _: NAN),
+    "weights": lambda here, _: put(here.state.model.encoder.embedding.weight, NAN),
+    "moments": lambda here, _: put(here.state.optimiser.second_moment, -1.0),
+    "average": lambda here, _: put(here.state.average.block, math.inf),
     "loss": lambda here, patch: spoil(here, patch, loss=NAN),
     "gradient": lambda here, patch: spoil(here, patch, gradient=math.inf),
     "gradient_overflow": lambda here, patch: spoil(here, patch, gradient=3e18),
@@ -75,7 +79,7 @@ FAULTS = {
 
 def hashes(here):
     """Of all that decides the steps to come; the counts of what was refused, and the position in the order, apart."""
-    state = here.capture()
+    state = here.state.capture()
     groups = {}
     for name, tensor in state.tensors.items():
         digest = groups.setdefault(name.split(".")[0], hashlib.sha256())
@@ -85,31 +89,36 @@ def hashes(here):
     place = {
         name: value for name, value in state.facts["place"].items() if name not in ("position", "batches", "refused")
     }
-    return {**found, "guard": guard, "place": place, "ledger": here.ledger.as_dict()}
+    return {**found, "guard": guard, "place": place, "ledger": here.state.ledger.as_dict()}
 
 
 def test_every_kind_has_its_fault_here():
-    assert {*FAULTS, "processes"} == set(get_args(Kind))  # the last needs several: tests/training/test_processes.py
+    assert {*FAULTS, "processes"} == set(FaultKind)  # the last needs several: tests/training/test_processes.py
 
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_refused_step_changes_nothing(make_course, monkeypatch, kind):
     here = make_course()
-    here.model.train()
+    here.state.model.train()
     for _ in range(2 if kind == "loss_start" else ENOUGH + 3):
-        loop._step(here)
-    assert here.place.refused == 0
+        loop._run_step(here)
+    assert here.state.place.refused == 0
     kinds = []
-    monkeypatch.setattr(loop, "mend", lambda *each, mend=loop.mend: (kinds.append(each[2]), mend(*each))[1])
+    monkeypatch.setattr(
+        loop, "recover", lambda *each, recover=loop.recover: (kinds.append(each[2].kind), recover(*each))[1]
+    )
     with monkeypatch.context() as patch:
         FAULTS[kind](here, patch)
-        before, position = hashes(here), here.place.position
+        before, position = hashes(here), here.state.place.position
         assert {"model", "optimiser", "average", "random"} <= set(before)
         for number in (1, 2):
-            loop._step(here)
+            loop._run_step(here)
             assert kinds == [kind] * number
             assert hashes(here) == before
-        assert here.place.position == position + 2 * here.batch_size and here.guard.skipped == 2 * here.batch_size
+        assert (
+            here.state.place.position == position + 2 * here.batches.batch_size
+            and here.state.guard.skipped == 2 * here.batches.batch_size
+        )
 
 
 @pytest.mark.parametrize("kind", ["learning_rate", "loss", "gradient", "gradient_overflow", "loss_start"])
@@ -118,17 +127,17 @@ def test_a_skipped_batch_might_as_well_not_have_been_there(make_course, monkeypa
     ends = []
     for absent in (False, True):
         here = make_course()
-        here.model.train()
+        here.state.model.train()
         for _ in range(3):
-            loop._step(here)
+            loop._run_step(here)
         if absent:
-            here.place.position += here.batch_size
+            here.state.place.position += here.batches.batch_size
         else:
             with monkeypatch.context() as patch:
                 FAULTS[kind](here, patch)
-                loop._step(here)
-            assert here.place.refused == 1
+                loop._run_step(here)
+            assert here.state.place.refused == 1
         for _ in range(10):
-            loop._step(here)
+            loop._run_step(here)
         ends.append(hashes(here))
     assert ends[0] == ends[1]

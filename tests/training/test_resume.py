@@ -13,19 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llueve import cli, pipeline
-from llueve import run as files
+from llueve import files as writing
+from llueve import pipeline
+from llueve.cli import main as cli
 from llueve.config import load_config
 from llueve.errors import ConfigError, DataError, RunError
-from llueve.training import checkpoint
-from llueve.training.checkpoint import Checkpoints, Health
-from llueve.training.state import Snapshot
+from llueve.runs import directory as files
+from llueve.runs import sealed_file
+from llueve.training.saved_states import Health, SavedStates
+from llueve.training.snapshot import Snapshot
 
 RUN = """
 import sys
 import torch
 torch.set_num_threads(1)
-from llueve import cli
+from llueve.cli import main as cli
 sys.argv = ["llueve", *sys.argv[1:]]
 cli.main()
 """
@@ -95,7 +97,7 @@ def test_a_signal_writes_a_state_and_ends_with_its_own_code(table, whole, tmp_pa
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == code, errors
-    assert "go on with --resume" in " ".join(errors.split())
+    assert "continue with --resume" in " ".join(errors.split())
     process = start(table, run, "--resume")
     output = process.communicate()
     assert process.returncode == 0, output
@@ -138,22 +140,29 @@ def test_a_failure_inside_the_write_costs_nothing(table, whole, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         if where == "write":
-            patch.setattr(checkpoint, "save", failing(checkpoint.save))
+            patch.setattr(sealed_file, "save", failing(sealed_file.save))
         elif where == "short":
-            opened = checkpoint.Path.open
+            opened, latest = os.fdopen, [Path()]
 
-            def short(path, mode="r", *more, **keywords):
-                file = opened(path, mode, *more, **keywords)
-                seen.extend([None] * (path.parent.name == files.CHECKPOINTS))
-                return Short(file) if len(seen) == which and path.parent.name == files.CHECKPOINTS else file
+            def open_as_number(path, *more):
+                latest[0] = Path(path)
+                return opening(path, *more)
 
-            patch.setattr(checkpoint.Path, "open", short)
+            def short(descriptor, *more, **keywords):
+                file = opened(descriptor, *more, **keywords)
+                is_state = latest[0].parent.name == files.CHECKPOINTS
+                seen.extend([None] * is_state)
+                return Short(file) if len(seen) == which and is_state else file
+
+            opening = os.open
+            patch.setattr(writing.os, "open", open_as_number)
+            patch.setattr(writing.os, "fdopen", short)
         elif where == "replace":
-            patch.setattr(checkpoint.Path, "replace", failing(checkpoint.Path.replace))
+            patch.setattr(Path, "replace", failing(Path.replace))
         elif where == "fsync":
-            patch.setattr(checkpoint.os, "fsync", failing(checkpoint.os.fsync))
+            patch.setattr(writing.os, "fsync", failing(os.fsync))
         else:
-            patch.setattr(checkpoint, "_flush", failing(checkpoint._flush))
+            patch.setattr(writing, "_flush_folder", failing(writing._flush_folder))
         with pytest.raises(RunError, match="No space left on device"):
             pipeline.train(config, run)
     assert not list((run / files.CHECKPOINTS).glob("*.part")) if (run / files.CHECKPOINTS).is_dir() else True
@@ -186,7 +195,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_really_full_ends_the_run_and_costs_nothing(table, whole, small_disk, capsys, monkeypatch, left):
     """With no byte left, or less than a state needs: the last state is intact, and with more room all goes on from it."""
     disk, count = small_disk(2**23), []
-    run, write = disk / "run", Checkpoints.write
+    run, write = disk / "run", SavedStates.write
 
     def filling(self, *arguments):
         count.append(None)
@@ -196,15 +205,15 @@ def test_a_disk_that_is_really_full_ends_the_run_and_costs_nothing(table, whole,
         return write(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "write", filling)
+        patch.setattr(SavedStates, "write", filling)
         patch.setattr("sys.argv", ["llueve", "train", str(table), "--run", str(run)])
         with pytest.raises(SystemExit) as end:
             cli.main()
     assert end.value.code == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "No space left on device" in told and "go on with --resume" in told
+    assert "No space left on device" in told and "continue with --resume" in told
     assert len(count) == 30 and _newest(run) == "000029.safetensors"
-    kept = Checkpoints(run).newest()
+    kept = SavedStates(run).newest()
     assert kept is not None and kept.path.name == "000029.safetensors"
     (disk / "filler").unlink()
     pipeline.train(load_config(table), run, resume=True)
@@ -216,7 +225,7 @@ def stopped(table, tmp_path, monkeypatch):
     """A run that was ended in its second epoch."""
     torch.set_num_threads(1)
     run, written = tmp_path / "run", []
-    write = Checkpoints.write
+    write = SavedStates.write
 
     def once(self, *arguments):
         written.append(write(self, *arguments))
@@ -225,7 +234,7 @@ def stopped(table, tmp_path, monkeypatch):
         return written[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "write", once)
+        patch.setattr(SavedStates, "write", once)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(load_config(table), run)
     return run
@@ -248,7 +257,7 @@ def test_a_damaged_newest_state_falls_back_with_a_word(table, whole, stopped, ca
     else:
         newest.write_bytes(content)
     pipeline.train(load_config(table), stopped, resume=True)
-    assert damage == "absent" or "the one before it is used" in caplog.text
+    assert damage == "absent" or "the state before it is used" in caplog.text
     assert_same_run(stopped, whole)
 
 
@@ -283,7 +292,7 @@ def test_another_configuration_or_table_is_refused(table, stopped, tmp_path):
 
 
 def test_a_poisoned_state_is_not_gone_on_from_and_the_healthy_one_stays(tmp_path, caplog):
-    states = Checkpoints(tmp_path)
+    states = SavedStates(tmp_path)
     facts = {"place": {"best_epoch": 0}, "guard": {}}
     sound = Snapshot({"model.w": torch.ones(3)}, facts)
     poisoned = Snapshot({"model.w": torch.tensor([1.0, float("nan")])}, facts)
@@ -293,12 +302,11 @@ def test_a_poisoned_state_is_not_gone_on_from_and_the_healthy_one_stays(tmp_path
     states.write(sound, Health.of(sound, float("nan")))
     found = states.newest()
     assert found is not None and found.path == first
-    assert caplog.text.count("is not gone on from") == 2
-    assert found.health.hashes["model"] != Health.of(poisoned, 0.5).hashes["model"]
+    assert caplog.text.count("unhealthy, so it is skipped") == 2
 
 
 def test_a_state_whose_best_weights_are_damaged_is_not_gone_on_from(tmp_path, caplog):
-    states = Checkpoints(tmp_path)
+    states = SavedStates(tmp_path)
     for epoch in (1, 2):
         states.write_best(epoch, {"w": torch.ones(3)})
         state = Snapshot({"model.w": torch.ones(3)}, {"place": {"best_epoch": epoch}, "guard": {}})
@@ -315,4 +323,4 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / files.CHECKPOINTS).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="is a link"):
-        Checkpoints(tmp_path / "run").newest()
+        SavedStates(tmp_path / "run").newest()

@@ -14,7 +14,7 @@ import pytest
 from llueve import pipeline
 from llueve.config import TrackConfig, parse_config
 from llueve.errors import ConfigError, GuardStop
-from llueve.run import Run
+from llueve.runs.directory import Run
 from llueve.training.tracking import Tracking, flattened, numbers, require_trackers
 
 LINE = {"epoch": 1, "phase": "all", "train_loss": 0.5, "validation_loss": None, "steps": 7, "collapsed": None}
@@ -181,7 +181,7 @@ def test_a_folder_of_mlflow_lies_beside_the_configuration(tmp_path):
     ):
         config = parse_config({**table, "track": {"mlflow": given}}, "test", tmp_path)
         assert config.track.mlflow == wanted
-    with pytest.raises(ConfigError, match=r"track.tensorbord = True.*did you mean track.tensorboard"):
+    with pytest.raises(ConfigError, match=r"track.tensorbord = true.*did you mean track.tensorboard"):
         parse_config({**table, "track": {"tensorbord": True}}, "test")
 
 

@@ -21,13 +21,17 @@ import torch
 from rich.console import Console
 
 from llueve.config import load_config
+from llueve.distributed.processes import join_processes
 from llueve.errors import LlueveError
-from llueve.reading import read_panel
-from llueve.saved import SavedModel
-from llueve.training import course
+from llueve.runs.saved_model import SavedModel
+from llueve.samples.read import read_panel
+from llueve.samples.scale import fit_scaler
+from llueve.samples.split import split_panel
+from llueve.samples.windows import build_windows
+from llueve.training import stepper
+from llueve.training.environment import Environment
 from llueve.training.loop import train_model
-from llueve.training.processes import joined
-from llueve.windows import build_windows, fit_scaler, split_panel
+from llueve.training.stepper import Stepper
 
 RANK = int(os.environ["RANK"])
 NAN = float("nan")
@@ -39,16 +43,16 @@ def put(tensor, index, value):
 
 
 def first_layer(here):
-    return here.model.encoder.blocks.attn_layers[0].conv1.weight
+    return here.state.model.encoder.blocks.attn_layers[0].conv1.weight
 
 
 DAMAGES = {
     "a weight": lambda here: put(first_layer(here), 5, NAN),
     "a weight, in silence": lambda here: put(first_layer(here), 5, 0.5),
-    "an unused weight": lambda here: put(here.model.encoder.head.weight, 5, 1e30),
-    "a first moment": lambda here: put(here.optimiser.first_moment, 11, NAN),
-    "a second moment, in silence": lambda here: put(here.optimiser.second_moment, 11, 1e-9),
-    "the average": lambda here: put(here.average.block, 9, NAN),
+    "an unused weight": lambda here: put(here.state.model.encoder.head.weight, 5, 1e30),
+    "a first moment": lambda here: put(here.state.optimiser.first_moment, 11, NAN),
+    "a second moment, in silence": lambda here: put(here.state.optimiser.second_moment, 11, 1e-9),
+    "the average": lambda here: put(here.state.average.block, 9, NAN),
     "the random state": lambda here: torch.rand(3),
 }
 SCENARIOS = {
@@ -57,7 +61,7 @@ SCENARIOS = {
     "wrong loss, to stop": {"loss": NAN, "rank": 1, "policy": "stop"},
     "wrong loss, to skip": {"loss": NAN, "rank": 1, "policy": "skip"},
     "a bad window": {"window": True},
-    "a signal": {"rank": 1, "damage": lambda here: here.surroundings.interruption._remember(signal.SIGTERM, None)},
+    "a signal": {"rank": 1, "damage": lambda here: here._environment.interruption._remember(signal.SIGTERM, None)},
     "class weights": {"train": {"class_weights": (1.0, 3.0), "batch_size": 1, "accumulate": 5, "epochs": 1}},
     **{f"{what}, process 1": {"damage": damage, "rank": 1} for what, damage in DAMAGES.items()},
     "a weight, process 0": {"damage": DAMAGES["a weight"], "rank": 0},
@@ -78,11 +82,11 @@ def run(config, panel, processes, about):
     if "window" in about:
         windows.values_STC[training.site[50], training.end[50], 0] = NAN
     seen = SimpleNamespace(places=[], lines=[], kept=0)
-    attempt, gradients = course.Course.attempt, course.loss_and_gradients
+    attempt, gradients = Stepper.attempt, stepper.loss_and_gradients
 
     def planted_attempt(self, *arguments):
-        if self.processes.count == processes.count:  # not what process 0 tries alone
-            seen.places.append((self.place.epoch, self.place.position))
+        if processes.count == processes.started:  # not what process 0 tries alone
+            seen.places.append((self.state.place.epoch, self.state.place.position))
             if len(seen.places) == 7 and about.get("rank") == RANK:
                 about.get("damage", lambda here: None)(self)
         return attempt(self, *arguments)
@@ -92,13 +96,13 @@ def run(config, panel, processes, about):
         hit = len(seen.places) == 7 and about.get("rank") == RANK and "loss" in about
         return loss * about.pop("loss") if hit else loss
 
-    def keep(**_):
+    def keep(_):
         seen.kept += 1
 
     error = None
     with (
-        mock.patch.object(course.Course, "attempt", planted_attempt),
-        mock.patch.object(course, "loss_and_gradients", planted_gradients),
+        mock.patch.object(Stepper, "attempt", planted_attempt),
+        mock.patch.object(stepper, "loss_and_gradients", planted_gradients),
     ):
         try:
             train_model(
@@ -108,7 +112,7 @@ def run(config, panel, processes, about):
                 validation,
                 train,
                 guard,
-                course.Surroundings(seen.lines.append, keep, saved.fresh, Console(quiet=True), processes=processes),
+                Environment(seen.lines.append, keep, saved.fresh, Console(quiet=True), processes=processes),
             )
         except LlueveError as end:
             error = [type(end).__name__, str(end)]
@@ -124,9 +128,9 @@ def main():
     torch.set_num_threads(1)
     config = load_config(sys.argv[1])
     panel = read_panel(config)
-    with joined(timedelta(seconds=60)) as processes:
+    with join_processes(timedelta(seconds=60)) as processes:
         found = {name: run(config, panel, processes, dict(about)) for name, about in SCENARIOS.items()}
-        found["alone"] = processes.alone(lambda: {"first": processes.rank, "nan": math.nan})
+        found["alone"] = processes.on_first(lambda: {"first": processes.rank, "nan": math.nan})
     Path(sys.argv[2], f"{RANK}.json").write_text(json.dumps(found))
 
 

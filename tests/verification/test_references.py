@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from llueve.errors import DataError, UsageError
+from llueve.samples.split import Part
 from llueve.verification import references as r
 from llueve.verification.scores import auc
-from llueve.windows import Part
 
 
 def part(name: str, site: list[int], end: list[int], event_ST: np.ndarray) -> Part:

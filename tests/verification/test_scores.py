@@ -73,7 +73,7 @@ def test_summary_holds_exactly_its_keys() -> None:
         ([0.5, -0.1], [0, 1], "the first -0.1 at index 1"),
         ([0.5, 0.5], [0, 2], "expected outcomes 0 or 1"),
         ([0.5, 0.5], [0, math.nan], "the first nan at index 1"),
-        ([0.5], [0, 1], "as many probabilities as outcomes"),
+        ([0.5], [0, 1], "one probability per outcome"),
         ([[0.5]], [[1]], "one dimension"),
         ([], [], "no forecast to score"),
     ],

@@ -9,9 +9,11 @@ import pytest
 from rich.console import Console
 
 from llueve.errors import DataError, GuardStop, UsageError
+from llueve.samples.split import Part
 from llueve.verification import references
-from llueve.verification.verify import compare, render, verify
-from llueve.windows import Part
+from llueve.verification.bootstrap import compare
+from llueve.verification.verdict import render
+from llueve.verification.verify import verify
 
 SITES = ["Albury", "Cobar"]
 
@@ -72,6 +74,9 @@ def test_a_model_that_is_always_wrong_does_not_beat(data, test_part) -> None:
     assert found["verdict_code"] == "does_not_beat"
     assert found["comparison"]["interval"][1] < 0
     assert "The model does not beat logistic regression, the best" in found["verdict"]
+    low, high = found["comparison"]["skill_interval"]
+    skill = f"{found['comparison']['skill_over_best']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+    assert f"; skill relative to logistic regression {skill}; BSS over climatology" in found["verdict"]
 
 
 def test_a_model_that_is_the_best_reference_ties(data, test_part) -> None:
@@ -156,6 +161,9 @@ def test_a_period_without_the_event_still_gets_a_verdict(data) -> None:
     assert found["model"]["bss"] is None and found["model"]["auc"] is None
     assert found["verdict_code"] == "does_not_beat"
     assert "BSS over climatology undefined, since it is perfect, on 200 forecasts" in found["verdict"]
+    # 0 - 0.1² in every block: without a skill, the sentence gives the Brier difference itself.
+    difference = "Brier score of climatology minus that of the model -0.0100 (95 % interval -0.0100 to -0.0100)"
+    assert difference in found["verdict"]
     assert "–" in text_of(found)
 
 
@@ -164,7 +172,7 @@ def test_a_probability_that_is_not_finite_stops_everything(data, test_part, valu
     p = np.full(200, 0.4)
     p[[103, 150]] = value
     with pytest.raises(
-        GuardStop, match=r"2 non-finite .* 200 rows of test, the first .* site Cobar, issue time 2015-10-31T00:00"
+        GuardStop, match=r"2 non-finite .* 200 rows of test, the first .* site Cobar, issue time 2015-10-31 00:00"
     ):
         run(data, test_part, p)
 

@@ -1,5 +1,5 @@
-"""Everything that can be known before the first step: what is missing, one-sided, absurd, or too good to be true."""
+"""Audit of the data before the first training step: missing, one-sided, implausible or leaking values."""
 
-from llueve.audit.report import Audit, audit_laid_end_to_end, audit_panel, render
+from llueve.audit.report import Audit, audit_concatenated, audit_panel, render
 
-__all__ = ["Audit", "audit_laid_end_to_end", "audit_panel", "render"]
+__all__ = ["Audit", "audit_concatenated", "audit_panel", "render"]

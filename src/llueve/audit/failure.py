@@ -1,6 +1,6 @@
-"""The forecast of failure: how many windows hold a missing cell, and what that would do to training left as it is.
+"""Forecast of failure: the windows with a missing cell, and their effect on a training without masks.
 
-Shapes: S sites, T times, R rows laid end to end, W windows, L steps of context.
+Shapes: S sites, T times, R concatenated rows, W windows.
 """
 
 import math
@@ -10,112 +10,88 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from llueve.panel import BoolArray, Finding, feature_cube, feature_names, recorded_rows
+from llueve.panel import Finding, feature_cube, feature_names, recorded_rows
 
-LAID_TRAINING = 0.7
-"""Share of the rows that OpenLTM's datasets train on, from the top of the table."""
+CONCATENATED_TRAINING = 0.7
+"""Share of the rows, from the top of the table, that OpenLTM's datasets train on."""
 
 
 @dataclass(frozen=True)
 class FailureForecast:
-    """What a training on these windows would meet if missing cells reached the model."""
+    """Bad windows and bad steps of a training if missing cells reached the model."""
 
     windows: int
-    """Training windows."""
+    """Number of training windows."""
     bad_windows: int
-    """Those that hold a value that is not finite."""
+    """Number of those with a value that is not finite."""
     batch_size: int
-    steps: int
-    """Steps of an epoch."""
     masked: bool
-    """Whether llueve masks these cells, so that none of it happens."""
+    """True if llueve masks these cells, which prevents the failure."""
 
     @property
-    def share(self) -> float:
-        """Bad windows among all, 0…1."""
-        return self.bad_windows / self.windows
+    def steps(self) -> int:
+        """Training steps in one epoch."""
+        return math.ceil(self.windows / self.batch_size)
 
     @property
     def clean_batch_probability(self) -> float:
-        """(1 − share)^batch: a batch is lost with any bad window in it."""
-        return (1 - self.share) ** self.batch_size
+        """(1 − share of bad windows)^batch: one bad window spoils its whole batch."""
+        return (1 - self.bad_windows / self.windows) ** self.batch_size
 
     @property
     def expected_bad_steps(self) -> float:
-        """Of an epoch in random order."""
+        """Expected number of bad steps in an epoch with a random order."""
         return self.steps * (1 - self.clean_batch_probability)
 
     def as_dict(self) -> dict[str, Any]:
         """The forecast as JSON holds it."""
-        return {
-            "windows": self.windows,
-            "bad_windows": self.bad_windows,
-            "batch_size": self.batch_size,
-            "clean_batch_probability": self.clean_batch_probability,
-            "steps": self.steps,
-            "expected_bad_steps": self.expected_bad_steps,
-            "masked": self.masked,
-        }
+        keys = ("windows", "bad_windows", "batch_size", "clean_batch_probability", "steps", "expected_bad_steps")
+        return {key: getattr(self, key) for key in (*keys, "masked")}
 
     def sentence(self) -> str:
         """The forecast in words."""
         would, expect = ("would be", "would be") if self.masked else ("is", "are expected to be")
         words = (
-            f"{self.share:.1%} of the {self.windows:,} training windows hold a missing cell; a random batch of "
-            f"{self.batch_size} {would} clean with probability {self.clean_batch_probability:.2g}, so "
+            f"{self.bad_windows / self.windows:.1%} of the {self.windows:,} training windows hold a missing cell; a random "
+            f"batch of {self.batch_size} {would} clean with probability {self.clean_batch_probability:.2g}, so "
             f"{self.expected_bad_steps:,.0f} of {self.steps:,} steps {expect} NaN"
         )
-        return f"{words}, were these cells not masked" if self.masked else words
+        return f"{words} if these cells were not masked" if self.masked else words
 
 
-def forecast_failure(bad_W: BoolArray, batch_size: int, masked: bool) -> FailureForecast:
-    """The forecast for windows of which some are bad."""
-    return FailureForecast(len(bad_W), int(bad_W.sum()), batch_size, math.ceil(len(bad_W) / batch_size), masked)
+def check_concatenated(panel: xr.Dataset, context: int, batch: int) -> tuple[list[Finding], FailureForecast | None]:
+    """Findings about the table as OpenLTM's datasets cut it: sites one below the other, with windows over everything.
 
-
-def judge_laid_end_to_end(
-    panel: xr.Dataset, context: int, batch_size: int
-) -> tuple[list[Finding], FailureForecast | None]:
-    """Judge the table as OpenLTM's datasets would cut it: sites one below the other, windows over everything.
-
-    The first 70 % of the rows train, a window starts at each row that leaves a whole context, and none asks whether it
-    crosses from one site into another.
+    The first 70 % of the rows train. A window starts at each row that leaves a whole context, even if it crosses from one
+    site into the next.
     """
-    order = list(panel.attrs.get("sites_in_file", panel["site"].values))
-    panel = panel.sel(site=order)
+    panel = panel.sel(site=list(panel.attrs.get("sites_in_file", panel["site"].values)))
     recorded_ST = recorded_rows(panel)
-    bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
-    bad_R = bad_ST[recorded_ST]
-    rows_S = recorded_ST.sum(axis=1)
-    training = int(len(bad_R) * LAID_TRAINING)
+    bad_R = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)[recorded_ST]
+    border_S = np.cumsum(recorded_ST.sum(axis=1))
+    training = int(len(bad_R) * CONCATENATED_TRAINING)
     if training <= context:
-        message = f"{training:,} training rows laid end to end are no more than the context of {context:,}"
+        message = f"{training:,} concatenated training rows are not more than the context of {context:,}"
         return [Finding("no_windows", "error", message)], None
     before_R = np.concatenate([[0], bad_R.cumsum()])
-    bad_W = (before_R[context:training] - before_R[: training - context]) > 0
-    forecast = forecast_failure(bad_W, batch_size, masked=False)
+    bad_windows = int((before_R[context:training] > before_R[: training - context]).sum())
+    forecast = FailureForecast(training - context, bad_windows, batch, masked=False)
     findings = []
     if forecast.bad_windows:
-        message = f"{forecast.sentence()}; mask them, as llueve does, or mend the cells that missing_cells names"
+        message = f"{forecast.sentence()}; mask them, as llueve does, or correct the cells in missing_cells"
         findings.append(Finding("bad_windows", "error", message, count=forecast.bad_windows))
-    borders = np.cumsum(rows_S)[:-1]
-    crosses_W = np.zeros(training - context, dtype=np.bool_)  # a window that holds two borders is one
-    for border in borders:
+    crosses_W = np.zeros(training - context, dtype=np.bool_)  # a window over two borders counts once
+    for border in border_S[:-1]:
         crosses_W[max(0, border - context + 1) : border] = True
-    crossing = int(crosses_W.sum())
-    if crossing:
-        message = (
-            f"{crossing:,} of the {forecast.windows:,} training windows cross from one site into the next; windows "
-            "must be cut per site"
-        )
+    if crossing := int(crosses_W.sum()):
+        windows = f"{crossing:,} of the {forecast.windows:,} training windows"
+        message = f"{windows} cross from one site into the next; windows must be cut for each site"
         findings.append(Finding("crosses_sites", "error", message, count=crossing))
-    if len(rows_S) > 1:
-        tested = [
-            str(site) for site, end in zip(panel["site"].values, np.cumsum(rows_S), strict=True) if end > training
-        ]
+    if len(border_S) > 1:
+        tested = panel["site"].values[border_S > training]
         message = (
-            f"cut at row {training:,} of {len(bad_R):,} laid end to end, so what is not trained on comes from "
-            f"{', '.join(tested)} alone, over every year; cut all sites at the same dates"
+            f"the table is cut at row {training:,} of {len(bad_R):,} concatenated rows, so validation and test come from "
+            f"{', '.join(map(str, tested))} alone, over every year; cut all sites at the same dates"
         )
         findings.append(Finding("split_by_row", "error", message))
     return findings, forecast

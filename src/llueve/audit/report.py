@@ -1,85 +1,74 @@
-"""The audit as a whole: every check on a panel, as JSON and as a table.
-
-Shapes: S sites, T times, W windows.
-"""
+"""The whole audit: every check of a panel, as JSON and as a table. Shapes: S sites, T times, W windows."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from llueve.audit.cells import check_cells, moment
-from llueve.audit.failure import FailureForecast, forecast_failure, judge_laid_end_to_end
+from llueve.audit.cell_checks import check_cells
+from llueve.audit.failure import FailureForecast, check_concatenated
 from llueve.audit.outcome import check_balance, check_leaks, check_sampling
+from llueve.audit.variable_cells import iso_time
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
 from llueve.panel import Finding, feature_cube, feature_names
-from llueve.windows import split_panel, thinned, windows_with
+from llueve.samples.split import Split, split_panel, thinned, windows_with
+from llueve.samples.target import class_labels
 
 SHOWN = 3
-"""Notes of one code that the table shows; the file has all."""
+"""Largest number of notes with one code in the table; the file has all of them."""
 SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What the audit found, as `audit.json` holds it."""
+    """The findings of an audit, as `audit.json` holds them."""
 
     source: str
     sites: int
     times: int
     step_hours: float
     splits: dict[str, dict[str, Any]]
-    """Per part: number of windows, first and last issue time, windows of each class."""
+    """Number of windows, first and last issue time and windows of each class, by part."""
     findings: tuple[Finding, ...]
-    forecast: FailureForecast | None = None
-    """None where there is no training window."""
+    forecast: FailureForecast | None
+    """None without training windows."""
+    split: Split | None
+    """The windows of each period; None without any. Not part of `audit.json`."""
 
     @property
     def errors(self) -> list[Finding]:
-        """Findings that make training meaningless."""
+        """Findings that would make training meaningless."""
         return [finding for finding in self.findings if finding.severity == "error"]
 
     def as_dict(self) -> dict[str, Any]:
         """The audit as JSON holds it."""
         return {
-            "source": self.source,
-            "sites": self.sites,
-            "times": self.times,
-            "step_hours": self.step_hours,
-            "splits": self.splits,
+            **{key: getattr(self, key) for key in ("source", "sites", "times", "step_hours", "splits")},
             "forecast": None if self.forecast is None else self.forecast.as_dict(),
-            "findings": [finding.as_dict() for finding in self.findings],
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
     def require_clean(self, allowed: Sequence[str] = ()) -> None:
-        """Raise unless the audit is free of errors, but for those whose codes are allowed.
-
-        Raises:
-            AuditError: it is not; the message holds each error.
-        """
+        """Raise `AuditError` if the audit has errors, apart from those with allowed codes; the message holds each."""
         errors = [finding for finding in self.errors if finding.code not in allowed]
         if errors:
             lines = "\n".join(f"  {finding.code}: {finding.message}" for finding in errors)
             codes = ", ".join(f'"{code}"' for code in sorted({finding.code for finding in errors}))
-            raise AuditError(
-                f"the audit found {len(errors)} error(s), so nothing was trained:\n{lines}\nTo train all the same: "
-                f"audit.allow = [{codes}]"
-            )
+            message = f"the audit found {len(errors)} error(s), so nothing was trained:\n{lines}\n"
+            raise AuditError(f"{message}To train all the same: audit.allow = [{codes}]")
 
 
 def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
-    """Judge a panel and the windows that the configuration makes of it; it never raises for what it can report."""
+    """Audit a panel and its windows under a configuration; faults become findings instead of exceptions."""
     findings = [*panel.attrs.get("findings", ()), *check_sampling(panel, config)]
-    splits: dict[str, dict[str, Any]] = {}
-    forecast = None
     context = config.windows.context
     try:
         split = split_panel(panel, config)
@@ -87,66 +76,57 @@ def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
     except LlueveError as error:
         findings.append(Finding("no_windows", "error", str(error)))
         findings.extend(check_cells(panel, None, panel.sizes["time"], context))
-    else:
-        splits = {part.name: _describe_part(panel, part.end, part.y, config) for part in split.parts}
-        findings.extend(check_cells(panel, training, split.training_rows, context))
-        findings.extend(check_balance(panel, split, config))
-        findings.extend(check_leaks(panel, config, split.training_rows))
-        bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
-        bad_W = windows_with(bad_ST, training, context) > 0
-        forecast = forecast_failure(bad_W, config.train.batch_size, config.windows.missing == "mask")
-        if forecast.bad_windows and not forecast.masked:
-            message = f'{forecast.sentence()}; set windows.missing = "mask"'
-            # The guard refuses such a training before its first step, with its own exit code and budget.
-            findings.append(Finding("bad_windows", "warning", message, count=forecast.bad_windows))
-    return _audit(panel, splits, findings, forecast)
+        return _audit(panel, config, findings, None, None)
+    findings.extend(check_cells(panel, training, split.training_rows, context))
+    findings.extend(check_balance(panel, split, config))
+    findings.extend(check_leaks(panel, config, split.labels_ST, split.training_rows))
+    bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
+    bad_windows = int((windows_with(bad_ST, training, context) > 0).sum())
+    forecast = FailureForecast(len(training), bad_windows, config.train.batch_size, config.windows.missing == "mask")
+    if forecast.bad_windows and not forecast.masked:
+        message = f'{forecast.sentence()}; set windows.missing = "mask"'
+        # A warning only: the guard refuses such a training before its first step, with its own exit code and limit.
+        findings.append(Finding("bad_windows", "warning", message, count=forecast.bad_windows))
+    return _audit(panel, config, findings, forecast, split)
 
 
-def audit_laid_end_to_end(panel: xr.Dataset, config: Config) -> Audit:
-    """Judge the table as OpenLTM's datasets would cut it, sites one below the other; `panel` has every column."""
-    context = config.windows.context
-    laid, forecast = judge_laid_end_to_end(panel, context, config.train.batch_size)
-    findings = [
-        *panel.attrs.get("findings", ()),
-        *check_cells(panel, None, panel.sizes["time"], context),
-        *check_leaks(panel, config, panel.sizes["time"]),
-        *laid,
-    ]
-    return _audit(panel, {}, findings, forecast)
+def audit_concatenated(panel: xr.Dataset, config: Config) -> Audit:
+    """Audit the table as OpenLTM's datasets cut it, sites one below the other; `panel` has every column."""
+    context, times = config.windows.context, panel.sizes["time"]
+    concatenated, forecast = check_concatenated(panel, context, config.train.batch_size)
+    findings = [*panel.attrs.get("findings", ()), *check_cells(panel, None, times, context)]
+    findings += [*check_leaks(panel, config, class_labels(panel, config.target), times), *concatenated]
+    return _audit(panel, config, findings, forecast, None)
 
 
 def _audit(
-    panel: xr.Dataset, splits: dict[str, dict[str, Any]], findings: list[Finding], forecast: FailureForecast | None
+    panel: xr.Dataset, config: Config, findings: list[Finding], forecast: FailureForecast | None, split: Split | None
 ) -> Audit:
-    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Audit(
-        source=str(panel.attrs.get("source", "")),
-        sites=panel.sizes["site"],
-        times=panel.sizes["time"],
-        step_hours=float(panel.attrs["step_hours"]),
-        splits=splits,
-        findings=tuple(findings),
-        forecast=forecast,
-    )
-
-
-def _describe_part(panel: xr.Dataset, end: NDArray[np.intp], y: NDArray[np.int64], config: Config) -> dict[str, Any]:
-    names = config.target.class_names
-    return {
-        "n": len(y),
-        "first": moment(panel, int(end.min())),
-        "last": moment(panel, int(end.max())),
-        "classes": {name: int((y == index).sum()) for index, name in enumerate(names)},
+    """The audit with its findings in order of severity."""
+    splits = {
+        part.name: {
+            "n": len(part),
+            "first": iso_time(panel, int(part.end.min())),
+            "last": iso_time(panel, int(part.end.max())),
+            "classes": {name: int((part.y == index).sum()) for index, name in enumerate(config.target.class_names)},
+        }
+        for part in (split.parts if split else ())
     }
+    ordered = tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+    source, step_hours = str(panel.attrs.get("source", "")), float(panel.attrs["step_hours"])
+    return Audit(source, panel.sizes["site"], panel.sizes["time"], step_hours, splits, ordered, forecast, split)
 
 
 def render(audit: Audit) -> Group:
-    """The audit as a person reads it."""
+    """The audit as tables for a terminal."""
     head = Text(f"{audit.source}: {audit.sites} site(s), {audit.times:,} steps of {audit.step_hours:g} h")
-    splits = Table("part", "windows", "first", "last", "classes", title="Windows", title_justify="left")
+    splits = Table(title="Windows", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("part", "windows", "first", "last", "classes"):
+        splits.add_column(name, min_width=10 if name in ("part", "first", "last") else None)
     for name, part in audit.splits.items():
         shares = ", ".join(f"{label} {count:,} ({count / part['n']:.1%})" for label, count in part["classes"].items())
-        splits.add_row(name, f"{part['n']:,}", part["first"], part["last"], Text(shares))
+        first, last = (part[end][:16].replace("T", " ") for end in ("first", "last"))
+        splits.add_row(name, f"{part['n']:,}", first, last, Text(shares))
     findings = Table("severity", "code", "what", title="Findings", title_justify="left")
     styles = {"error": "bold red", "warning": "yellow", "info": ""}
     shown: Counter[str] = Counter()
@@ -159,10 +139,8 @@ def render(audit: Audit) -> Group:
     for code, count in shown.items():
         if count > SHOWN:
             findings.add_row("", code, f"and {count - SHOWN} more: audit.json has all")
-    failure = Text()
-    if audit.forecast is not None:
-        failure = Text(
-            f"Forecast of failure: {audit.forecast.sentence()}.", style="" if audit.forecast.masked else "bold"
-        )
+    failure, forecast = Text(), audit.forecast
+    if forecast is not None:
+        failure = Text(f"Forecast of failure: {forecast.sentence()}.", style="" if forecast.masked else "bold")
     verdict = Text(f"{len(audit.errors)} error(s)" if audit.errors else "no errors", style="bold")
     return Group(head, *([splits] if audit.splits else []), findings, failure, verdict)

@@ -1,9 +1,7 @@
-"""Sites that hold the same series under two names, also where a copy has lost, changed or gained some cells.
-
-Shapes: S sites, T times, B blocks.
-"""
+"""Sites with the same series under two names, even if some cells of a copy differ. Shapes: S sites, T times, B blocks."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import xarray as xr
@@ -11,23 +9,23 @@ import xarray as xr
 from llueve.panel import Finding, FloatArray, feature_names
 
 TWIN_CELLS = 30
-"""Fewer equal cells than this can be chance."""
+"""Fewest equal cells of a copy: fewer can be chance."""
 TWIN_VALUES = 20
-"""So can fewer different values."""
+"""Number of different values that a copy must exceed, for the same reason."""
 UNEQUAL = 0.001
-"""Share of the common cells in which a copy may differ; one cell it always may."""
+"""Largest share of the common cells in which a copy may differ; one cell is always allowed."""
 BLOCK = 16
-"""Sites without one equal block of this many steps are no copies."""
+"""Steps of a block; two sites without an equal block are not copies."""
 BLOCK_VALUES = 4
-"""Different values that make a block worth comparing: two dry fortnights are no evidence."""
+"""Fewest different values of a block to compare: two dry fortnights prove nothing."""
 
 
-def check_twins(panel: xr.Dataset) -> list[Finding]:
+def check_twins(panel: xr.Dataset) -> Iterator[Finding]:
     """One finding for each set of sites that share variables."""
     names = feature_names(panel)
     sites = [str(site) for site in panel["site"].values]
     groups = {name: _groups(panel[name].values) for name in names}
-    # A climate index is the same everywhere, and no copy; a table in which most is the same everywhere is one.
+    # A climate index is the same everywhere without being a copy, unless most of the table is the same everywhere.
     everywhere = [name for name in names if groups[name] == [tuple(range(len(sites)))]]
     if len(sites) > 2 and len(everywhere) <= len(names) / 2:
         groups.update({name: [] for name in everywhere})
@@ -35,21 +33,16 @@ def check_twins(panel: xr.Dataset) -> list[Finding]:
     for name in names:
         for twins in groups[name]:
             shared[twins].append(name)
-    findings = []
     for twins, same in shared.items():
-        told = ", ".join(sites[site] for site in twins)
         known = [name for name in names if not np.isnan(panel[name].values[list(twins)]).all(axis=1).any()]
         if 2 * len(same) >= len(known):
-            mend = "keep one of them, or a split by site would leak"
+            advice = "keep one of them, or a split by site would leak"
         else:
-            which = "this variable" if len(same) == 1 else "these variables"
-            mend = (
-                f"the other variables differ: drop {which} at {', '.join(sites[site] for site in twins[1:])} if copied"
-            )
-        message = f"{told}: identical series of {', '.join(same)}; {mend}"
-        site = sites[twins[1]]
-        findings.append(Finding("twin_sites", "warning", message, variable=same[0], site=site, count=len(twins)))
-    return findings
+            copied = "this variable" if len(same) == 1 else "these variables"
+            places = ", ".join(sites[site] for site in twins[1:])
+            advice = f"the other variables differ: drop {copied} at {places} if copied"
+        message = f"{', '.join(sites[site] for site in twins)}: identical series of {', '.join(same)}; {advice}"
+        yield Finding("twin_sites", "warning", message, same[0], sites[twins[1]], count=len(twins))
 
 
 def _groups(values_ST: FloatArray) -> list[tuple[int, ...]]:
@@ -66,7 +59,7 @@ def _groups(values_ST: FloatArray) -> list[tuple[int, ...]]:
 
 
 def _candidates(values_ST: FloatArray) -> list[tuple[int, int]]:
-    """Pairs of sites that share a block of values, each site with the first that has it."""
+    """Pairs of sites that share a block of values: each site with the first site that has the block."""
     sites, steps = values_ST.shape
     if sites < 2 or steps < BLOCK:
         return []
@@ -74,7 +67,7 @@ def _candidates(values_ST: FloatArray) -> list[tuple[int, int]]:
     ordered_SBL = np.sort(blocks_SBL, axis=-1)
     telling_SB = (np.diff(ordered_SBL, axis=-1) > 0).sum(axis=-1) >= BLOCK_VALUES - 1
     telling_SB &= ~np.isnan(ordered_SBL[..., -1])
-    # Bits as numbers, mixed with odd weights: equal blocks give equal sums, and others hardly ever.
+    # Bits as numbers, multiplied by odd weights: equal blocks give equal sums, and other blocks almost never do.
     weights = np.random.default_rng(0).integers(1, 2**62, size=BLOCK, dtype=np.uint64) | np.uint64(1)
     key_SB = ((blocks_SBL + np.float32(0)).view(np.uint32) * weights).sum(axis=-1, dtype=np.uint64)
     pairs: set[tuple[int, int]] = set()
@@ -88,7 +81,7 @@ def _candidates(values_ST: FloatArray) -> list[tuple[int, int]]:
 
 
 def _same(one_T: FloatArray, other_T: FloatArray) -> bool:
-    """Whether two series are equal wherever both are known and they are not both at their usual value, as in a drought."""
+    """True if two series are equal wherever both are known, apart from times when both have their usual value."""
     common = ~np.isnan(one_T) & ~np.isnan(other_T)
     one, other = one_T[common], other_T[common]
     values, count = np.unique(one, return_counts=True)

@@ -1,16 +1,14 @@
-"""Whether values can be what their unit says: ranges by unit, units taken for another, one site unlike all others.
+"""Checks of values against their unit: ranges, mistaken units, one site unlike all others. Shapes: S sites, T times."""
 
-Shapes: S sites, T times.
-"""
-
+import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from llueve.panel import FloatArray
-from llueve.rain import LEAST_MM, MILLIMETRES_PER_UNIT
+from llueve.samples.target import LEAST_MM, MILLIMETRES_PER_UNIT
 
 SPEEDS = ("m s-1", "m/s", "m s**-1")
 CELSIUS = ("degC", "°C")
@@ -25,66 +23,54 @@ PLAUSIBLE = {
     "km/h": (-500.0, 500.0),
     "okta": (0.0, 9.0),
 }
-"""Least and largest value on Earth's surface by unit, so wide that a difference or a tendency passes."""
+"""Least and largest value on Earth's surface by unit, wide enough for differences and tendencies."""
 LEVELS = {
     "K": ((200.0, 330.0), (170.0, 350.0)),
     "Pa": ((4e4, 1.1e5), (3e4, 1.1e5)),
     "hPa": ((400.0, 1100.0), (300.0, 1100.0)),
 }
-"""Where the median of a level lies, and if it does, where each of its values must; no difference has such a median."""
+"""Range of the median of a level, which no difference has, and range of all values of such a variable."""
 TAKEN_FOR = {"Pa": (("hPa", 100.0), ("kPa", 1000.0)), "hPa": (("kPa", 10.0),)}
-"""Pressures that are as steady as a level and are one after this factor have another unit."""
+"""Units that are mistaken for a pressure unit, with their factor; a steady variable that the factor makes a level."""
 STEADY = 5
-"""Quartile ranges that a level of pressure keeps from zero; vapour pressures and tendencies do not."""
-DIFFERENCE = re.compile(
-    r"spread|diff|tend|anom|range|std|delta|chang|depress|deficit|dev|grad|bias|trend|dtr", re.IGNORECASE
-)
-"""Names of variables whose kelvins are differences."""
-TEMPERATURE = re.compile(r"temp|t2m|d2m|dew|skt|sst", re.IGNORECASE)
+"""Least distance of a pressure level from zero, in quartile ranges; vapour pressures and tendencies are closer."""
+DIFFERENCE = re.compile("spread|diff|tend|anom|range|std|delta|chang|depress|deficit|dev|grad|bias|trend|dtr", re.I)
+"""Names of variables that hold differences of temperature."""
+TEMPERATURE = re.compile("temp|t2m|d2m|dew|skt|sst", re.I)
 WINDY = 10.0
-"""A median of wind speeds near the ground, m/s, that few places on Earth have; gusts are given twice as much."""
+"""Median of wind speeds near the ground, m/s, that few places on Earth exceed; gusts may have twice as much."""
 MOST_WATER_MM = 2000.0
-"""More than any day's rain."""
+"""An amount above the largest daily rain."""
 SITE_CELLS = 100
-"""Fewer cells do not show what a site is like."""
+"""Fewest cells that show the usual values of a site."""
 FEW_SITES = 5
-"""Fewer sites do not show what is usual."""
+"""Fewest sites that show the usual values of all sites."""
 FACTORS = (10.0, 100.0, 1000.0, 3.6, 25.4, 0.1, 0.01, 0.001, 1 / 3.6, 1 / 25.4)
-"""Ratios of units that are mistaken for one another; for temperatures there are offsets."""
+"""Ratios of units that are mistaken for one another. Temperatures have offsets instead."""
 BEYOND = 2.0
-"""A spread this many times beyond all other sites' is none of theirs."""
+"""Factor beyond the spreads of all other sites from which a spread is unlike theirs."""
 
 
-def bounds(units: str | None, ordered: FloatArray, middle: float) -> tuple[float, float] | None:
-    """Least and largest value that a variable of this unit can have; None if the unit tells nothing.
+def bounds(units: str | None, ordered: FloatArray, middle: float) -> tuple[float, float]:
+    """Least and largest value that a variable of this unit can have; infinite if the unit sets no limits.
 
-    Args:
-        ordered: all known values in order.
-        middle: the median of the sites' medians.
+    `ordered` holds all known values in order; `middle` is the median of the sites' medians.
     """
     if units in MILLIMETRES_PER_UNIT:
         scale = MILLIMETRES_PER_UNIT[units]
-        # Heights and depths have these units, too; falling water is absent for a good part of the time.
+        # Heights and depths have these units too; precipitation is zero for a large part of the time.
         near_zero = np.searchsorted(ordered, [LEAST_MM / scale, -LEAST_MM / scale], "left")
-        if units != "mm" and near_zero[1] - near_zero[0] < 0.1 * len(ordered):
-            return None
-        return LEAST_MM / scale, MOST_WATER_MM / scale
-    if units not in PLAUSIBLE:
-        return None
-    if units in LEVELS:
-        (least, largest), inside = LEVELS[units]
-        if least <= middle <= largest:
-            return inside
-    return PLAUSIBLE[units]
+        if units == "mm" or near_zero[1] - near_zero[0] >= 0.1 * len(ordered):
+            return LEAST_MM / scale, MOST_WATER_MM / scale
+    elif units in LEVELS and LEVELS[units][0][0] <= middle <= LEVELS[units][0][1]:
+        return LEVELS[units][1]
+    return PLAUSIBLE.get(units or "", (-math.inf, math.inf))
 
 
 def mistaken(name: str, units: str | None, ordered: FloatArray, middle: float, spread: float) -> str | None:
-    """Why the values as a whole cannot have this unit, in words; None if they can.
+    """Reason why the values as a whole cannot have this unit, in words; None if they can.
 
-    Args:
-        ordered: all known values in order.
-        middle: the median of the sites' medians.
-        spread: the median of the sites' quartile ranges.
+    `ordered` and `middle` are as in `bounds`; `spread` is the median of the sites' quartile ranges.
     """
     low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
     if units == "K" and -90 <= middle <= 60 and low > -100 and not DIFFERENCE.search(name):
@@ -92,80 +78,84 @@ def mistaken(name: str, units: str | None, ordered: FloatArray, middle: float, s
         one_sided = (ordered[0] >= 0 and low <= middle / 3) or (ordered[-1] <= 0 and high >= middle / 3)
         small = high < 5 or abs(middle) <= spread or one_sided
         if not centred and (TEMPERATURE.search(name) or not small):
-            return f"a median of {middle:g} K is no temperature but in degC, and no difference has it"
+            return f"a median of {middle:g} K is too low for a temperature and too high for a difference; it fits degC"
     for other, factor in TAKEN_FOR.get(units or "", ()):
         least, largest = LEVELS[units or ""][0]
         if least <= factor * middle <= largest and middle >= STEADY * spread:
-            return f"a median of {middle:g} {units}, hardly varying, is no pressure of air but in {other}"
+            return f"a nearly constant median of {middle:g} {units} is not an air pressure; it fits {other}"
     if units == "%" and ordered[0] >= 0 and ordered[-1] <= 1.1 and middle >= 0.05:
-        return f"no value is above {ordered[-1]:g} %: they seem to be fractions"
+        return f"all values are at most {ordered[-1]:g} %: they seem to be fractions"
     if units in SPEEDS and ordered[0] >= 0 and not re.search(r"\d{3}", name):
-        most = WINDY * (2 if re.search("gust|max", name, re.IGNORECASE) else 1)
+        most = WINDY * (2 if re.search("gust|max", name, re.I) else 1)
         if middle > most:
-            return f"a median of {middle:g} {units} is a wind that no such place near the ground has: km/h or knots?"
+            return f"a median wind of {middle:g} {units} is too high near the ground: km/h or knots?"
     return None
+
+
+@dataclass(frozen=True)
+class _OtherSites:
+    """Lowest and highest median, smallest and largest spread of all sites but one."""
+
+    low: float
+    high: float
+    narrow: float
+    wide: float
+
+    def include(self, middle: float, spread: float) -> bool:
+        """True if a site with this median and spread is like them."""
+        margin = 0.2 * (self.high - self.low) + 0.5 * self.wide
+        is_among = self.low - margin <= middle <= self.high + margin
+        return is_among and self.narrow / 1.5 <= spread <= 1.5 * self.wide
 
 
 def odd_sites(units: str | None, ordered_ST: FloatArray, known_S: NDArray[np.int64]) -> list[tuple[int, str]]:
     """Sites whose values are like the others' only after a change of unit, with that change in words.
 
-    A site may well be colder, higher or windier than all others: it is named only if it is far beyond all of them as it
-    is, and among them once converted.
-
-    Args:
-        ordered_ST: each site's values in order, those missing last.
-        known_S: how many each has.
+    A site may well be colder, higher or windier than all others. It is named only if it is far from all of them as it is,
+    and among them once converted. Arguments: see `VariableCells`.
     """
     enough = np.flatnonzero(known_S >= SITE_CELLS)
     if len(enough) < FEW_SITES:
         return []
-    share = np.array([0.1, 0.25, 0.5, 0.75, 0.95])
-    index = np.round(share * (known_S[enough, None] - 1)).astype(np.intp)
-    level = np.take_along_axis(ordered_ST[enough].astype(np.float64), index, axis=1)
-    middle, spread = level[:, 2], level[:, 3] - level[:, 1]
-    dry = np.median(spread) == 0 or np.mean(level[:, 0] == level[:, 2]) > 0.5  # rain: nearly all of it lies above 0.75
-    if dry:
-        spread = level[:, 4] - level[:, 0]
+    tenth, quarter, middle, three_quarters, top = _levels(ordered_ST, known_S, enough, (0.1, 0.25, 0.5, 0.75, 0.95))
+    spread = three_quarters - quarter
+    is_rain = bool(np.median(spread) == 0 or np.mean(tenth == middle) > 0.5)
+    if is_rain:  # nearly all of it lies above the third quartile
+        spread = top - tenth
     found = []
     for row, site in enumerate(enough):
-        others = np.arange(len(enough)) != row
-        if not (spread[row] > 0 and (spread[others] > 0).all()):
-            continue
-        least, largest = spread[others].min(), spread[others].max()
-        lowest, highest = middle[others].min(), middle[others].max()
-
-        def fits(
-            factor: float, offset: float, row: int = row, ends: tuple[float, ...] = (least, largest, lowest, highest)
-        ) -> bool:
-            wide = 0.2 * (ends[3] - ends[2]) + 0.5 * ends[1]
-            among = ends[2] - wide <= middle[row] / factor - offset <= ends[3] + wide
-            return bool(among and ends[0] / 1.5 <= spread[row] / factor <= 1.5 * ends[1])
-
-        if units in (*CELSIUS, "K") and not lowest - largest <= middle[row] <= highest + largest:
-            kelvin = 273.15 if units == "K" else 0.0
-            for other, factor, offset in (
-                ("degC" if kelvin else "K", 1.0, -273.15 if kelvin else 273.15),
-                ("degF", 1.8, 32 / 1.8 - kelvin),
-            ):
-                if fits(factor, offset):
-                    found.append((int(site), f"as {other} it would be among them"))
-                    break
-        elif spread[row] > 6 * largest if dry else not least / BEYOND <= spread[row] <= BEYOND * largest:
-            ratio = next((factor for factor in FACTORS if fits(factor, 0.0)), None)
-            if ratio is not None:
-                found.append((int(site), f"divided by {ratio:g} it would be among them"))
+        rest = np.arange(len(enough)) != row
+        if spread[row] > 0 and (spread[rest] > 0).all():
+            others = _OtherSites(middle[rest].min(), middle[rest].max(), spread[rest].min(), spread[rest].max())
+            if (conversion := _conversion(units, float(middle[row]), float(spread[row]), others, is_rain)) is not None:
+                found.append((int(site), conversion))
     return found
 
 
+def _conversion(units: str | None, middle: float, spread: float, others: _OtherSites, is_rain: bool) -> str | None:
+    """The change of unit that makes a site like the others, in words; None if it is like them, or nothing does."""
+    if units in (*CELSIUS, "K") and not others.low - others.wide <= middle <= others.high + others.wide:
+        kelvin = 273.15 if units == "K" else 0.0
+        other_scale = ("degC", 1.0, -273.15) if kelvin else ("K", 1.0, 273.15)
+        for other, factor, offset in (other_scale, ("degF", 1.8, 32 / 1.8 - kelvin)):
+            if others.include(middle / factor - offset, spread / factor):
+                return f"as {other}"
+    elif spread > 6 * others.wide if is_rain else not others.narrow / BEYOND <= spread <= BEYOND * others.wide:
+        for factor in FACTORS:
+            if others.include(middle / factor, spread / factor):
+                return f"divided by {factor:g}"
+    return None
+
+
 def site_middles(ordered_ST: FloatArray, known_S: NDArray[np.int64]) -> tuple[float, float]:
-    """The median of the sites' medians, and of their quartile ranges."""
-    sites = np.flatnonzero(known_S)
-    index = np.round(np.array([0.25, 0.5, 0.75]) * (known_S[sites, None] - 1)).astype(np.intp)
-    level = np.take_along_axis(ordered_ST[sites].astype(np.float64), index, axis=1)
-    return float(np.median(level[:, 1])), float(np.median(level[:, 2] - level[:, 0]))
+    """Median of the sites' medians, and median of their quartile ranges."""
+    quarter, middle, three_quarters = _levels(ordered_ST, known_S, np.flatnonzero(known_S), (0.25, 0.5, 0.75))
+    return float(np.median(middle)), float(np.median(three_quarters - quarter))
 
 
-def unit_of(panel: xr.Dataset, name: str) -> str | None:
-    """The variable's unit, if it has one."""
-    units = panel[name].attrs.get("units")
-    return None if units is None else str(units)
+def _levels(
+    ordered_ST: FloatArray, known_S: NDArray[np.int64], sites: NDArray[np.intp], shares: tuple[float, ...]
+) -> NDArray[np.float64]:
+    """Quantiles of the known values of these sites: a row per share."""
+    index = np.round(np.array(shares) * (known_S[sites, None] - 1)).astype(np.intp)
+    return np.take_along_axis(ordered_ST[sites].astype(np.float64), index, axis=1).T

@@ -1,42 +1,19 @@
 """One validated, frozen configuration: TOML in, TOML out.
 
-Unknown keys and impossible values are refused with the key, the value, what was expected, and the nearest valid name.
-Lengths in time carry their unit in the name; `context`, `stride` and `lags` count steps of the panel.
+An unknown key or an impossible value is refused, with the key, the value, what was expected and the nearest valid name.
+Lengths in time have their unit in the name; `context`, `stride` and `lags` count steps of the panel.
 """
 
-from llueve.config.data import DataConfig, RegionConfig
-from llueve.config.features import FeaturesConfig, Rolling, Statistic
-from llueve.config.judging import AuditConfig, CheckpointConfig, GuardConfig, VerifyConfig
-from llueve.config.loading import load_config, parse_config
-from llueve.config.model import ModelConfig
+from llueve.config.data_keys import DataConfig, FeaturesConfig, RegionConfig, Rolling, Statistic
+from llueve.config.model_keys import ModelConfig
+from llueve.config.root import Config
+from llueve.config.run_keys import AuditConfig, CheckpointConfig, GuardConfig, TrackConfig, VerifyConfig
+from llueve.config.sample_keys import SplitConfig, TargetConfig, WindowsConfig
 from llueve.config.section import Moment, Section
-from llueve.config.target import TargetConfig
-from llueve.config.track import TrackConfig
-from llueve.config.train import PhaseConfig, TrainConfig, frozen_layers
-from llueve.config.whole import Config
-from llueve.config.windows import SplitConfig, WindowsConfig
+from llueve.config.toml import load_config, parse_config
+from llueve.config.train_keys import PhaseConfig, TrainConfig, frozen_layers
 
-__all__ = [
-    "AuditConfig",
-    "CheckpointConfig",
-    "Config",
-    "DataConfig",
-    "FeaturesConfig",
-    "GuardConfig",
-    "ModelConfig",
-    "Moment",
-    "PhaseConfig",
-    "RegionConfig",
-    "Rolling",
-    "Section",
-    "SplitConfig",
-    "Statistic",
-    "TargetConfig",
-    "TrackConfig",
-    "TrainConfig",
-    "VerifyConfig",
-    "WindowsConfig",
-    "frozen_layers",
-    "load_config",
-    "parse_config",
-]
+__all__ = ["AuditConfig", "CheckpointConfig", "Config", "DataConfig", "FeaturesConfig", "GuardConfig", "ModelConfig"]
+__all__ += ["Moment", "PhaseConfig", "RegionConfig", "Rolling", "Section", "SplitConfig", "Statistic", "TargetConfig"]
+__all__ += ["TrackConfig", "TrainConfig", "VerifyConfig", "WindowsConfig"]
+__all__ += ["frozen_layers", "load_config", "parse_config"]

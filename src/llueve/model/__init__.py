@@ -1,1 +1,1 @@
-"""The Timer-XL encoder and the heads that turn it into a classifier."""
+"""The Timer-XL and Timer encoders, and the heads that make classifiers of them."""

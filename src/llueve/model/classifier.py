@@ -1,8 +1,9 @@
-"""From windows to class logits: the encoder and its two heads.
+"""Classifier: an encoder and a head that turns windows into class logits.
 
-Shapes: B batch, L steps, C variables, N patches, D width, F facts known at issue time (calendar, static per-site values),
-V level values of one variable, J knots of their encoding, W width of one variable in the head, K classes; X what the head
-is given of one variable.
+Shapes: B batch, L steps, C variables, N patches, D width, K classes.
+F facts known at issue time (calendar, static values of the site).
+V level values of one variable, J knots of their encoding, W width of one variable in the head.
+X input of the head for one variable.
 """
 
 from typing import Literal, Self, cast
@@ -21,20 +22,20 @@ NOTE_WEIGHT_STD = 0.01
 VARIABLE_WIDTH = 32
 HIDDEN = 128
 KNOTS = 16
-"""Training quantiles between which a level is encoded piecewise linearly."""
+"""Number of training quantiles between which a level is encoded piecewise linearly."""
 LARGEST = 1e3
-"""Training spreads at which ends what is used without normalisation, so that squares and scores of it stay exact."""
+"""Limit, in training spreads, of values that are used without normalisation: their squares and scores stay exact."""
 LEVELS = 3
 """Levels of one variable: mean of the window, mean of its last patch, newest observed value."""
 EXTRAS = 3
-"""Besides them: the window's spread, the share of it that was observed, whether its last step was."""
+"""Further values of one variable: spread of the window, observed share of it, 1 if the last step was observed."""
 
 
 class MeanHead(nn.Module):
-    """The troubleshooting note's head: forecasting head → mean over all tokens → LayerNorm → Linear → GELU → Linear.
+    """Head of the troubleshooting note: forecasting head → mean over all tokens → LayerNorm → Linear → GELU → Linear.
 
-    Dropout 0.1, weights N(0, 0.01²), biases zero. It cannot tell one variable from another, nor see any level: it is
-    here as the reference that the default head is measured against.
+    Dropout 0.1, weights N(0, 0.01²), biases zero. It cannot distinguish variables and sees no level: it is the reference
+    for the default head.
     """
 
     def __init__(self, patch_length: int, classes: int) -> None:
@@ -48,22 +49,22 @@ class MeanHead(nn.Module):
         )
         for module in self.classifier:
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, mean=0.0, std=NOTE_WEIGHT_STD)
+                nn.init.normal_(module.weight, std=NOTE_WEIGHT_STD)
                 nn.init.zeros_(module.bias)
 
     def forward(self, mean_BD: Tensor, forecasting: nn.Linear) -> Tensor:
-        """Logits (B, K) from the mean of all tokens."""
-        # The forecasting head is linear, so the mean of its outputs is its output for the mean: exact, and T times less work.
+        """Return logits (B, K) from the mean of all tokens (B, D)."""
+        # The forecasting head is linear: its output for the mean token is the mean of its outputs, with T times less work.
         return cast(Tensor, self.classifier(forecasting(mean_BD)))
 
 
 class VariablesHead(nn.Module):
-    """The default head: each variable keeps its own place, level and spread until a small network joins them.
+    """The default head: it keeps variables, levels and spreads apart until a small network joins them.
 
-    For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)); all hidden_c, side
-    by side with the facts, go through two hidden layers to the logits. Levels are encoded piecewise linearly between
-    the variable's training quantiles, so that a millimetre of rain counts where it matters, not where the extremes put
-    it (Gorishniy et al., arXiv:2203.05556). The last layer starts at zero: the first forecast is the same for all.
+    For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)). All hidden_c and the
+    facts are concatenated and go through two hidden layers to the logits. Levels are encoded piecewise linearly between
+    training quantiles of the variable (Gorishniy et al., arXiv:2203.05556), so extremes do not compress small amounts of
+    rain. The last layer starts at zero: the first forecast is the same for all windows.
     """
 
     knots_CJ: Tensor
@@ -92,7 +93,7 @@ class VariablesHead(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, pooled_BCX: Tensor, facts_BF: Tensor) -> Tensor:
-        """Logits (B, K) from each variable's mean token, last token and levels side by side, X = 2D + V."""
+        """Return logits (B, K) from mean token, last token and levels of each variable: X = 2D + LEVELS + EXTRAS."""
         token_BCX, level_BCV = pooled_BCX.split((self.token.in_features, LEVELS + EXTRAS), dim=-1)
         token_BCW = self.token(token_BCX.contiguous())
         level_BCW = torch.einsum("bcv,cvw->bcw", self.encode_levels(level_BCV), self.level_CVW)
@@ -100,9 +101,9 @@ class VariablesHead(nn.Module):
         return cast(Tensor, self.out(self.network(torch.cat((hidden_BCW.flatten(1), facts_BF), dim=-1))))
 
     def encode_levels(self, level_BCV: Tensor) -> Tensor:
-        """Each level as how far it is through each interval between knots, 0…1; extras as they are."""
+        """Encode each level as its fraction of each interval between knots, 0…1; extras stay as they are."""
         low_CJ, high_CJ = self.knots_CJ[:, :-1], self.knots_CJ[:, 1:]
-        # Equal knots (most days have no rain) are a step just above them.
+        # Equal knots (most days have no rain) become a step just above them.
         width_CJ = (high_CJ - low_CJ).clamp(min=1e-4)
         value_BCV1 = level_BCV[..., :LEVELS, None]
         through_BCVJ = ((value_BCV1 - low_CJ[:, None]) / width_CJ[:, None]).clamp(0, 1)
@@ -114,12 +115,11 @@ class TimerXLForClassification(nn.Module):
 
     Args:
         encoder: Timer-XL or Timer, fresh or from `llueve.load_pretrained`.
-        num_classes: K.
-        head: `mean` is the troubleshooting note's head, for any variables; `variables` keeps variables and levels apart,
-            for a fixed list of variables.
-        num_variables: C, needed by `variables`.
-        num_facts: F, numbers that `variables` is given besides the window, such as the calendar.
-        dropout: of the `variables` head.
+        head: `mean` is the head of the troubleshooting note, for any variables; `variables` keeps variables and levels
+            apart, for a fixed list of variables.
+        num_variables: C; the `variables` head needs it.
+        num_facts: F, number of facts known at issue time, for the `variables` head.
+        dropout: rate of the `variables` head in training, 0…1.
         instance_norm: normalise each variable of each window for the encoder, as published checkpoints expect.
 
     Raises:
@@ -143,7 +143,7 @@ class TimerXLForClassification(nn.Module):
         self.encoder = encoder
         self.num_classes = num_classes
         self.instance_norm = instance_norm
-        # Zero at first: an encoder that never saw a gap then starts from exactly what it knows.
+        # It starts at zero: a pre-trained encoder without gaps in its training then starts with its own outputs.
         self.gap_embedding_D = nn.Parameter(torch.zeros(encoder.width))
         self.head: MeanHead | VariablesHead = (
             MeanHead(encoder.patch_length, num_classes)
@@ -151,48 +151,45 @@ class TimerXLForClassification(nn.Module):
             else VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout)
         )
 
-    def freeze_encoder(self) -> None:
-        """Train the head alone: the encoder, and the gap embedding that feeds it, get no gradient and no dropout."""
-        self._set_encoder_trained(False)
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Train only the head: the encoder and its gap embedding get no gradient and no dropout."""
+        self.encoder.requires_grad_(not frozen)
+        self.gap_embedding_D.requires_grad_(not frozen)
+        self.train(self.training)
 
     def unfreeze_encoder(self) -> None:
-        """Train everything."""
-        self._set_encoder_trained(True)
+        """Train the whole model."""
+        self.freeze_encoder(False)
 
     @property
     def is_encoder_frozen(self) -> bool:
-        """Whether nothing of the encoder is trained."""
+        """True if no parameter of the encoder is trained."""
         return not any(parameter.requires_grad for parameter in self.encoder.parameters())
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; an encoder that is frozen stays in evaluation mode, without dropout."""
+        """Set training or evaluation mode; a frozen encoder stays in evaluation mode, without dropout."""
         super().train(mode)
         if self.is_encoder_frozen:
             self.encoder.eval()
         return self
 
-    def _set_encoder_trained(self, trained: bool) -> None:
-        self.encoder.requires_grad_(trained)
-        self.gap_embedding_D.requires_grad_(trained)
-        self.train(self.training)
-
     def set_knots(self, knots_CJ: FloatArray) -> None:
-        """Place the knots of the levels: quantiles of each variable in training, in the units of the windows."""
+        """Set the knots of the levels: training quantiles of each variable (C, J), in the units of the windows."""
         if isinstance(self.head, VariablesHead):
             self.head.knots_CJ.copy_(torch.from_numpy(knots_CJ))
 
     def forward(self, x_BLC: Tensor, observed_BLC: Tensor | None = None, facts_BF: Tensor | None = None) -> Tensor:
-        """Logits (B, K).
+        """Return logits (B, K).
 
         Args:
             x_BLC: values, for the `variables` head in training-set units; zero where not observed.
-            observed_BLC: True where observed; None means everything.
-            facts_BF: facts known at issue time; None means none.
+            observed_BLC: True where observed; None if everything was observed.
+            facts_BF: facts known at issue time; None for a model without facts.
         """
         return self.classify(self.pool(x_BLC, observed_BLC), facts_BF)
 
     def pool(self, x_BLC: Tensor, observed_BLC: Tensor | None = None) -> Tensor:
-        """Everything that the head needs of the windows, (B, *pooled_shape); while the encoder is frozen it stays the same."""
+        """Return the input of the head, (B, *pooled_shape); with a frozen encoder it never changes for a window."""
         x_BCL = x_BLC.transpose(1, 2)
         observed_BCL = (
             torch.ones_like(x_BCL, dtype=torch.bool) if observed_BLC is None else observed_BLC.transpose(1, 2)
@@ -207,7 +204,7 @@ class TimerXLForClassification(nn.Module):
         return torch.cat((_mean_over(token_BCND, present_BCN), token_BCND[:, :, -1], level_BCV), dim=-1)
 
     def classify(self, pooled: Tensor, facts_BF: Tensor | None = None) -> Tensor:
-        """Logits (B, K) from what `pool` gave."""
+        """Return logits (B, K) from the output of `pool`."""
         if isinstance(self.head, MeanHead):
             return cast(Tensor, self.head(pooled, self.encoder.forecasting))
         if facts_BF is None:
@@ -215,19 +212,19 @@ class TimerXLForClassification(nn.Module):
         return cast(Tensor, self.head(pooled, facts_BF))
 
     def pooled_shape(self, variables: int) -> tuple[int, ...]:
-        """Dimensions of what `pool` gives for one window."""
+        """Return the dimensions of the output of `pool` for one window."""
         width = self.encoder.width
         return (width,) if isinstance(self.head, MeanHead) else (variables, 2 * width + LEVELS + EXTRAS)
 
 
 def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:
-    """Mean over the tokens that are present, (X, D) for any leading dimensions X; zero where none is."""
+    """Mean over the present tokens, (X, D) for any leading dimensions X; zero if no token is present."""
     weight_XT1 = present_XT.to(token_XTD.dtype)[..., None]
     return (token_XTD * weight_XT1).sum(-2) / weight_XT1.sum(-2).clamp(min=1)
 
 
 def _levels(x_BCL: Tensor, observed_BCL: Tensor, window: Normalised, patch_length: int) -> Tensor:
-    """What instance normalisation removes, and how much was observed: (B, C, LEVELS + EXTRAS)."""
+    """Levels and spread, which instance normalisation removes, and the observed share: (B, C, LEVELS + EXTRAS)."""
     last_BCP, seen_BCP = x_BCL[..., -patch_length:], observed_BCL[..., -patch_length:]
     recent_BC = (last_BCP * seen_BCP).sum(-1) / seen_BCP.sum(-1).clamp(min=1)
     steps_L = torch.arange(1, x_BCL.shape[-1] + 1, device=x_BCL.device)

@@ -1,7 +1,7 @@
-"""The Timer-XL encoder, as published in OpenLTM's multivariate form, with missing values as masks.
+"""Timer-XL, the multivariate encoder published with OpenLTM, with masks for missing values.
 
-Shapes: B batch, L steps, C variables, N patches, P patch length, T = N·C tokens (time-major inside, so that what a token
-may see is a prefix), D width, H heads, E = D/H head width.
+Shapes: B batch, L steps, C variables, N patches, P patch length, D width, H heads, E = D/H head width.
+T = N·C tokens, time-major: a token sees a prefix of the sequence.
 
 Module names are those of the public checkpoints, so their tensors load by name. Source of the equations: Liu et al.,
 "Timer-XL: Long-Context Transformers for Unified Time Series Forecasting", arXiv:2410.04803.
@@ -14,14 +14,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from llueve.errors import UsageError
-from llueve.model.attention import variable_attention
-from llueve.model.dropout import Dropout
+from llueve.model.kernels.attention import variable_attention
+from llueve.model.kernels.dropout import Dropout
+from llueve.model.kernels.matmul import linear
 from llueve.model.patches import PatchEncoder
-from llueve.model.products import linear
 
 ROTARY_BASE = 10_000.0
-NORMALISER_EPSILON = 1e-5
 
 Positions = Literal["flattened", "time"]
 
@@ -29,9 +27,9 @@ Positions = Literal["flattened", "time"]
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def rotary_table(variables: int, patches: int, head_width: int, positions: Positions, device: torch.device) -> Tensor:
-    """Unit complex numbers (T, 1, E/2) that turn each pair of a head's width; the second half of the width is not turned.
+    """Return unit complex numbers (T, 1, E/2), one rotation for each pair of the head width.
 
-    Pair i of the first half turns by position · θ^(−2i / (E/2)), θ = 10000.
+    Pair i of the first half turns by position · θ^(−2i / (E/2)), θ = 10000; the second half is not rotated.
     """
     token = torch.arange(variables * patches, device=device)
     patch, variable = token // variables, token % variables
@@ -45,33 +43,20 @@ def rotary_table(variables: int, patches: int, head_width: int, positions: Posit
 
 
 def rotate(x_BTHE: Tensor, turn_T1R: Tensor) -> Tensor:
-    """Rotary embedding in interleaved pairs: neighbours of the head width are one complex number, turned by its position."""
+    """Apply the rotary embedding: two neighbours of the head width are one complex number, rotated by its position."""
     pairs = torch.view_as_complex(x_BTHE.unflatten(-1, (-1, 2)).to(turn_T1R.real.dtype))
     return torch.view_as_real(pairs * turn_T1R).flatten(-2)
 
 
-class VariableBias(nn.Module):
-    """One learned attention bias per head: row 0 for tokens of different variables, row 1 for those of the same."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.emb = nn.Embedding(2, heads)
-
-
-class InnerAttention(nn.Module):
-    """Holds the variable bias under its public name."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.attn_bias = VariableBias(heads)
-
-
 class Attention(nn.Module):
-    """softmax((q·k + bias) / √E)·v over the tokens that a token may see; the bias is divided by √E as well."""
+    """softmax((q·k + bias) / √E)·v over tokens of patches that are not later.
+
+    Each head has a learned bias for tokens of different variables (row 0) and of the same variable (row 1).
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.inner_attention = InnerAttention(heads)
+        self.inner_attention = nn.ModuleDict({"attn_bias": nn.ModuleDict({"emb": nn.Embedding(2, heads)})})
         self.query_projection = nn.Linear(width, width)
         self.key_projection = nn.Linear(width, width)
         self.value_projection = nn.Linear(width, width)
@@ -91,7 +76,7 @@ class Attention(nn.Module):
             rotate(query_BTHE, turn_T1R).transpose(1, 2),
             rotate(key_BTHE, turn_T1R).transpose(1, 2),
             value_BTHE.transpose(1, 2),
-            self.inner_attention.attn_bias.emb.weight.T,
+            self.inner_attention.get_parameter("attn_bias.emb.weight").T,
             variables,
             absent_BT,
         )
@@ -100,7 +85,7 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Post-norm transformer layer; the feed-forward keeps the public 1×1 convolutions' tensor shapes."""
+    """Post-norm transformer layer; the feed-forward has the tensor shapes of the public 1×1 convolutions."""
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
@@ -114,13 +99,12 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None, operand: torch.dtype
     ) -> Tensor:
-        """One layer over all tokens; the operands of its linear maps are of type `operand`."""
+        """Apply the layer to all tokens; the operands of its linear maps are of type `operand`."""
         x_BTD = self.norm1(x_BTD + self.dropout(self.attention(x_BTD, turn_T1R, variables, absent_BT, operand)))
-        # A 1×1 convolution is a linear map of each token; as one it needs no transposed copies.
+        # A 1×1 convolution is a linear map of each token; the linear map needs no transposed copies.
         inner = self.dropout.relu(linear(x_BTD.to(operand), self.conv1.weight.squeeze(-1), self.conv1.bias))
         outer = self.dropout(linear(inner, self.conv2.weight.squeeze(-1), self.conv2.bias))
-        out: Tensor = self.norm2(x_BTD + outer)
-        return out
+        return cast(Tensor, self.norm2(x_BTD + outer))
 
 
 class Blocks(nn.Module):
@@ -134,22 +118,25 @@ class Blocks(nn.Module):
     def forward(
         self, x_BTD: Tensor, turn_T1R: Tensor, variables: int, absent_BT: Tensor | None, operands: Sequence[torch.dtype]
     ) -> Tensor:
-        """Tokens after the final norm; `operands` has the type of each layer's."""
+        """Return tokens after the final norm; `operands` holds the type of the operands of each layer."""
         for layer, operand in zip(self.attn_layers, operands, strict=True):
             x_BTD = layer(x_BTD, turn_T1R, variables, absent_BT, operand)
-        out: Tensor = self.norm(x_BTD)
-        return out
+        return cast(Tensor, self.norm(x_BTD))
 
 
 class TimerXL(PatchEncoder):
-    """Timer-XL: patches of every variable as tokens, causal in time across all variables.
+    """Timer-XL: the patches of all variables are tokens of one sequence, causal in time.
 
     Args:
         patch_length: P, steps in one token.
-        width, layers, heads, feed_forward: sizes; width / heads must be a multiple of 4.
-        dropout: of attention output and feed-forward.
-        positions: rotary index over variable × patch (`flattened`, the public code) or over the patch alone (`time`,
-            the paper; the encoder is then equivariant to the order of the variables).
+        width: D; width / heads must be a multiple of 4.
+        feed_forward: inner width of the feed-forward.
+        dropout: rate after attention and feed-forward in training, 0…1.
+        positions: rotary index. `flattened` runs over variable × patch, as in the public code. `time` runs over the patch,
+            as in the paper; the encoder is then equivariant to the order of the variables.
+
+    Raises:
+        UsageError: width / heads is not a multiple of 4.
     """
 
     def __init__(
@@ -162,12 +149,7 @@ class TimerXL(PatchEncoder):
         dropout: float = 0.1,
         positions: Positions = "flattened",
     ) -> None:
-        super().__init__(patch_length, width)
-        if width % heads or (width // heads) % 4:
-            raise UsageError(
-                f"width {width} over {heads} heads: half of a head is rotated in pairs, so width / heads must be a multiple of 4"
-            )
-        self.heads = heads
+        super().__init__(patch_length, width, heads, head_multiple=4)
         self.positions: Positions = positions
         self.embedding = nn.Linear(patch_length, width)
         self.blocks = Blocks(layers, width, heads, feed_forward, dropout)
@@ -175,7 +157,7 @@ class TimerXL(PatchEncoder):
 
     @property
     def forecasting(self) -> nn.Linear:
-        """The pre-training head: a token to the patch that follows it."""
+        """The pre-training head: it maps a token to the next patch."""
         return self.head
 
     @property
@@ -184,11 +166,11 @@ class TimerXL(PatchEncoder):
         return (self.embedding, *self.blocks.attn_layers)
 
     def embed(self, patch_BCNP: Tensor) -> Tensor:
-        """Tokens (B, C, N, D) before the first layer, time-major in memory."""
+        """Return tokens (B, C, N, D) before the first layer, time-major in memory."""
         return cast(Tensor, self.embedding(patch_BCNP.transpose(1, 2)).transpose(1, 2))
 
     def layers(self, token_BCND: Tensor, absent_BCN: Tensor | None) -> Tensor:
-        """Tokens after the final norm; all variables are one sequence."""
+        """Return tokens after the final norm; all variables are one sequence."""
         _, variables, patches, _ = token_BCND.shape
         turn_T1R = rotary_table(variables, patches, self.width // self.heads, self.positions, token_BCND.device)
         turn_T1R = turn_T1R.to(torch.complex128 if token_BCND.dtype == torch.float64 else torch.complex64)
@@ -199,5 +181,5 @@ class TimerXL(PatchEncoder):
         return cast(Tensor, out_BTD.unflatten(1, (patches, variables)).transpose(1, 2))
 
     def spread(self, variance_BC1: Tensor, count_BC1: Tensor) -> Tensor:
-        """√(population variance + 1e-5), as the public code has it."""
-        return torch.sqrt(variance_BC1 + NORMALISER_EPSILON)
+        """Return √(population variance + 1e-5), as in the public code."""
+        return torch.sqrt(variance_BC1 + 1e-5)

@@ -1,1 +1,1 @@
-"""What keeps a non-finite number from reaching the weights, or a report."""
+"""Checks, diagnosis and remedies that keep non-finite numbers out of the weights and the reports."""

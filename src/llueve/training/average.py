@@ -1,7 +1,7 @@
 """The exponential moving average of the weights, in one block of memory.
 
-average ← decay · average + (1 − decay) · weights after each applied step (Polyak and Juditsky 1992 for the idea; the
-exponential form as in Izmailov et al., arXiv:1803.05407, is what is common).
+average ← decay · average + (1 − decay) · weights, after each applied step. Averaging is due to Polyak and Juditsky (1992);
+for averages in deep learning see Izmailov et al., arXiv:1803.05407.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The moving average of a model's parameters.
-
-    Args:
-        model: whose parameters; it starts as they are now.
-        decay: 0…1; what is left of the average at each step.
-    """
+    """The moving average of a model's parameters, which starts at the present ones; `decay` is 0…1."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -28,29 +23,29 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the present weights."""
+        """Move the average towards the present weights."""
         torch._foreach_lerp_(self.parts, self.parameters, 1 - self.decay)
 
     @torch.no_grad()
     def begin(self, parameters: Iterable[Tensor]) -> None:
-        """Begin anew with these parameters, as they are now."""
+        """Restart the average of these parameters at their present values."""
         chosen = {id(each) for each in parameters}
         for part, parameter in zip(self.parts, self.parameters, strict=True):
             if id(parameter) in chosen:
                 part.copy_(parameter)
 
     def extremes(self) -> Tensor:
-        """Least and largest number, (2,)."""
+        """Return the smallest and the largest number, (2,); NaN if any number is NaN."""
         return torch.stack(torch.aminmax(self.block))
 
     def named(self, model: nn.Module) -> dict[str, Tensor]:
-        """The average of each parameter, by its name."""
+        """Return the average of each parameter by its name, not copied."""
         names = [name for name, each in model.named_parameters() if each.numel()]
         return dict(zip(names, self.parts, strict=True))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the model has the average as its weights."""
+        """Inside, the weights of the model are the average."""
         own = [each.detach().clone() for each in self.parameters]
         self._fill(self.parts)
         try:

@@ -1,19 +1,19 @@
-"""A signal that ends a training between two steps, so that it can write a checkpoint first."""
+"""Signals that end a training between two steps, after it has saved its state."""
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """Inside, SIGTERM and SIGINT are remembered; a second one ends the program as it would have without this."""
+    """Inside, the first SIGTERM or SIGINT is only recorded; a second one has its usual effect."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        """Of the signal that came; None while there was none."""
+        """Number of the signal; None before one has arrived."""
         self._earlier: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -21,9 +21,7 @@ class Interruption:
             self._earlier = {each: signal.signal(each, self._remember) for each in SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _remember(self, number: int, _: FrameType | None) -> None:

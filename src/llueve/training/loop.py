@@ -9,20 +9,20 @@ import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from llueve.config import GuardConfig, TrainConfig
 from llueve.errors import GuardStop, Interrupted, WorkerLost
-from llueve.forecasting import brier_skill, log_loss
 from llueve.model.classifier import TimerXLForClassification
+from llueve.samples.split import Part
+from llueve.samples.windows import Windows
 from llueve.stability.guard import collapse
-from llueve.training.checkpoint import Checkpoint
-from llueve.training.course import Course, Surroundings
-from llueve.training.keeping import checkpoint, checkpoint_if_due, keep_best, keep_what_is_left
-from llueve.training.keeping import resume as go_on_from
-from llueve.training.mending import mend, mend_weights, readmit
-from llueve.training.progress import TrainingProgress
-from llueve.windows import Part, Windows
+from llueve.training.autosave import resume_from, save_after_loss_of_a_process, save_best, save_state, save_state_if_due
+from llueve.training.environment import Environment
+from llueve.training.epoch_progress import TrainingProgress
+from llueve.training.recovery import readmit, recover, repair_weights
+from llueve.training.saved_states import SavedState
+from llueve.training.trainer import Trainer
+from llueve.training.validation import brier_skill, log_loss
 
 logger = logging.getLogger(__name__)
 
@@ -34,43 +34,35 @@ class EpochRecord:
     epoch: int
     phase: str
     train_loss: float | None
-    """Mean loss over the samples of applied steps; None if none was applied."""
+    """Mean loss over the samples of applied steps; None if no step was applied."""
     validation_loss: float | None
-    """Mean log-loss on validation; None if it was not finite."""
+    """Mean log-loss on validation; None if it is not finite."""
     validation_skill: float | None
-    """Brier skill score on validation against always forecasting the classes' shares in training; None as above."""
+    """Brier skill score on validation against the class shares of training; None if it is not finite."""
     steps: int
-    """Batches of the epoch, refused ones too."""
+    """Batches of the epoch, refused ones included."""
     refused: int
     """Batches that the guard refused."""
     skipped: int
-    """Samples that were in no applied step."""
+    """Samples in no applied step."""
     quarantined: int
-    """Samples that are left out for good."""
+    """Samples that are left out for now."""
     collapsed: str | None
-    """What is wrong with forecasts of validation that tell nothing apart; None if they do."""
+    """One sentence if the validation forecasts no longer distinguish anything; None if they do."""
     seconds: float
     learning_rate: float
     """Largest rate of the epoch's last step."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """The record as JSON holds it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Trained:
-    """The best weights and how they came about."""
+    """The outcome of a training, as `model.json` holds it."""
 
     best_epoch: int
     best_validation_loss: float
     skipped: int
     quarantined: int
     rollbacks: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """The outcome as `model.json` holds it."""
-        return asdict(self)
 
 
 def train_model(
@@ -80,173 +72,151 @@ def train_model(
     validation: Part,
     config: TrainConfig,
     guard: GuardConfig,
-    surroundings: Surroundings,
-    resume: Checkpoint | None = None,
+    environment: Environment,
+    resume: SavedState | None = None,
 ) -> Trained:
-    """Train until the validation log-loss stops falling, and leave the best weights in `model`.
+    """Train until the validation log-loss stops falling, and leave the best weights in the model.
 
     Args:
-        resume: go on from this state, bit for bit as if there had been no interruption; process 0 tells it to the others.
+        model, windows, training, validation, config, guard, environment: see `Trainer`.
+        resume: a saved state to resume from, bit-for-bit identical to an uninterrupted run; process 0 sends it to the others.
 
     Raises:
-        GuardStop: what the guard refused cannot be mended within its budgets, or no epoch had a finite validation loss.
-        Interrupted: a signal came; a checkpoint was written. RunError: a checkpoint cannot be written, or read.
-        WorkerLost: another process of this training is gone; the state before that step was written, if process 0 lives.
+        GuardStop: the budgets for refused steps are used up, or no epoch had a finite validation loss.
+        Interrupted: a signal came; the state was saved. RunError: a state cannot be written or read.
+        WorkerLost: another process is gone; process 0 has saved the state before that step.
     """
-    course = Course(model, windows, training, validation, config, guard, surroundings)
-    if course.processes.alone(lambda: resume is not None):
-        go_on_from(course, resume)
+    trainer = Trainer(model, windows, training, validation, config, guard, environment)
+    state = trainer.state
+    if trainer.processes.on_first(lambda: resume is not None):
+        resume_from(trainer, resume)
+    epochs = sum(phase.config.epochs for phase in state.phases)
     try:
-        return _run(course, surroundings)
+        with TrainingProgress(environment.console, epochs, state.device) as progress:
+            while not state.is_over:
+                _run_epoch(trainer, progress)
+        if state.best is None:
+            raise GuardStop(
+                f"stopped by the guard: after {state.place.epoch - 1} epoch(s) the validation loss was never finite, so there "
+                "is no model to keep; see history.jsonl, and check the validation period with `llueve audit`"
+            )
     except GuardStop as stop:
-        surroundings.record(
-            {
-                "event": "stopped",
-                # After the last epoch the place is already that of the next one.
-                "epoch": course.place.epoch - (course.place.phase == len(course.phases)),
-                "steps": course.place.batches,
-                "refused": course.place.refused,
-                "reason": str(stop),
-            }
-        )
+        place, epoch = state.place, state.place.epoch - state.is_over  # after the last epoch it is the next one's place
+        record = {"epoch": epoch, "steps": place.batches, "refused": place.refused, "reason": str(stop)}
+        environment.record({"event": "stopped", **record})
         raise
     finally:
-        course.close()
+        trainer.close()
+    state.model.load_state_dict(state.best)
+    state.model.to("cpu")
+    place, ledger = state.place, state.ledger
+    return Trained(place.best_epoch, place.best_loss, place.skipped, len(ledger.held()), ledger.rollbacks)
 
 
-def _run(course: Course, surroundings: Surroundings) -> Trained:
-    """All epochs of all phases."""
-    epochs = sum(phase.config.epochs for phase in course.phases)
-    with TrainingProgress(surroundings.console, epochs, course.device) as progress:
-        while course.place.phase < len(course.phases):
-            _epoch(course, progress)
-    place = course.place
-    if course.best is None:
-        raise GuardStop(
-            f"stopped by the guard: after {place.epoch - 1} epoch(s) the validation loss was never finite, so there is no "
-            "model to keep; see history.jsonl, and look at the validation period with `llueve audit`"
-        )
-    course.model.load_state_dict(course.best)
-    course.model.to("cpu")
-    return Trained(place.best_epoch, place.best_loss, place.skipped, len(course.ledger.held()), course.ledger.rollbacks)
-
-
-def _epoch(course: Course, progress: TrainingProgress) -> None:
-    """One pass over the training windows in random order, and the look at validation after it."""
-    started = time.perf_counter()
-    if course.place.position == 0:
-        course.guard.start_epoch()
-        readmit(course)
-        course.healthy = course.capture()
-    progress.start_epoch(
-        course.phase.name, course.place.epoch, course.epoch_steps, course.place.batches, course.batch_size
-    )
-    course.model.train()
-    while course.place.position < len(course.order):
-        _step(course)
-        place = course.place
-        mean = place.loss_sum / place.applied if place.applied else math.nan
-        progress.step(place.batches, mean, max(course.optimiser.rates), course.guard.skipped)
-        if course.place.position < len(course.order):
-            _between_steps(course)
-    if mend_weights(course):
-        return  # back in the middle of this epoch
-    line, improved = _look(course, round(time.perf_counter() - started, 3))
-    course.surroundings.record(line.as_dict())
+def _run_epoch(trainer: Trainer, progress: TrainingProgress) -> None:
+    """Pass once over the training windows in random order, then validate."""
+    state, batches, started = trainer.state, trainer.batches, time.perf_counter()
+    if state.place.position == 0:
+        state.guard.start_epoch()
+        readmit(trainer)
+        state.mark_healthy()
+    progress.start_epoch(state.phase.name, state.place.epoch, batches.steps, state.place.batches, batches.batch_size)
+    state.model.train()
+    while not batches.is_over(state.place.position):
+        _run_step(trainer)
+        mean = math.nan if state.place.mean_loss is None else state.place.mean_loss
+        progress.step(state.place.batches, mean, max(state.optimiser.rates), state.guard.skipped)
+        if not batches.is_over(state.place.position):
+            _between_steps(trainer)
+    if repair_weights(trainer):
+        return  # the training is back in the middle of this epoch
+    line, improved = _validate(trainer, round(time.perf_counter() - started, 3))
+    trainer.environment.record(asdict(line))
     progress.line(_describe(line, improved))
     progress.validated(line.validation_skill)
-    _go_on(course, progress)
-    checkpoint(course)
-    _between_steps(course)
+    trainer.next_epoch(_is_phase_over(trainer, progress))
+    save_state(trainer)
+    _between_steps(trainer)
 
 
-def _between_steps(course: Course) -> None:
-    """Write a checkpoint if it is time; end if a signal came."""
-    number = course.signal
-    if not number:
-        checkpoint_if_due(course)
+def _run_step(trainer: Trainer) -> None:
+    """Compute one step, and apply it if the guard finds no fault."""
+    state, stepper = trainer.state, trainer.stepper
+    try:
+        attempt = stepper.attempt()
+    except WorkerLost:
+        save_after_loss_of_a_process(trainer)
+        raise
+    if attempt is None:
         return
-    checkpoint(course)
-    kept = "" if course.surroundings.checkpoints is None else "; the state was written: go on with --resume"
+    fault = state.guard.refuses(attempt.reading)
+    if fault is None:
+        stepper.apply(attempt)
+        state.count_loss(len(attempt.rows), attempt.reading.loss)
+        state.mark_healthy_if_due()
+    else:
+        state.count_refused()
+        recover(trainer, attempt, fault)
+
+
+def _between_steps(trainer: Trainer) -> None:
+    """Save the state if it is time; end if a signal came."""
+    number, place = trainer.stepper.signal, trainer.state.place
+    if not number:
+        save_state_if_due(trainer)
+        return
+    save_state(trainer)
+    saved = "" if trainer.environment.saved_states is None else "; the state was saved: continue with --resume"
     raise Interrupted(
-        f"ended by {signal.Signals(number).name} in epoch {course.place.epoch}, after {course.place.batches} steps of it{kept}",
+        f"ended by {signal.Signals(number).name} in epoch {place.epoch}, after {place.batches} of its steps{saved}",
         number,
     )
 
 
-def _step(course: Course) -> None:
-    """One step, applied if the guard finds nothing wrong with it."""
-    try:
-        attempt = course.attempt()
-    except WorkerLost:
-        keep_what_is_left(course)
-        raise
-    if attempt is None:
-        return
-    fault = course.guard.refuses(attempt.reading)
-    if fault is None:
-        course.apply(attempt)
-        course.place.count(len(attempt.rows), attempt.reading.loss)
-        course.remember()
-    else:
-        course.place.refused += 1
-        mend(course, attempt, *fault)
-
-
-def _look(course: Course, seconds: float) -> tuple[EpochRecord, bool]:
-    """Judge the epoch on validation: its record, and whether it is the best so far."""
-    place, validation = course.place, course.validation
-    with course.average.in_place() if course.average else nullcontext():
-        logits_BK = course.validation_logits()
-        validation_loss = log_loss(logits_BK, validation.y)
-        skill = brier_skill(logits_BK, validation.y, course.class_share)
+def _validate(trainer: Trainer, seconds: float) -> tuple[EpochRecord, bool]:
+    """Validate the epoch; returns its record, and True if it is the best so far."""
+    state, validation = trainer.state, trainer.validation
+    place, y_B = state.place, validation.part.y
+    with state.average.in_place() if state.average else nullcontext():
+        logits_BK = validation.logits(state.model)
+        loss = log_loss(logits_BK, y_B)
+        skill = brier_skill(logits_BK, y_B, trainer.class_share_K)
         # NaN compares false to everything, so the finite check must come first: a NaN is never the best.
-        improved = math.isfinite(validation_loss) and (course.best is None or validation_loss < place.best_loss)
+        improved = math.isfinite(loss) and (state.best is None or loss < place.best_loss)
         if improved:
-            place.best_epoch, place.best_loss = place.epoch, validation_loss
-            keep_best(course)
-    if collapsed := collapse(logits_BK.argmax(1), validation.y, logits_BK):
+            save_best(trainer, loss)
+    if collapsed := collapse(logits_BK.argmax(1), y_B, logits_BK):
         logger.warning("epoch %d, validation: %s", place.epoch, collapsed)
-    line = EpochRecord(
+    return EpochRecord(
         epoch=place.epoch,
-        phase=course.phase.name,
-        train_loss=place.loss_sum / place.applied if place.applied else None,
-        validation_loss=validation_loss if math.isfinite(validation_loss) else None,
+        phase=state.phase.name,
+        train_loss=place.mean_loss,
+        validation_loss=loss if math.isfinite(loss) else None,
         validation_skill=skill if math.isfinite(skill) else None,
         steps=place.batches,
         refused=place.refused,
-        skipped=course.guard.skipped,
-        quarantined=len(course.ledger.held()),
+        skipped=state.guard.skipped,
+        quarantined=len(state.ledger.held()),
         collapsed=collapsed,
         seconds=seconds,
-        learning_rate=max(course.optimiser.rates),
-    )
-    return line, improved
+        learning_rate=max(state.optimiser.rates),
+    ), improved
 
 
-def _go_on(course: Course, progress: TrainingProgress) -> None:
-    """To the next epoch, of the next phase if this one is over; that starts from the best weights so far."""
-    place, config = course.place, course.phase.config
-    place.skipped += course.guard.skipped
+def _is_phase_over(trainer: Trainer, progress: TrainingProgress) -> bool:
+    """True after the last epoch of a phase, or if its validation loss stopped falling."""
+    place, phase = trainer.state.place, trainer.state.phase
+    if place.epoch - place.first_epoch + 1 == phase.config.epochs:
+        return True
     waited = place.epoch - max(place.best_epoch, place.first_epoch - 1)
-    over = place.epoch - place.first_epoch + 1 == config.epochs
-    if waited >= config.patience and not over:
-        over = True
-        progress.line(f"{course.phase.name} ends: no better validation loss for {config.patience} epochs")
-    place.next_epoch()
-    if over:
-        place.next_phase()
-        course.ledger.next_phase()
-        if place.phase == len(course.phases):
-            return
-        if course.best is not None:
-            course.model.load_state_dict(course.best)
-        course.enter_phase()
-    course.order_epoch()
+    if waited < phase.config.patience:
+        return False
+    progress.line(f"{phase.name} ends: no better validation loss for {phase.config.patience} epochs")
+    return True
 
 
 def _describe(line: EpochRecord, improved: bool) -> str:
-    """The epoch on one line of 80 characters."""
+    """The epoch in one line of 80 characters."""
 
     def number(value: float | None, digits: int = 4) -> str:
         return "not finite" if value is None else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""AdamW with its moments in two blocks of memory, so that one look at each tells whether all of them are sound."""
+"""AdamW with all its moments in two blocks of memory: the extremes of a block show if any moment is not finite."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW, and every moment of it as two vectors over all trained numbers."""
+    """AdamW, with its moments as two vectors over all trained numbers."""
 
     adamw: torch.optim.AdamW
     first_moment: Tensor
     second_moment: Tensor
     base_rates: tuple[float, ...]
-    """Learning rate of each group where the schedule is 1, encoder first."""
+    """Learning rate of each group at a schedule factor of 1, encoder first."""
 
     def extremes(self) -> Tensor:
-        """Least and largest first moment, least and largest second moment: (4,). A NaN in any shows in them."""
+        """Return smallest and largest first moment, smallest and largest second moment, (4,); NaN if a moment is NaN."""
         return torch.stack((*torch.aminmax(self.first_moment), *torch.aminmax(self.second_moment)))
 
     @property
@@ -28,24 +28,24 @@ class Optimiser:
         return [float(group["lr"]) for group in self.adamw.param_groups]
 
     def set_rates(self, factor: float) -> None:
-        """Every group's rate as its share of the schedule."""
+        """Set the rate of each group to its base rate times the factor of the schedule."""
         for group, rate in zip(self.adamw.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that it remembers, as it is in memory."""
+        """Return the moments and the step counts: the whole state, not copied."""
         steps = torch.stack([self.adamw.state[each]["step"] for each in self._parameters()])
         return {"first_moment": self.first_moment, "second_moment": self.second_moment, "adamw_steps": steps}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember what `tensors()` told."""
+        """Set the state from `tensors()`."""
         self.first_moment.copy_(tensors["first_moment"])
         self.second_moment.copy_(tensors["second_moment"])
         for parameter, step in zip(self._parameters(), tensors["adamw_steps"], strict=True):
             self.adamw.state[parameter]["step"].copy_(step)
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Start anew with these parameters."""
+        """Set the state of these parameters to zero."""
         for state in (self.adamw.state[each] for each in parameters if each in self.adamw.state):
             for memory in state.values():
                 memory.zero_()
@@ -55,7 +55,7 @@ class Optimiser:
 
 
 def build_optimiser(groups: Sequence[dict[str, Any]]) -> Optimiser:
-    """AdamW for groups of parameters with rate and weight decay, its moments zero."""
+    """Return AdamW with zero moments for the groups of `llueve.training.phases.parameter_groups`."""
     adamw = torch.optim.AdamW(groups, fused=True)
     parameters = [parameter for group in adamw.param_groups for parameter in group["params"]]
     total = sum(parameter.numel() for parameter in parameters)

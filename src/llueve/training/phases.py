@@ -1,4 +1,4 @@
-"""Phases of a training: what each trains, at which rates, and how those rise and fall."""
+"""Phases of a training: the parameters that each phase trains, their learning rates, and the schedule of the rates."""
 
 import math
 from collections.abc import Callable
@@ -12,9 +12,7 @@ from llueve.errors import ConfigError
 from llueve.model.classifier import TimerXLForClassification
 
 STAIR = 0.1
-"""How much of the rates the staircase adds with each epoch: 1e-7 of 1e-6 in the troubleshooting note."""
-ONLY = PhaseConfig(name="training")
-"""The phase of a training that names none."""
+"""Share of the rates that the staircase adds with each epoch: 1e-7 of 1e-6 in the troubleshooting note."""
 
 
 @dataclass(frozen=True)
@@ -23,26 +21,27 @@ class Phase:
 
     name: str
     freeze: tuple[str, ...]
-    """What is not trained, as in `train.phases`."""
+    """Parts that are not trained, as in `train.phases`."""
     config: TrainConfig
-    """The keys that hold in it, as a training of this phase alone."""
+    """The `[train]` section with the keys of this phase."""
 
 
 def plan(train: TrainConfig) -> tuple[Phase, ...]:
-    """The phases of a training, in order; there is always one."""
+    """Return the phases of a training, in order; there is at least one."""
     train = train.resolved()
-    return tuple(Phase(phase.name, phase.freeze, train.in_phase(phase)) for phase in train.phases or (ONLY,))
+    phases = train.phases or (PhaseConfig(name="training"),)
+    return tuple(Phase(phase.name, phase.freeze, train.in_phase(phase)) for phase in phases)
 
 
 def is_encoder_frozen(phase: Phase) -> bool:
-    """Whether nothing of the encoder is trained, so that its output for a window never changes."""
+    """Return True if no parameter of the encoder is trained: then its output for a window never changes."""
     return "encoder" in phase.freeze
 
 
 def apply_freeze(model: TimerXLForClassification, phase: Phase) -> None:
-    """Set what is trained in this phase, and the mode that belongs to it: a frozen encoder has no dropout.
+    """Freeze and unfreeze the parts of the model for this phase; a frozen encoder has no dropout.
 
-    The gap embedding goes into the first layer beside the embedding, and is frozen with it.
+    The gap embedding is added before the first layer, and is frozen together with the patch embedding.
 
     Raises:
         ConfigError: the phase freezes more layers than the encoder has.
@@ -65,10 +64,10 @@ def apply_freeze(model: TimerXLForClassification, phase: Phase) -> None:
 
 
 def parameter_groups(model: TimerXLForClassification, phase: Phase) -> list[dict[str, Any]]:
-    """Groups of what is trained, for AdamW: the encoder first, from the bottom up, the head last.
+    """Return the groups of trained parameters for AdamW: the encoder from the embedding upwards, then the head.
 
-    With a decay d, layer i of n learns at rate · d^(n−1−i), the embedding at rate · d^n; the final norm and the
-    forecasting head, which come after the layers, at the whole rate. Without one the encoder is a single group.
+    With a layer decay d, layer i of n has the rate r · d^(n−1−i) and the embedding r · d^n, where r is the encoder's rate.
+    The final norm and the forecasting head have the rate r. Without layer decay the encoder is a single group.
     """
     config, whole = phase.config, list(model.encoder.parameters())
     rate, stack, parts = config.encoder_learning_rate, model.encoder.stack, []
@@ -93,14 +92,10 @@ def _without(parameters: list[nn.Parameter], others: list[nn.Parameter]) -> list
 
 
 def rate_factor(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Share of the rates at each optimiser step of a phase: warm-up, times a cosine to zero over its epochs or a constant.
+    """Return the schedule of a phase: warm-up, times a cosine that falls to zero over its epochs, or times one.
 
-    Args:
-        config: of the phase.
-        steps_per_epoch: optimiser steps, so ⌈batches / accumulate⌉.
-
-    Returns:
-        A function of how many steps the phase has applied.
+    It is a function from the number of applied steps of the phase to the factor of the rates. An epoch has
+    ⌈batches / accumulate⌉ optimiser steps.
     """
     total = steps_per_epoch * config.epochs
     rise = config.warmup_epochs * steps_per_epoch if config.warmup_epochs else config.warmup_steps

@@ -1,8 +1,8 @@
-"""Trackers beside a training: TensorBoard and MLflow, told what `history.jsonl` holds and nothing else.
+"""Trackers of a training: TensorBoard and MLflow receive the numbers of `history.jsonl`, and the final scores.
 
-A tracker only listens. One that fails, for a full disk or a server that is away, is left out from then on with one warning;
-the training goes on without it. Opened for a training that is resumed, it is told the history so far: events are written
-anew, and the MLflow run, which goes on, gets what it has not.
+A tracker that fails, because of a full disk or an absent server, gives one warning; the training continues without it.
+When a training is resumed, a tracker first receives the history so far: the file of events is written again, and the MLflow
+run receives the epochs that it lacks.
 """
 
 import importlib.util
@@ -12,105 +12,107 @@ import math
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from llueve.config import Config, TrackConfig
 from llueve.errors import ConfigError, Interrupted
-from llueve.run import EVENTS_NAME, EVENTS_PREFIX, HISTORY, MLFLOW, TENSORBOARD, remove_matching
+from llueve.runs.directory import EVENTS_NAME, EVENTS_PREFIX, HISTORY, MLFLOW, TENSORBOARD, remove_matching
 
 logger = logging.getLogger(__name__)
 
-MOST_PARAMS = 100
-"""That MLflow takes at once."""
-LONGEST_PARAM = 500
-"""Characters of a parameter's value, which every version of MLflow takes."""
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""A server that is away is given up after seconds, where MLflow would wait for minutes."""
+MOST_PARAMS, LONGEST_PARAM = 100, 500
+"""Parameters in one call, and characters of a parameter's value, that every version of MLflow accepts."""
+MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""MLflow waits for an absent server for seconds, instead of minutes."""
 
 
-class Tracker(Protocol):
-    """Something that follows a training; each method may raise anything."""
+class Tracker(ABC):
+    """Receives the numbers of a training; each method may raise any exception."""
 
-    def epoch(self, number: int, values: Mapping[str, float]) -> None:
-        """The numbers of one epoch, counted from 1; one that it has is not taken again."""
+    last_epoch = 0
+    """The newest epoch that the tracker has; epochs count from 1."""
 
-    def scores(self, values: Mapping[str, float]) -> None:
-        """The final verification."""
+    def send(self, line: Mapping[str, Any]) -> None:
+        """Record the numbers of a line of the history, unless it is an event or the tracker has its epoch already."""
+        if "event" not in line and line["epoch"] > self.last_epoch:
+            self.last_epoch = line["epoch"]
+            self.record(dict(numbers(line)))
 
+    @abstractmethod
+    def record(self, values: Mapping[str, float]) -> None:
+        """Record numbers at the newest epoch."""
+
+    @abstractmethod
     def close(self, ending: str) -> None:
-        """The training is over: `FINISHED`, `FAILED` or `KILLED`."""
+        """End the record of the training: `FINISHED`, `FAILED` or `KILLED`."""
 
 
 def require_trackers(track: TrackConfig) -> None:
-    """Check that what is asked for is installed.
+    """Check that the configured trackers are installed.
 
     Raises:
-        ConfigError: it is not; the message names the extra.
+        ConfigError: a tracker is not installed; the message names the extra.
     """
-    asked = {"tensorboard": track.tensorboard, "mlflow": track.mlflow is not None}
-    for name, wanted in asked.items():
+    for name, wanted in (("tensorboard", track.tensorboard), ("mlflow", track.mlflow is not None)):
         if wanted and importlib.util.find_spec(name) is None:
             raise ConfigError(f"track.{name}: needs an extra: pip install 'llueve[track]', or leave track.{name} out")
 
 
 class Tracking:
-    """The trackers of a run, opened when there is something to tell; leaving it closes them.
-
-    Args:
-        config: of the run.
-        directory: of the run.
-    """
+    """The trackers of a run directory: opened with the first numbers, and closed at the end of the `with` block."""
 
     def __init__(self, config: Config, directory: Path) -> None:
-        self._ways: dict[str, Callable[[], Tracker]] = {}
+        self._openers: dict[str, Callable[[], Tracker]] = {}
         if config.track.tensorboard:
-            self._ways["tensorboard"] = lambda: _TensorBoard(directory / TENSORBOARD)
+            self._openers["tensorboard"] = lambda: _TensorBoard(directory / TENSORBOARD)
         if config.track.mlflow is not None:
-            self._ways["mlflow"] = lambda: _MLflow(config, directory)
+            self._openers["mlflow"] = lambda: _MLflow(config, directory)
         self._open: dict[str, Tracker] = {}
         self._history = directory / HISTORY
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         killed = isinstance(error, Interrupted | KeyboardInterrupt)
         ending = "FINISHED" if error is None else "KILLED" if killed else "FAILED"
         for name in [*self._open]:
-            self._tell(name, lambda tracker: tracker.close(ending))
+            self._call(name, lambda tracker: tracker.close(ending))
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Pass on the numbers of a line that the history has now; events are in the history alone."""
-        for name in [*self._ways]:
-            self._tell(name, lambda tracker: _pass_on(tracker, line))
+        """Send the numbers of a new line of the history; lines of events are not sent."""
+        for name in [*self._openers]:
+            self._call(name, lambda tracker: tracker.send(line))
 
     def scores(self, verification: Mapping[str, Any]) -> None:
-        """Pass on the scores of the model in `verification.json`."""
+        """Send the scores of the model in `verification.json`."""
         values = {f"verification/{name}": value for name, value in numbers(verification["model"])}
-        for name in [*self._ways]:
-            self._tell(name, lambda tracker: tracker.scores(values))
+        for name in [*self._openers]:
+            self._call(name, lambda tracker: tracker.record(values))
 
-    def _tell(self, name: str, what: Callable[[Tracker], None]) -> None:
+    def _call(self, name: str, method: Callable[[Tracker], None]) -> None:
         try:
             if name not in self._open:
-                self._open[name] = self._ways[name]()
-                lines = self._history.read_text(encoding="utf-8").splitlines() if self._history.is_file() else []
-                for line in lines:
-                    _pass_on(self._open[name], json.loads(line))
-            what(self._open[name])
-        except Exception as error:  # noqa: BLE001 - whatever a tracker raises, it must not cost the training
-            logger.warning("track.%s: %s; the run is no longer tracked there", name, _first_line(error))
-            self._ways.pop(name, None)
+                self._open[name] = self._openers[name]()
+                for line in self._history.read_text(encoding="utf-8").splitlines() if self._history.is_file() else ():
+                    self._open[name].send(json.loads(line))
+            method(self._open[name])
+        except Exception as error:  # noqa: BLE001 - no error of a tracker may end the training
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            logger.warning("track.%s: %s; the run is no longer tracked there", name, reason)
+            self._openers.pop(name, None)
             self._open.pop(name, None)
 
 
 def numbers(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """The finite numbers among some values, and in tables inside them, by name."""
+    """Yield name and value of the finite numbers in a table and in the tables inside it."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{before}{name}/")
@@ -119,7 +121,7 @@ def numbers(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
 
 
 def flattened(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """A configuration as names with dots and values as text."""
+    """Yield the entries of a configuration: names with dots, and values as text."""
     for name, value in table.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{before}{name}.")
@@ -129,13 +131,8 @@ def flattened(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
             yield f"{before}{name}", str(value)
 
 
-def _pass_on(tracker: Tracker, line: Mapping[str, Any]) -> None:
-    if "event" not in line:
-        tracker.epoch(line["epoch"], dict(numbers(line)))
-
-
-class _TensorBoard:
-    """A file of events in a folder, written on the spot and open no longer: no thread, and a full disk shows at once."""
+class _TensorBoard(Tracker):
+    """A file of events, opened for each write: it needs no thread, and a full disk raises an error at once."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -147,20 +144,13 @@ class _TensorBoard:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{EVENTS_PREFIX}{time.time_ns()}"
         self._write({"file_version": "brain.Event:2"})
-        self._last = 0
 
-    def epoch(self, number: int, values: Mapping[str, float]) -> None:
-        """One scalar each, at this step."""
-        if number > self._last:
-            self._last = number
-            self.scores(values)
-
-    def scores(self, values: Mapping[str, float]) -> None:
-        """One scalar each, at the last step."""
-        self._write(*({"step": self._last, "summary": self._scalar(name, value)} for name, value in values.items()))
+    def record(self, values: Mapping[str, float]) -> None:
+        step = self.last_epoch
+        self._write(*({"step": step, "summary": self._scalar(name, value)} for name, value in values.items()))
 
     def close(self, ending: str) -> None:
-        """All is written already."""
+        pass  # every write is complete
 
     def _write(self, *events: Mapping[str, Any]) -> None:
         with self._path.open("ab") as file:
@@ -169,11 +159,11 @@ class _TensorBoard:
                 writer.write(self._event(wall_time=time.time(), **event).SerializeToString())
 
 
-class _MLflow:
+class _MLflow(Tracker):
     """A run in MLflow: the configuration as parameters, the history as metrics."""
 
     def __init__(self, config: Config, directory: Path) -> None:
-        for name, value in {**PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
+        for name, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
         address = config.track.mlflow
         if config.track.mlflow_folder is not None:
@@ -184,53 +174,33 @@ class _MLflow:
 
         self._metric = Metric
         self._client = MlflowClient(tracking_uri=address)
-        self._known = directory / MLFLOW
-        self._run, self._last = self._earlier(address) or (self._begin(config, directory.resolve().name, address), 0)
+        self._run = self._open_run(config.track.experiment, address, directory)
+        if self.last_epoch:
+            return
         table = config.model_dump(exclude={"track"}, exclude_none=True)
-        params = [
-            Param(re.sub(r"[^\w\-. /]", "_", name), value[:LONGEST_PARAM])
-            for name, value in flattened(table)
-            if not self._last
-        ]
+        params = [Param(re.sub(r"[^\w\-. /]", "_", name), value[:LONGEST_PARAM]) for name, value in flattened(table)]
         for start in range(0, len(params), MOST_PARAMS):
             self._client.log_batch(self._run, params=params[start : start + MOST_PARAMS])
 
-    def _earlier(self, address: str | None) -> tuple[str, int] | None:
-        """The run that an interrupted training began there, with the last epoch it has, if any."""
-        if not self._known.is_file():
-            return None
-        known = json.loads(self._known.read_text(encoding="utf-8"))
-        if known["address"] != address:
-            return None
-        self._client.update_run(known["run"], status="RUNNING")
-        return known["run"], int(self._client.get_run(known["run"]).data.metrics.get("epoch", 0))
-
-    def _begin(self, config: Config, name: str, address: str | None) -> str:
-        """A new run."""
-        found = self._client.get_experiment_by_name(config.track.experiment)
-        experiment = (
-            self._client.create_experiment(config.track.experiment) if found is None else str(found.experiment_id)
-        )
-        run = str(self._client.create_run(experiment, run_name=name).info.run_id)
-        self._known.write_text(json.dumps({"address": address, "run": run}) + "\n", encoding="utf-8")
+    def _open_run(self, experiment: str, address: str | None, directory: Path) -> str:
+        """Identifier of the MLflow run: the one of the interrupted training if it has the same address, or a new one."""
+        known_file = directory / MLFLOW
+        if known_file.is_file():
+            known: dict[str, str] = json.loads(known_file.read_text(encoding="utf-8"))
+            if known["address"] == address:
+                self._client.update_run(known["run"], status="RUNNING")
+                self.last_epoch = int(self._client.get_run(known["run"]).data.metrics.get("epoch", 0))
+                return known["run"]
+        found = self._client.get_experiment_by_name(experiment)
+        number = self._client.create_experiment(experiment) if found is None else str(found.experiment_id)
+        run = str(self._client.create_run(number, run_name=directory.resolve().name).info.run_id)
+        known_file.write_text(json.dumps({"address": address, "run": run}) + "\n", encoding="utf-8")
         return run
 
-    def epoch(self, number: int, values: Mapping[str, float]) -> None:
-        """One metric each, at this step."""
-        if number > self._last:
-            self._last = number
-            self.scores(values)
-
-    def scores(self, values: Mapping[str, float]) -> None:
-        """One metric each, at the last step."""
+    def record(self, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        metrics = [self._metric(name, value, now, self._last) for name, value in values.items()]
+        metrics = [self._metric(name, value, now, self.last_epoch) for name, value in values.items()]
         self._client.log_batch(self._run, metrics)
 
     def close(self, ending: str) -> None:
-        """Say how the run ended."""
         self._client.set_terminated(self._run, ending)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,22 +1,15 @@
 """Scores of probability forecasts of one event.
 
-Everywhere `p` holds n probabilities of the event in [0, 1], and `y` the n outcomes, 1 where it happened and else 0.
-Every function raises `DataError` if p or y is empty, not one-dimensional, not finite, out of range, or if their lengths
-differ: a score is a number about all forecasts or it is no number at all.
+Everywhere `p` holds n probabilities of the event in [0, 1], and `y` the n outcomes: 1 if it happened, otherwise 0. Every
+function raises `DataError` if p or y is empty, not one-dimensional, not finite or out of range, or if their lengths
+differ: a score is about all forecasts.
 """
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    brier_score_loss,
-    confusion_matrix,
-    f1_score,
-    log_loss,
-    roc_auc_score,
-)
+from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, f1_score, log_loss, roc_auc_score
 
 from llueve.errors import DataError
 
@@ -25,10 +18,7 @@ THRESHOLD = 0.5
 
 
 def brier(p: ArrayLike, y: ArrayLike) -> float:
-    """Brier score BS = mean((p - y)²): dimensionless, 0 (perfect) to 1 (surely wrong every time).
-
-    Raises:
-        DataError: see the module's first lines.
+    """Brier score BS = mean((p - y)²): dimensionless, 0 (perfect) to 1 (certain and wrong every time).
 
     Reference: Brier 1950, Monthly Weather Review 78, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
     """
@@ -39,28 +29,19 @@ def brier(p: ArrayLike, y: ArrayLike) -> float:
 def brier_skill(p: ArrayLike, y: ArrayLike, reference_p: ArrayLike) -> float | None:
     """Brier skill score BSS = 1 - BS / BS_ref: 1 is perfect, 0 as good as the reference, below 0 worse.
 
-    Returns:
-        The skill, or None if the reference is perfect (BS_ref = 0), since then the ratio says nothing.
-
-    Raises:
-        DataError: see the module's first lines; `reference_p` is held to the same rules as `p`.
+    None if the reference is perfect (BS_ref = 0), which leaves the ratio undefined.
 
     Reference: Murphy 1973, Journal of Applied Meteorology 12, doi:10.1175/1520-0450(1973)012<0215:HASSFP>2.0.CO;2
     """
-    reference = brier(reference_p, y)
-    score = brier(p, y)
+    reference, score = brier(reference_p, y), brier(p, y)
     return None if reference == 0 else 1 - score / reference
 
 
 def log_score(p: ArrayLike, y: ArrayLike) -> float:
     """Logarithmic score -mean(y ln p + (1 - y) ln(1 - p)): nats, 0 (perfect) upwards.
 
-    Probabilities are clipped to [ε, 1 - ε] with ε = 2.2e-16 (float64), as scikit-learn does. A forecast of exactly 0
-    or 1 that fails therefore costs 36 nats instead of infinity: the score of a yes/no forecast such as persistence is
-    finite, but says little more than how often it was wrong.
-
-    Raises:
-        DataError: see the module's first lines.
+    Probabilities are clipped to [ε, 1 - ε] with ε = 2.2e-16 (float64), as scikit-learn does: a wrong forecast of exactly
+    0 or 1 costs 36 nats. For a yes/no forecast such as persistence this shows little more than its share of wrong ones.
 
     Reference: Good 1952, Journal of the Royal Statistical Society B 14, doi:10.1111/j.2517-6161.1952.tb00104.x
     """
@@ -69,13 +50,9 @@ def log_score(p: ArrayLike, y: ArrayLike) -> float:
 
 
 def auc(p: ArrayLike, y: ArrayLike) -> float | None:
-    """Area under the ROC curve P(p_event > p_none) + P(p_event = p_none) / 2: 1 orders all right, 0.5 is chance.
+    """Area under the ROC curve P(p_event > p_none) + P(p_event = p_none) / 2: 1 is a perfect order, 0.5 is chance.
 
-    Returns:
-        The area, or None if the event always or never happened, since then there is nothing to order.
-
-    Raises:
-        DataError: see the module's first lines.
+    None if the event always or never happened: then no pair can be compared.
 
     Reference: Hanley and McNeil 1982, Radiology 143, doi:10.1148/radiology.143.1.7063747
     """
@@ -84,12 +61,9 @@ def auc(p: ArrayLike, y: ArrayLike) -> float | None:
 
 
 def accuracy(p: ArrayLike, y: ArrayLike) -> float:
-    """Share of right yes/no forecasts, (hits + correct rejections) / n, where p ≥ 0.5 is yes: 0 to 1.
+    """Share of right yes/no forecasts, (hits + correct rejections) / n, with p ≥ 0.5 as yes: 0 to 1.
 
-    It is high for anyone who always says "no" to a rare event: read it beside the base rate.
-
-    Raises:
-        DataError: see the module's first lines.
+    It is high for a constant "no" to a rare event: read it beside the base rate.
 
     Reference: Finley 1884 and its critics, in Murphy 1996, Weather and Forecasting 11,
     doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
@@ -99,10 +73,7 @@ def accuracy(p: ArrayLike, y: ArrayLike) -> float:
 
 
 def f1(p: ArrayLike, y: ArrayLike) -> float:
-    """F1 = 2 hits / (2 hits + misses + false alarms), where p ≥ 0.5 is yes: 0 to 1, and 0 if all three counts are 0.
-
-    Raises:
-        DataError: see the module's first lines.
+    """F1 = 2 hits / (2 hits + misses + false alarms), with p ≥ 0.5 as yes: 0 to 1, and 0 if all three counts are 0.
 
     Reference: Dice 1945, Ecology 26, doi:10.2307/1932409
     """
@@ -111,32 +82,20 @@ def f1(p: ArrayLike, y: ArrayLike) -> float:
 
 
 def confusion(p: ArrayLike, y: ArrayLike) -> dict[str, int]:
-    """The four counts of the contingency table, where p ≥ 0.5 is yes; they add up to n.
+    """The four counts of the contingency table, with p ≥ 0.5 as yes; they add up to n.
 
-    Returns:
-        hits (yes, happened), misses (no, happened), false_alarms (yes, did not), correct_rejections (no, did not).
-
-    Raises:
-        DataError: see the module's first lines.
+    These are hits (yes, happened), misses (no, happened), false_alarms (yes, did not), correct_rejections (no, did not).
 
     Reference: Murphy 1996, Weather and Forecasting 11, doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
     """
     p, y = _checked(p, y)
     (rejections, alarms), (misses, hits) = confusion_matrix(y, p >= THRESHOLD, labels=[0, 1])
-    return {
-        "hits": int(hits),
-        "misses": int(misses),
-        "false_alarms": int(alarms),
-        "correct_rejections": int(rejections),
-    }
+    counts = {"hits": hits, "misses": misses, "false_alarms": alarms, "correct_rejections": rejections}
+    return {name: int(count) for name, count in counts.items()}
 
 
 def summary(p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike) -> dict[str, Any]:
-    """All scores of this file as JSON holds them; `bss` is the skill over `climatology_p`.
-
-    Raises:
-        DataError: see the module's first lines.
-    """
+    """All scores of this module as JSON holds them; `bss` is the skill over `climatology_p`."""
     return {
         "brier": brier(p, y),
         "bss": brier_skill(p, y, climatology_p),
@@ -149,21 +108,18 @@ def summary(p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike) -> dict[str, A
 
 
 def _checked(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Both arrays in the types that scikit-learn is given, or a `DataError` that says what is wrong with them."""
+    """Both arrays in the types for scikit-learn, or a `DataError` that names the first bad value."""
     p_n, y_n = np.asarray(p, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if p_n.ndim != 1 or p_n.shape != y_n.shape:
-        raise DataError(
-            f"expected as many probabilities as outcomes, in one dimension; found {p_n.shape} and {y_n.shape}"
-        )
+        raise DataError(f"expected one probability per outcome, in one dimension; found {p_n.shape} and {y_n.shape}")
     if p_n.size == 0:
         raise DataError("no forecast to score: expected at least one probability and its outcome")
-    # NaN compares false, so that "not within" catches it together with what is out of range.
-    bad_p = ~((p_n >= 0) & (p_n <= 1))
-    if bad_p.any():
-        at = int(np.argmax(bad_p))
-        raise DataError(f"expected probabilities in [0, 1]; {bad_p.sum()} are not, the first {p_n[at]} at index {at}")
-    bad_y = (y_n != 0) & (y_n != 1)
-    if bad_y.any():
-        at = int(np.argmax(bad_y))
-        raise DataError(f"expected outcomes 0 or 1; {bad_y.sum()} are not, the first {y_n[at]} at index {at}")
+    # NaN compares false, so "not within" catches it together with values out of range.
+    for expected, values_n, good_n in (
+        ("probabilities in [0, 1]", p_n, (p_n >= 0) & (p_n <= 1)),
+        ("outcomes 0 or 1", y_n, (y_n == 0) | (y_n == 1)),
+    ):
+        if not good_n.all():
+            at = int(np.argmin(good_n))
+            raise DataError(f"expected {expected}; {(~good_n).sum()} are not, the first {values_n[at]} at index {at}")
     return p_n, y_n.astype(np.int64)

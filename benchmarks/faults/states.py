@@ -1,0 +1,122 @@
+"""Faults of files: a damaged saved state of an interrupted training, and a damaged checkpoint.
+
+The log must name a damaged state, and the resumed training must end bit for bit as the training without an interruption.
+"""
+
+import logging
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.faults.fault import INF, NAN
+from benchmarks.faults.scene import Random, put
+from benchmarks.faults.trial import Shape, Trial
+from llueve.errors import CheckpointError
+from llueve.model.checkpoints.convert import encode_checkpoint
+from llueve.model.checkpoints.pretrained import load_pretrained
+from llueve.training.saved_states import Health, SavedStates
+from llueve.training.snapshot import Snapshot
+
+Damage = Callable[[SavedStates, Path, Random], tuple[Path, str]]
+"""Returns the damaged file, and the words that must name it."""
+
+
+def torn(_states: SavedStates, path: Path, random: Random) -> tuple[Path, str]:
+    """Keep only the beginning of the file."""
+    path.write_bytes(path.read_bytes()[: int(random.integers(1, path.stat().st_size))])
+    return path, path.name
+
+
+def flipped(_states: SavedStates, path: Path, random: Random) -> tuple[Path, str]:
+    """Flip one bit."""
+    content = bytearray(path.read_bytes())
+    content[int(random.integers(len(content)))] ^= 1 << int(random.integers(8))
+    path.write_bytes(content)
+    return path, path.name
+
+
+def poisoned(value: float, where: str, states: SavedStates, path: Path, random: Random) -> tuple[Path, str]:
+    """Write a whole file again, with a number that no sound training reaches."""
+    found = states.newest()
+    assert found is not None and found.path == path
+    tensors = {name: each.clone() for name, each in found.snapshot.tensors.items()}
+    floats = [name for name, each in tensors.items() if each.is_floating_point() and each.numel()]
+    names = [name for name in floats if name.startswith(where)]
+    name = names[int(random.integers(len(names)))]
+    index = put(tensors[name], value, random)
+    snapshot = Snapshot(tensors, found.snapshot.facts)
+    written = states.write(snapshot, Health.of(snapshot, 0.5))
+    path.unlink()
+    return written, f"{name}{list(index)}"
+
+
+STATE_FAULTS: dict[str, Damage] = {
+    "checkpoint: torn newest state": torn,
+    "checkpoint: flipped bit in the newest state": flipped,
+    "checkpoint: NaN in the weights of the newest state": partial(poisoned, NAN, "model.encoder"),
+    "checkpoint: infinity in the moments of the newest state": partial(poisoned, INF, "optimiser.second"),
+}
+
+
+def interrupted(shape: Shape, seed: int, precision: str, timing: str, damage: Damage, random: Random) -> dict[str, Any]:
+    """Interrupt a training, damage its newest state, resume, and judge the result."""
+    clean = Trial(shape, seed, precision).run()
+    with tempfile.TemporaryDirectory() as name:
+        folder, first = Path(name), Trial(shape, seed, precision)
+        first.run(lambda _: setattr(first.interruption, "number", signal.SIGTERM), first.attempt_at(timing), folder)
+        states = SavedStates(folder)
+        found = states.newest()
+        if found is None:  # before the last step the training ends by itself
+            return {}
+        damaged, words = damage(states, found.path, random)
+        newest = states.newest()
+        with logged() as lines:
+            outcome = Trial(shape, seed, precision).run(folder=folder, resume=True)
+    same = all(torch.equal(each, outcome.weights.get(name)) for name, each in clean.weights.items())
+    return {
+        "detected": newest is None or newest.path != damaged,
+        "located": any(words in line for line in lines),
+        "recovered": bool(outcome.weights) and same,
+        "error": outcome.error,
+    }
+
+
+def damaged_checkpoint(shape: Shape, seed: int, random: Random) -> dict[str, Any]:
+    """Put a NaN into one tensor of a checkpoint; loading must fail, and name the tensor and the index."""
+    encoder = Trial(shape, seed, "float32").model.encoder
+    names = [name for name, each in encoder.named_parameters() if each.ndim > 1]
+    name = names[int(random.integers(len(names)))]
+    index = put(encoder.get_parameter(name), NAN, random)
+    layout = "openltm" if shape.architecture == "timer_xl" else "huggingface"
+    message = ""
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in encode_checkpoint(encoder, layout).items():
+            (Path(folder) / file).write_bytes(content)
+        try:
+            load_pretrained(folder)
+        except CheckpointError as error:
+            message = str(error)
+    located = name in message and str(list(index)) in message
+    return {"detected": bool(message), "located": located, "recovered": bool(message), "error": None}
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect what llueve logs."""
+    lines: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("llueve")
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.disable(logging.NOTSET)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logging.disable(logging.CRITICAL)

@@ -1,0 +1,131 @@
+"""Score of one threshold on a variable as a forecast of an outcome. Shapes: S sites, T times, N sampled cells."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llueve.panel import BoolArray, FloatArray
+
+SAMPLE = 100_000
+"""Number of cells that is enough to estimate a share."""
+ENOUGH_CASES = 30
+"""Fewest cases of each class: fewer can be separated by chance."""
+WRONG = 0.01
+"""Largest share of wrong cases of a variable that nearly equals the outcome."""
+WRONG_OF_RARER = 0.05
+"""Largest number of its wrong cases, as a share of the rarer class: a constant forecast of a rare event does not count."""
+BELOW_PERSISTENCE = 0.25
+"""Largest share of its wrong cases, relative to persistence, which knows a part of a long outcome too."""
+MISMATCH = 0.03
+"""Largest share of wrong cases of the rain that a label was computed from."""
+MISMATCH_OF_RARER = 0.15
+"""Largest number of its wrong cases, as a share of the rarer class."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Outcomes of the times that the audit may use."""
+
+    labels_ST: FloatArray
+    """Class index, NaN if unknown."""
+    event_ST: FloatArray
+    """1 event, 0 another class, NaN if unknown."""
+    horizon: int
+    """Length of the horizon in steps."""
+
+    def paired(self, values_ST: FloatArray, k: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """value(t), label(t + k) and event(t + k) for every t with both times."""
+        steps = values_ST.shape[1]
+        later = slice(max(0, k), steps + min(0, k))
+        return values_ST[:, max(0, -k) : steps - max(0, k)], self.labels_ST[:, later], self.event_ST[:, later]
+
+    def equals(self, values_ST: FloatArray, k: int) -> bool:
+        """True if value(t) is the class index of t + k, or one threshold on it gives event(t + k), without exception."""
+        if abs(k) >= values_ST.shape[1]:
+            return False
+        value, label, event = self.paired(values_ST, k)
+        known = ~np.isnan(value) & ~np.isnan(event)
+        wet, dry = value[known & (event == 1)], value[known & (event == 0)]
+        if min(len(wet), len(dry)) < ENOUGH_CASES:
+            return False
+        return bool(wet.min() > dry.max() or wet.max() < dry.min() or (value[known] == label[known]).all())
+
+
+@dataclass(frozen=True)
+class ThresholdScore:
+    """Score of the best threshold on a variable for the outcome at one shift."""
+
+    cases: int
+    """Cells with both known."""
+    rarer: int
+    """Cases of the rarer class, event or not."""
+    wrong: int
+    """Wrong cases of the best threshold, or of the value as the class itself, whichever has fewer."""
+    auc: float
+    """AUC of ranking events by the variable or by its opposite, 0.5 to 1."""
+
+    @property
+    def error(self) -> float:
+        """Share of wrong cases; 1 without any case."""
+        return self.wrong / self.cases if self.cases else 1.0
+
+    @property
+    def has_enough_cases(self) -> bool:
+        """True if each class has enough cases."""
+        return self.rarer >= ENOUGH_CASES
+
+    def nearly_equals(self, persistence: "ThresholdScore") -> bool:
+        """True if the variable nearly equals the outcome, and much more so than persistence."""
+        least = min(WRONG, BELOW_PERSISTENCE * persistence.error)
+        return self.has_enough_cases and self.error <= least and self.wrong <= WRONG_OF_RARER * self.rarer
+
+    @property
+    def is_source(self) -> bool:
+        """True if the label was evidently computed from the variable."""
+        return self.error <= MISMATCH and self.wrong <= MISMATCH_OF_RARER * self.rarer
+
+
+class ThresholdScan:
+    """The sampled cells of a variable in order, to be scored against the outcome at many shifts."""
+
+    def __init__(self, values_ST: FloatArray, outcomes: Outcomes) -> None:
+        self.outcomes = outcomes
+        known = np.flatnonzero(~np.isnan(values_ST))
+        self.is_sample = len(known) > SAMPLE
+        if self.is_sample:
+            known = np.sort(np.random.default_rng(0).choice(known, SAMPLE, replace=False))
+        value = values_ST.reshape(-1)[known]
+        order = np.argsort(value, kind="stable")
+        self.value_N = value[order]
+        self.site_N, self.time_N = np.divmod(known[order], max(1, values_ST.shape[1]))
+
+    def at(self, k: int) -> ThresholdScore:
+        """Score of value(t) for the outcome at t + k."""
+        time_N = self.time_N + k
+        inside = (time_N >= 0) & (time_N < self.outcomes.event_ST.shape[1])
+        cell = self.site_N[inside], time_N[inside]
+        event = self.outcomes.event_ST[cell]
+        known = ~np.isnan(event)
+        wet, value = event[known] == 1, self.value_N[inside][known]
+        rarer = int(min(wet.sum(), (~wet).sum()))
+        if not rarer:
+            return ThresholdScore(len(wet), 0, 0, 0.5)
+        end = np.flatnonzero(np.append(value[1:] > value[:-1], True))  # of each run of equal values
+        wet_below = np.concatenate([[0], np.cumsum(wet)[end]]).astype(np.float64)
+        dry_below = np.concatenate([[0], end + 1]) - wet_below
+        ranked = (np.diff(wet_below) * (dry_below[1:] + dry_below[:-1]) / 2).sum() / (wet_below[-1] * dry_below[-1])
+        wrong = wet_below + dry_below[-1] - dry_below
+        unequal = int((value != self.outcomes.labels_ST[cell][known]).sum())
+        fewest = int(min(wrong.min(), (len(wet) - wrong).min(), unequal))
+        return ThresholdScore(len(wet), rarer, fewest, max(float(ranked), 1 - float(ranked)))
+
+
+def best_threshold(value: FloatArray, wet: BoolArray) -> tuple[int, float | None]:
+    """Fewest wrong cases of "wet from a threshold", and that threshold; None if it separates no cases."""
+    order = np.argsort(value, kind="stable")
+    value, wet = value[order], wet[order]
+    # With the first n values dry and the others wet, the wrong cases are the wet ones before and the dry ones after.
+    wrong = np.concatenate([[0], np.cumsum(wet)]) + np.concatenate([np.cumsum(~wet[::-1])[::-1], [0]])
+    possible = np.concatenate([[True], value[1:] > value[:-1], [True]])
+    best = int(np.argmin(np.where(possible, wrong, len(value) + 1)))
+    return int(wrong[best]), None if best in (0, len(value)) else float(value[best])

@@ -1,0 +1,86 @@
+"""The command line: it parses arguments, calls the pipeline, and prints the result."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from llueve.cli import checkpoint_commands, config_commands, data_commands, incident_commands, run_commands
+from llueve.cli.output import say
+from llueve.distributed.torchrun import is_first_to_say, process_count, process_rank
+from llueve.errors import LlueveError
+from llueve.version import __version__
+
+EXIT_CODES = {
+    0: "success",
+    1: "failure",
+    2: "wrong use or wrong configuration",
+    3: "stopped by the guard",
+    4: "errors in the audit",
+    130: "ended by SIGINT (Ctrl-C)",
+    143: "ended by SIGTERM",
+}
+app = typer.Typer(
+    name="llueve",
+    help="Will it rain? Train, verify and use a Timer-XL rain / no-rain classifier.\n\n"
+    f"Exit codes: {', '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(epilog="Example: llueve train examples/seattle.toml --run runs/seattle")(run_commands.train)
+app.command(epilog="Example: llueve evaluate runs/seattle --json")(run_commands.evaluate)
+app.command(epilog="Example: llueve predict runs/seattle new.csv --output forecasts.csv")(run_commands.predict)
+app.command(epilog="Example: llueve audit examples/seattle.toml --json")(config_commands.audit)
+app.add_typer(config_commands.app, name="config")
+app.add_typer(checkpoint_commands.app, name="checkpoint")
+app.add_typer(data_commands.app, name="data")
+app.add_typer(incident_commands.app, name="incident")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        say(f"llueve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `llueve` itself."""
+
+
+def main(command: Callable[[], object] | None = None) -> None:
+    """Entry point: an error of llueve becomes its message and its exit code, without a traceback."""
+    console = Console(stderr=True, emoji=False)
+    logging.basicConfig(
+        level=logging.INFO if process_rank() == 0 else logging.ERROR,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, show_time=False)],
+    )
+    # Threads that spin delay every small operation while another process needs a core (docs/decisions/0007).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # An exit by an exception removes temporary folders.
+    earlier: Any = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        (command or app)()
+    except LlueveError as error:
+        if process_count() > 1:
+            # torchrun ends the other processes as soon as one ends. Each must exit with the code of its own error.
+            earlier = signal.SIG_IGN
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if is_first_to_say(str(error)):
+            console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

@@ -1,0 +1,66 @@
+"""The commands that make and use a run: `train`, `evaluate` and `predict`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from typer import Argument, Option
+
+from llueve.cli.arguments import AsJson, ConfigFile, Overrides, RunDirectory
+from llueve.cli.output import say, show, verification_table
+from llueve.distributed.torchrun import process_rank
+from llueve.errors import RunError, UsageError
+
+
+def train(
+    config: ConfigFile,
+    run: Annotated[Path, Option("--run", "-r", metavar="DIR", help="Run directory to create.")],
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run in this directory.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Resume an interrupted run, or start a new one.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a model, verify it on the test period, and print the verdict."""
+    from llueve.config import load_config
+    from llueve.runs.directory import CONFIG
+
+    settings = load_config(config, tuple(overrides or ()))
+    if not resume and config.resolve() == (run / CONFIG).resolve():
+        raise UsageError(
+            f"{config}: lies in the run directory, which would replace it; copy it elsewhere, or give another --run"
+        )
+    from llueve import pipeline  # imports torch
+
+    first = process_rank() == 0
+    result = pipeline.train(settings, run, overwrite, Console(stderr=True, emoji=False, quiet=not first), resume)
+    if first:
+        show(verification_table(result.verification))
+        say(f"run directory: {result.directory}")
+
+
+def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
+    """Verify a trained run again on its test period."""
+    from llueve import pipeline
+
+    verification = pipeline.evaluate(run)
+    show(verification_table(verification), verification, as_json)
+
+
+def predict(
+    run: RunDirectory,
+    table: Annotated[str, Argument(metavar="INPUT", help="Table or archive files like those of the training.")],
+    every_window: Annotated[bool, Option("--all", help="Forecast every complete window of each site.")] = False,
+    output: Annotated[Path | None, Option(metavar="FILE.csv", help="Write to this file, not to the screen.")] = None,
+) -> None:
+    """Forecast the probability of the event: CSV with the columns site, time and probability."""
+    from llueve import pipeline
+
+    forecasts = pipeline.predict(run, table, every_window)
+    try:
+        forecasts.to_csv(output or sys.stdout, index=False, float_format="%.6f")
+    except OSError as error:
+        if output is None:
+            raise
+        raise RunError(
+            f"{output}: cannot be written ({error.strerror or error}); give --output a file in a folder that exists"
+        ) from error

@@ -1,0 +1,46 @@
+"""Keys of the encoder and its head: `[model]`."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from llueve.config.section import Section
+
+
+class ModelConfig(Section):
+    """The Timer-XL encoder and its classification head (`[model]`)."""
+
+    head: Literal["variables", "mean"] = "variables"
+    """Classification head. `variables` pools each variable separately and adds its level and spread; `mean` is the head
+    of the troubleshooting note, the mean over all tokens."""
+    pretrained: str = "none"
+    """Checkpoint to start from: a file, a folder, or the name of a Hugging Face repository. `none`: a fresh encoder."""
+    allow_missing: tuple[str, ...] = ()
+    """Names of tensors that may be absent from the checkpoint or unused in it; `*` matches any text."""
+    architecture: Literal["timer_xl", "timer"] = "timer_xl"
+    """Encoder. `timer_xl` attends across all variables, `timer` within each. A checkpoint decides it and the sizes below."""
+    patch_length: int = Field(96, ge=1)
+    """Steps in one token (patch)."""
+    width: int = Field(64, ge=2)
+    """Numbers in one token inside the encoder; a multiple of `heads`, and `width / heads` a multiple of 4."""
+    layers: int = Field(2, ge=1)
+    """Number of transformer layers."""
+    heads: int = Field(4, ge=1)
+    """Number of attention heads in each layer."""
+    feed_forward: int = Field(128, ge=1)
+    """Width of the feed-forward network in each layer."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of activations that training sets to zero at random. It is 0 in forecasts."""
+    positions: Literal["flattened", "time"] = "flattened"
+    """Index of a token's rotary position in `timer_xl`. `flattened`, as in the public code, runs over variable and patch;
+    `time` runs over the patch alone."""
+    instance_norm: bool = True
+    """Normalise each variable of each window by its own mean and spread, as the published checkpoints expect."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if (size := self.width // self.heads) % 4:
+            raise ValueError(f"width / heads is {size}; half of it is rotated in pairs, so it must be a multiple of 4")
+        return self

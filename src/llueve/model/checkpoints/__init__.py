@@ -1,0 +1,1 @@
+"""Published checkpoints: read, inspect and write them."""

@@ -1,0 +1,144 @@
+"""Read the named tensors of a weight file without running anything in it.
+
+A torch file is a pickle in a zip. Only torch's restricted unpickler reads it: it builds tensors and plain containers, and
+refuses everything else. Before that, the zip must look like one that torch wrote.
+"""
+
+import json
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError  # raised by torch when it refuses a file; nothing is unpickled here
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llueve.errors import CheckpointError
+
+LARGEST_HEADER = 100 * 1024 * 1024
+"""The limit of the safetensors format."""
+PLAIN_NAMES = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict")
+STORAGE = re.compile(r"torch [A-Za-z0-9]+Storage")
+MORE_THAN_TENSORS = (
+    "holds more than tensors: reading it would run code, so it is not opened. Save only the state_dict, or save it as "
+    "safetensors."
+)
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts store the tensors, next to epochs and optimisers."""
+
+
+def read_tensors(file: Path) -> tuple[Literal["torch", "safetensors"], dict[str, Tensor], dict[str, str]]:
+    """Return the container of a weight file, its tensors by name, and the type of each other entry by name.
+
+    Raises:
+        CheckpointError: the file is empty, truncated or of another kind, or reading it would run code.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            start = handle.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    if size == 0:
+        raise CheckpointError(f"{file}: is empty; download it again")
+    if start[:4] == b"PK\x03\x04":
+        return "torch", *_named(file, _torch_content(file, size))
+    if start[8:9] == b"{" and size > 8:
+        return "safetensors", _safetensors(file, size, int.from_bytes(start[:8], "little")), {}
+    if start[:1] == b"\x80":
+        raise CheckpointError(
+            f"{file}: is a bare pickle, the format of torch before 1.6, which is not opened; if you trust its source, load it "
+            "with torch and save it again with torch.save"
+        )
+    raise CheckpointError(f"{file}: is neither a torch checkpoint nor safetensors (it begins with {start[:8]!r})")
+
+
+def _safetensors(file: Path, size: int, header: int) -> dict[str, Tensor]:
+    if header > min(size - 8, LARGEST_HEADER):
+        raise CheckpointError(
+            f"{file}: declares a header of {header:,} bytes, but the file has {size:,} bytes; it is damaged or hostile"
+        )
+    try:
+        with file.open("rb") as handle:
+            handle.seek(8)
+            json.loads(handle.read(header))
+        return load_file(file)
+    except (SafetensorError, ValueError, OSError, RecursionError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: is damaged safetensors ({short_message(error)}); download it again") from error
+
+
+def _torch_content(file: Path, size: int) -> Any:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            # torch does not compress its records: compression could expand a small file into a huge one.
+            sizes = sum(entry.file_size for entry in entries)
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sizes > size:
+                raise CheckpointError(f"{file}: has compressed records, which torch never writes; it is not opened")
+            records = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+            if len(records) != 1:
+                raise CheckpointError(f"{file}: is a zip, but torch did not write it (it holds no data.pkl)")
+            _refuse_code(file, archive.read(records[0]))
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except UnpicklingError as error:
+        raise CheckpointError(f"{file}: {MORE_THAN_TENSORS} ({short_message(error)})") from error
+    except Exception as error:  # flipped bytes can raise any error in the readers
+        raise CheckpointError(
+            f"{file}: is a damaged torch checkpoint ({short_message(error)}); download it again"
+        ) from error
+
+
+def _refuse_code(file: Path, content: bytes) -> None:
+    """Scan a pickle without running it; refuse every name except those that plain tensors need.
+
+    torch's restricted unpickler also accepts names that create uninitialised tensors and buffers of any size.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        named = operation.name in ("GLOBAL", "INST")
+        if named and (argument in PLAIN_NAMES or STORAGE.fullmatch(str(argument))):
+            continue
+        if named or operation.name in ("STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+            raise CheckpointError(f"{file}: {MORE_THAN_TENSORS} (it asks for {argument or operation.name})")
+
+
+def _named(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a loaded dictionary, or of the first wrapper in it, and the types of the other entries."""
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, str] = {}
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            # Other entries beside the wrapper are usual, but a tensor there may be a misplaced weight.
+            others = {str(name): f"Tensor beside {key}" for name, value in content.items() if isinstance(value, Tensor)}
+            content = content[key]
+            break
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file}: holds a {type(content).__name__}; expected a dictionary of tensors (a state_dict)"
+        )
+    room = file.stat().st_size
+    for key, value in content.items():
+        name = str(key)
+        if not name.isprintable() or name in tensors:
+            raise CheckpointError(f"{file}: {name!r} is not a valid name of a tensor, or occurs twice")
+        if not isinstance(value, Tensor):
+            others[name] = f"{type(value).__name__}, not a tensor"
+        elif value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
+            raise CheckpointError(
+                f"{file}: {name} is a sparse, nested, quantised or meta tensor; expected a dense tensor on the processor"
+            )
+        elif (room := room - value.numel() * value.element_size()) < 0:
+            raise CheckpointError(f"{file}: {name} claims {value.numel():,} numbers that the file does not hold")
+        else:
+            tensors[name] = value
+    return tensors, others
+
+
+def short_message(error: Exception) -> str:
+    """The first line of a library's message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -1,0 +1,1 @@
+"""Fast, exact building blocks of the encoders."""

@@ -1,0 +1,1 @@
+"""The run directory and the trained model in it."""

@@ -1,0 +1,215 @@
+"""The run directory: the output of a training. Each file is written whole or not at all.
+
+| file | content |
+| --- | --- |
+| `config.toml` | the configuration, with every default |
+| `audit.json` | the findings of the audit |
+| `history.jsonl` | one JSON object per epoch and per refused step |
+| `model.safetensors` | the weights |
+| `model.json` | everything else that a prediction needs |
+| `predictions.csv` | site, time, observed, probability of the test period |
+| `verification.json` | scores, references and verdict |
+| `checkpoints/` | saved states of an unfinished training: see `llueve.training.saved_states` |
+| `features/` | features of a frozen encoder during the training: see `llueve.training.batches.feature_cache` |
+| `tensorboard/`, `mlflow.json` | output of the trackers: see `llueve.training.tracking` |
+| `incidents/NNN/` | refused training steps: see `llueve.stability.incidents` |
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llueve.config import Config, load_config
+from llueve.errors import RunError
+from llueve.files import write_whole
+
+CONFIG, AUDIT, HISTORY = "config.toml", "audit.json", "history.jsonl"
+WEIGHTS, MODEL, PREDICTIONS, VERIFICATION = "model.safetensors", "model.json", "predictions.csv", "verification.json"
+FILES = (CONFIG, AUDIT, HISTORY, WEIGHTS, MODEL, PREDICTIONS, VERIFICATION)
+INCIDENTS, INCIDENT = "incidents", "step.safetensors"
+EXPLANATION = "explanation.json"
+"""File with the cause of an incident, if the training searched for it."""
+INCIDENT_NAME = re.compile(r"[0-9]{3}")
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_NAME = re.compile(r"\.?(\d{6}|best-\d{4,})\.safetensors(\.part)?")
+"""Name of a saved state, complete or not."""
+FEATURES = "features"
+FEATURES_NAME = re.compile(r"\.?(?P<part>[a-z]+)-(?P<model>[0-9a-f]{16})-[0-9a-f]{16}\.(features|json)(\.part)?")
+"""Name of a file of cached features, complete or not."""
+TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"
+"""Folder of TensorBoard's events, and file with the address and number of the MLflow run."""
+EVENTS_PREFIX = "events.out.tfevents.llueve."
+EVENTS_NAME = re.compile(re.escape(EVENTS_PREFIX) + r"[0-9]+")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. Each method that changes it raises RunError if the disk is full or read-only."""
+
+    directory: Path
+
+    def require_free(self, overwrite: bool) -> None:
+        """Check that a new run may use this directory, and with `overwrite` replace a run in it; nothing is changed.
+
+        Raises:
+            RunError: the directory holds a run that may not be replaced, or other files than those of a run.
+        """
+        try:
+            present = [path.name for path in self.directory.iterdir()]
+        except FileNotFoundError:
+            return
+        except NotADirectoryError as error:
+            raise RunError(f"{self.directory}: is a file; expected a directory, or a free name") from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if present and not overwrite:
+            state = "holds a finished run" if self.is_finished else "already exists"
+            resume = ", --resume to continue it" if CONFIG in present and not self.is_finished else ""
+            raise RunError(f"{self.directory}: {state}; give another --run{resume}, or --overwrite to replace it")
+        if present and CONFIG not in present:
+            raise RunError(f"{self.directory}: holds files but no run (no {CONFIG}); give another --run")
+        if (self.directory / INCIDENTS).is_symlink():
+            raise RunError(f"{self.directory / INCIDENTS}: is a link, which is not followed; remove it")
+
+    def create(self, config: Config, overwrite: bool) -> None:
+        """Make the directory and write the configuration into it.
+
+        With `overwrite`, the files of an earlier run are removed first, and no others.
+
+        Raises:
+            RunError: as for `require_free`, or the directory cannot be written.
+        """
+        self.require_free(overwrite)
+        with self._writing():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for name in (*FILES, MLFLOW):
+                (self.directory / name).unlink(missing_ok=True)
+            _remove_incidents(self.directory / INCIDENTS)
+            self.remove_checkpoints()
+            remove_matching(self.directory / TENSORBOARD, EVENTS_NAME)
+        self.write(CONFIG, config.to_toml().encode())
+
+    @classmethod
+    def open(cls, directory: str | Path) -> tuple["Run", Config]:
+        """Return an existing run and its configuration; a directory without a run raises RunError."""
+        run = cls(Path(directory))
+        if not (run.directory / CONFIG).is_file():
+            raise RunError(
+                f"{directory}: is not a run directory (no {CONFIG} in it); give the DIR of `llueve train --run DIR`"
+            )
+        return run, load_config(run.directory / CONFIG)
+
+    def path(self, name: str) -> Path:
+        """Return the path of one file; without it, which means an unfinished training, RunError is raised."""
+        path = self.directory / name
+        if not path.is_file():
+            raise RunError(
+                f"{self.directory}: has no {name}: the training did not finish; train again with --overwrite"
+            )
+        return path
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of one JSON file; RunError is raised if it does not exist, or is damaged."""
+        path = self.path(name)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
+            raise RunError(f"{path}: is damaged ({error}); train again with --overwrite") from error
+        if not isinstance(content, dict):
+            raise RunError(f"{path}: is damaged (expected a JSON object); train again with --overwrite")
+        return content
+
+    @property
+    def is_finished(self) -> bool:
+        """True if the run was trained and verified."""
+        return all((self.directory / name).is_file() for name in (CONFIG, MODEL, WEIGHTS, VERIFICATION))
+
+    @property
+    def history_bytes(self) -> int:
+        """Length of the history, in bytes."""
+        path = self.directory / HISTORY
+        return path.stat().st_size if path.is_file() else 0
+
+    def shorten_history(self, size: int) -> None:
+        """Remove everything after the first `size` bytes of the history."""
+        with self._writing():
+            if self.history_bytes > size:
+                os.truncate(self.directory / HISTORY, size)
+
+    def facts(self) -> dict[str, int]:
+        """The length of the records, for a saved state: newer records are dropped when a training resumes from it."""
+        newest = max((number for number, _ in _incidents(self.directory / INCIDENTS)), default=0)
+        return {"history_bytes": self.history_bytes, "incidents": newest}
+
+    def forget_incidents(self, after: int) -> None:
+        """Remove the incidents with higher numbers: a training that resumes before them meets them again."""
+        with self._writing():
+            _remove_incidents(self.directory / INCIDENTS, after)
+
+    def remove_checkpoints(self) -> None:
+        """Remove the saved states and the cached features of a finished training, as `remove_matching`."""
+        remove_matching(self.directory / CHECKPOINTS, CHECKPOINT_NAME)
+        remove_matching(self.directory / FEATURES, FEATURES_NAME)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file whole or not at all."""
+        with self._writing():
+            write_whole(self.directory / name, [content])
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write one JSON file, as `write`; a NaN in it raises ValueError, since JSON has no NaN."""
+        self.write(name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        """Add one line to the history."""
+        with self._writing(), (self.directory / HISTORY).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.directory}: cannot be written ({error.strerror or error}); choose another --run, or free the disk"
+        )
+
+
+def remove_matching(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove the files with such names, and their folder; no link is followed, and a folder with other files stays."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if names.fullmatch(path.name) and not path.is_symlink():
+                path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _remove_incidents(folder: Path, after: int = 0) -> None:
+    for number, incident in _incidents(folder):
+        if number > after:
+            for name in (INCIDENT, EXPLANATION):
+                (incident / name).unlink(missing_ok=True)
+                (incident / f".{name}.part").unlink(missing_ok=True)
+            with suppress(OSError):
+                incident.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _incidents(folder: Path) -> list[tuple[int, Path]]:
+    """Number and folder of each incident, without links."""
+    present = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    named = [path for path in present if INCIDENT_NAME.fullmatch(path.name)]
+    return [(int(path.name), path) for path in named if path.is_dir() and not path.is_symlink()]

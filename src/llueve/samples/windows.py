@@ -1,0 +1,84 @@
+"""The windows of a panel as the model sees them: scaled values, a mask of observed cells, and facts.
+
+Shapes: S sites, T times, C variables, L steps of context, B windows of a batch, F facts known at issue time.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from llueve.errors import DataError
+from llueve.panel import BoolArray, FloatArray, feature_cube, feature_names, minute, static_table
+from llueve.samples.scale import MOST_SPREADS, Scaler
+from llueve.samples.split import Part, windows_with
+
+
+def calendar_facts(times: NDArray[np.datetime64], step_hours: float) -> FloatArray:
+    """Sine and cosine of the time of year, and for sub-daily steps of the time of day, of each issue time (T, F)."""
+    day = (times - times.astype("datetime64[Y]")) / np.timedelta64(1, "D")
+    angles = [2 * np.pi * day / 365.2425]
+    if step_hours < 24:
+        angles.append(2 * np.pi * (times - times.astype("datetime64[D]")) / np.timedelta64(1, "D"))
+    return np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=-1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every window of a panel as a view of one array: memory grows with the rows, not with rows × context."""
+
+    values_STC: FloatArray
+    """Values in training-set units. A cell that was not observed is zero (`missing = "mask"`) or NaN (`"raw"`). The values
+    of one variable at one site are contiguous, so copying a window copies C runs of L numbers."""
+    observed_STC: BoolArray
+    calendar_TF: FloatArray
+    statics_SF: FloatArray
+    context: int
+
+    def batch(self, part: Part) -> tuple[FloatArray, BoolArray, FloatArray]:
+        """Values (B, C, L), observed (B, C, L) and facts (B, F) of the windows of `part`."""
+        start = part.end - self.context + 1
+        values_STCL = sliding_window_view(self.values_STC, self.context, axis=1)
+        observed_STCL = sliding_window_view(self.observed_STC, self.context, axis=1)
+        facts_BF = np.concatenate([self.calendar_TF[part.end], self.statics_SF[part.site]], axis=1)
+        return values_STCL[part.site, start], observed_STCL[part.site, start], facts_BF
+
+    def non_finite(self, part: Part) -> int:
+        """Number of windows of `part` with a non-finite value: zero, unless missing cells were left raw."""
+        bad_ST = np.any(~np.isfinite(self.values_STC), axis=-1)
+        return int((windows_with(bad_ST, part, self.context) > 0).sum())
+
+    def quantiles(self, training_rows: int, count: int) -> FloatArray:
+        """`count` evenly spaced quantiles of each variable's observed training cells, (C, count), in training-set units."""
+        rows, at = slice(training_rows), np.linspace(0, 1, count)
+        known_ST = (  # one variable at a time: one copy of all would be the largest array in memory
+            np.where(self.observed_STC[:, rows, c], self.values_STC[:, rows, c], np.nan)
+            for c in range(self.values_STC.shape[2])
+        )
+        return np.stack([np.nanquantile(each, at) for each in known_ST]).astype(np.float32)
+
+
+def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Literal["mask", "raw"]) -> Windows:
+    """Scale the panel and prepare its windows. With `raw`, missing cells stay NaN, count as observed and reach the model.
+
+    Raises `DataError` if a value is so far from the training values that its square overflows.
+    """
+    cube_STC = np.ascontiguousarray(feature_cube(panel, feature_names(panel)).transpose(0, 2, 1)).transpose(0, 2, 1)
+    observed_STC = ~np.isnan(cube_STC)
+    values_STC = scaler.scale(cube_STC)
+    if (absurd_STC := np.abs(values_STC) > MOST_SPREADS).any():
+        site, time, variable = np.argwhere(absurd_STC)[0]
+        raise DataError(
+            f"{feature_names(panel)[variable]}: {cube_STC[site, time, variable]:g} at {panel['site'].values[site]}, "
+            f"{minute(panel['time'].values[time])} is more than {MOST_SPREADS:g} standard deviations "
+            f"from the training period ({absurd_STC.sum()} such values); correct it, or name it in data.sentinels"
+        )
+    if missing == "raw":
+        observed_STC = np.ones_like(observed_STC)
+    else:
+        values_STC[~observed_STC] = 0.0
+    calendar_TF = calendar_facts(panel["time"].values, float(panel.attrs["step_hours"]))
+    return Windows(values_STC, observed_STC, calendar_TF, static_table(panel), context)

@@ -1,0 +1,1 @@
+"""Downloads from the Climate Data Store and Open-Meteo."""

@@ -1,0 +1,1 @@
+"""Gridded archives: ERA5 and its relatives."""

@@ -1,0 +1,1 @@
+"""Tables of stations: CSV, Parquet, GHCN-Daily, Open-Meteo."""

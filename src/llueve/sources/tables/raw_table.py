@@ -1,0 +1,226 @@
+"""The cells of a CSV or Parquet file as a `RawTable`, before anything is interpreted.
+
+All CSV cells stay text, so that no reader guesses the meaning of a column; Parquet columns keep their types.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from llueve.config import DataConfig
+from llueve.errors import DataError, listed
+from llueve.panel import Finding
+from llueve.sources.names_and_units import agreed_units
+
+PARQUET_MAGIC = b"PAR1"
+HEADER_WITH_UNIT = re.compile(r"^(?P<name>.*\S)\s*(?:\[(?P<square>[^\[\]]*)\]|\((?P<round>[^()]*)\))$")
+PANDAS_INDEX = re.compile(r"^__index_level_\d+__$")
+
+
+RawColumn = tuple[str, str | None, Any]
+"""Header, unit in Parquet's field metadata, and cells of one column."""
+
+
+@dataclass(frozen=True)
+class SiteLocation:
+    """Degrees north, degrees east within -180 … 180, and metres above the sea (NaN if unknown)."""
+
+    latitude: float
+    longitude: float
+    elevation_m: float
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """The columns of a table by their names without units, and the number of each row in the file."""
+
+    source: str
+    """The configured path; every error starts with it."""
+    frame: pd.DataFrame
+    rows: NDArray[np.int64]
+    """Row numbers for messages: in CSV the header is row 1, in Parquet the first row is row 1."""
+    units: dict[str, str]
+    findings: tuple[Finding, ...] = ()
+    locations: dict[str, SiteLocation] = field(default_factory=dict)
+    """By site, if the format has them."""
+
+    def at(self, where: NDArray[Any]) -> str:
+        """The row numbers of a mask or of positions: `rows 2, 3 and 7 more`."""
+        numbers = self.rows[where].tolist()
+        return f"row {numbers[0]}" if len(numbers) == 1 else f"rows {listed(numbers)}"
+
+
+def load_table(data: DataConfig) -> RawTable:
+    """Read the CSV or Parquet file of `data.path`.
+
+    Raises:
+        DataError: no such file or package; not CSV or Parquet; an empty file; a row longer or shorter than the header;
+            a column without a name, or two of one name; or a column with two different units.
+    """
+    with located(data.path) as path:
+        found = _detect_format(path, data.path)
+        kind = found if data.format == "auto" else data.format
+        columns, rows = (_read_parquet if kind == "parquet" else _read_csv)(path, data.path)
+    headers = [_split_header(header) for header, _, _ in columns]
+    names = [name for name, _ in headers]
+    _check_headers(names, data.path)
+    if len(rows) == 0:
+        raise DataError(f"{data.path}: holds a header ({listed(names, 10)}) but no rows; expected at least one")
+    by_field = {name: unit for name, (_, unit, _) in zip(names, columns, strict=True)}
+    given: dict[str, Mapping[str, str | None]]
+    given = {"the header": dict(headers), "the Parquet field": by_field, "data.units": data.units}
+    cells = {name: cells for name, (_, _, cells) in zip(names, columns, strict=True)}
+    return RawTable(data.path, pd.DataFrame(cells), rows, agreed_units(names, given, data.path))
+
+
+@contextmanager
+def located(path: str) -> Iterator[Path]:
+    """The file on disk; a file in the archive of an installed package is unpacked first.
+
+    Raises:
+        DataError: no such package, or no such file; or the file cannot be read while the context lasts.
+    """
+    try:
+        with resources.as_file(_entry(path)) if path.startswith("package:") else nullcontext(Path(path)) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; check data.path") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be read ({reason}); check data.path and the permissions") from error
+
+
+def _entry(path: str) -> Traversable:
+    """The file of an installed package that `package:NAME/FILE` names."""
+    package, _, file = path.removeprefix("package:").partition("/")
+    if not package or not file:
+        raise DataError(f"{path}: expected package:NAME/FILE, such as package:vega_datasets/_data/seattle-weather.csv")
+    try:
+        entry = resources.files(package).joinpath(file)
+    except (ImportError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: package {package!r} is not installed; run pip install {package}") from error
+    if not entry.is_file():
+        raise DataError(
+            f"{path}: package {package!r} is installed but has no file {file!r}; check the name, or get the version that "
+            f"has it with pip install --upgrade {package}"
+        )
+    return entry
+
+
+def _detect_format(path: Path, source: str) -> str:
+    """`parquet` or `csv` by the first bytes, because a suffix proves nothing."""
+    if path.is_dir():
+        raise DataError(f"{source}: is a directory; expected one CSV or Parquet file")
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if not start:
+        raise DataError(f"{source}: is empty; expected a CSV file with a header, or a Parquet file")
+    if start.startswith(PARQUET_MAGIC):
+        return "parquet"
+    if b"\0" in start:
+        raise DataError(f"{source}: holds binary data; expected CSV text in UTF-8 with a header, or a Parquet file")
+    return "csv"
+
+
+def _read_csv(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int64]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, rows = _scan_csv(file, source)
+        frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig", index_col=False)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: is neither Parquet nor UTF-8 text (byte {error.start}: {error.reason})") from error
+    except (csv.Error, pd.errors.ParserError) as error:
+        raise DataError(f"{source}: is not a CSV table ({error}); expected commas and closed quotes") from error
+    if len(frame) != len(rows):
+        raise DataError(f"{source}: {len(rows)} rows, or {len(frame)} by another count; check quotes and line ends")
+    return [(name, None, frame.iloc[:, i]) for i, name in enumerate(header)], rows
+
+
+def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.int64]]:
+    """The header, and the numbers of the rows that are not blank.
+
+    Every row must be as long as the header: pandas fills short rows silently, which would hide a cut file.
+    """
+    header: list[str] = []
+    rows: list[int] = []
+    ragged: list[tuple[int, int]] = []
+    for number, cells in enumerate(csv.reader(file), start=1):
+        if not cells or (len(cells) == 1 and len(header) != 1 and not cells[0].strip()):
+            continue
+        if not header:
+            header = cells
+            continue
+        rows.append(number)
+        if len(cells) != len(header):
+            ragged.append((number, len(cells)))
+    if not header:
+        raise DataError(f"{source}: holds only blank lines; expected a CSV file with a header")
+    if ragged:
+        found = listed([f"row {number} has {count}" for number, count in ragged])
+        raise DataError(f"{source}: the header has {len(header)} cells but {found}; quote cells with commas")
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        raise DataError(f"{source}: the header {header[0]!r} is one cell; expected commas between the cells")
+    return header, np.array(rows, dtype=np.int64)
+
+
+def _read_parquet(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int64]]:
+    """Columns with the units of their field metadata, and row numbers from 1."""
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{source}: cannot be read as Parquet ({error}); set data.format") from error
+    columns: list[RawColumn] = []
+    for i, column in enumerate(table.schema):
+        # An index that pandas wrote without a name is the row's number, not a quantity.
+        if PANDAS_INDEX.match(column.name):
+            continue
+        unit = (column.metadata or {}).get(b"units", b"").decode("utf-8", errors="replace").strip()
+        columns.append((column.name, unit or None, _to_pandas(table.column(i))))
+    return columns, np.arange(1, table.num_rows + 1, dtype=np.int64)
+
+
+def _to_pandas(column: pa.ChunkedArray) -> "pd.Series[Any]":
+    """Numbers as float64 with NaN, text and true/false as text, times as times, other types unchanged."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind, types = column.type, pa.types
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
+        column = column.cast(pa.float64(), safe=False)
+    elif types.is_date(kind):
+        column = column.cast(pa.timestamp("ms"))
+    series: pd.Series[Any] = column.to_pandas()
+    if types.is_boolean(kind):  # the text of such a column in a CSV file, so that both are read in the same way
+        series = series.map({True: "True", False: "False"})
+    text = types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind)
+    return series.astype("str") if text else series
+
+
+def _split_header(header: str) -> tuple[str, str | None]:
+    """`rain [mm]` as `rain` and `mm`."""
+    match = HEADER_WITH_UNIT.match(header.strip())
+    if match is None:
+        return header.strip(), None
+    unit = match["square"] if match["square"] is not None else match["round"]
+    return match["name"].strip(), unit.strip() or None
+
+
+def _check_headers(names: list[str], source: str) -> None:
+    unnamed = [i for i, name in enumerate(names, start=1) if not name]
+    if unnamed:
+        raise DataError(f"{source}: column {listed(unnamed)} has no name in the header; name or remove it")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{source}: the header names {listed(repeated)} more than once (units ignored); rename it")

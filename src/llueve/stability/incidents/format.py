@@ -1,0 +1,210 @@
+"""The content of an incident: its description, and the incident as it is read back."""
+
+import os
+import platform
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from llueve.config import ModelConfig, Section, TrainConfig
+from llueve.errors import CheckpointError, RunError
+from llueve.model.build import build_classifier, build_encoder
+from llueve.model.classifier import TimerXLForClassification
+from llueve.runs.directory import INCIDENT_NAME, INCIDENTS
+from llueve.stability.reading import FaultKind, as_word
+from llueve.stability.refused_step import RefusedStep
+from llueve.version import __version__
+
+FORMAT = 2
+"""Format number; raised when older code would misread an incident."""
+BATCH = {"x_BLC": torch.float32, "observed_BLC": torch.bool, "facts_BF": torch.float32, "y_B": torch.int64}
+"""Tensors of a batch. One that starts from cached features of the encoder has `features` too."""
+ROWS = {"site_B": torch.int64, "end_B": torch.int64}
+"""Index of each sample's site and issue time in the panel."""
+
+NotFinite = Literal["nan", "inf", "-inf"]
+
+
+@dataclass(frozen=True)
+class DataNames:
+    """Names and sizes that make an incident readable without its data."""
+
+    model: ModelConfig
+    variables: Sequence[tuple[str, str | None]]
+    """Name and unit of each variable."""
+    classes: Sequence[str]
+    sites: Sequence[str]
+    times: NDArray[np.datetime64]
+    """All sites and times of the panel."""
+    step_hours: float
+
+
+class Scalar(Section):
+    """A float32 number for readers, with its exact bits; NaN and infinities are words."""
+
+    value: float | NotFinite
+    bits: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+
+    @classmethod
+    def of(cls, number: float) -> Self:
+        """The number, rounded to float32."""
+        rounded = torch.tensor(number, dtype=torch.float64).float()
+        bits = f"{int(rounded.view(torch.int32)) & 0xFFFFFFFF:08x}"
+        return cls(value=as_word(float(rounded)), bits=bits)
+
+    @property
+    def number(self) -> float:
+        """The number as a float."""
+        return float(self.value)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        exact = struct.unpack(">f", bytes.fromhex(self.bits))[0]
+        if exact != self.number and not (np.isnan(exact) and np.isnan(self.number)):
+            raise ValueError(f"the bits {self.bits} are not those of {self.value}")
+        return self
+
+
+class Machine(Section):
+    """The machine and settings that decide the last bits of a sum."""
+
+    processor: str
+    instructions: str
+    """Vector instructions that torch uses."""
+    accelerator: str | None
+    cores: int
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    platform: str
+
+
+class Description(Section):
+    """The text of an incident file, validated when it is read."""
+
+    format: Literal[2]
+    kind: FaultKind
+    reason: str
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0)
+    loss: Scalar
+    gradient_norm: Scalar
+    """Gradient norm before clipping."""
+    rates: list[float | NotFinite]
+    """Learning rate of each parameter group, encoder first."""
+    mode: Literal["train", "eval"]
+    device: Literal["cpu", "cuda"]
+    precision: Literal["float32", "bfloat16"]
+    train: TrainConfig
+    model: ModelConfig
+    variables: list[tuple[str, str | None]] = Field(min_length=1)
+    """Name and unit of each variable."""
+    facts: int = Field(ge=0)
+    classes: list[str] = Field(min_length=2)
+    frozen: list[str]
+    """Parameters that were not trained."""
+    sites: list[str]
+    times: list[str]
+    """Site and issue time of each sample."""
+    step_hours: float = Field(gt=0)
+    memory: dict[str, list[int]]
+    """Dimensions of each tensor of the batch in memory order, which decides the last bits of a sum."""
+    versions: dict[str, str]
+    machine: Machine
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.train.class_weights is not None and len(self.train.class_weights) != len(self.classes):
+            raise ValueError(f"{len(self.train.class_weights)} class weights for {len(self.classes)} classes")
+        if set(self.memory) - {"features"} != set(BATCH):
+            raise ValueError(f"memory orders are of {sorted(self.memory)}, expected {sorted(BATCH)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A refused step that was read back from its file."""
+
+    folder: Path
+    about: Description
+    step: RefusedStep
+
+    @property
+    def number(self) -> int:
+        """N of `llueve incident … DIR N`."""
+        return int(self.folder.name)
+
+
+def new_model(about: Description, seed: int | None = None) -> TimerXLForClassification:
+    """A model of the described sizes, newly initialised; without a seed it has no memory for its weights."""
+    sizes = (len(about.variables), about.facts, len(about.classes))
+    if seed is None:
+        with torch.device("meta"):
+            return build_classifier(build_encoder(about.model), about.model, *sizes)
+    with torch.random.fork_rng(devices=[]):
+        # The seed of the processor alone: new models are made there.
+        torch.default_generator.manual_seed(seed)
+        return build_classifier(build_encoder(about.model), about.model, *sizes).train(about.mode == "train")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that decides the numbers of a step."""
+    return {"torch": torch.__version__, "numpy": np.__version__, "llueve": __version__}
+
+
+def this_machine(device: torch.device) -> Machine:
+    """The machine that this process runs on."""
+    return Machine(
+        processor=_processor(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        accelerator=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        platform=platform.platform(),
+    )
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def incident_folders(directory: Path) -> dict[int, Path]:
+    """Folders of all incidents of a run by number, in order, torn ones included.
+
+    Raises:
+        RunError: the directory does not exist, or cannot be read.
+    """
+    folder = directory / INCIDENTS
+    try:
+        if not directory.is_dir():
+            raise RunError(f"{directory}: is not a directory; give the DIR of `llueve train --run DIR`")
+        refuse_link(folder)
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    return {int(name): folder / name for name in sorted(names) if INCIDENT_NAME.fullmatch(name)}
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `RunError` if the path is a symbolic link."""
+    if path.is_symlink():
+        raise RunError(f"{path}: is a link, which is not followed; expected a folder that llueve made")
+
+
+def damaged(path: Path, error: ValidationError) -> CheckpointError:
+    """The error for a damaged text: its first wrong entry and, if it is known, the reason."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "its text"
+    return CheckpointError(
+        f"{path}: is damaged ({where}: {first.get('ctx', {}).get('error', 'a value that llueve does not write')})"
+    )

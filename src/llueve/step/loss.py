@@ -1,0 +1,33 @@
+"""The training loss: cross-entropy with class weights, focal factor and label smoothing. Loss and gradient are finite.
+
+Shapes: B batch, K classes.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def classification_loss(
+    logits_BK: Tensor, y_B: Tensor, weights_K: Tensor | None = None, gamma: float = 0.0, smoothing: float = 0.0
+) -> Tensor:
+    """Return Σ w_y · (1 − p_y)^γ · CE / Σ w_y, where p_y is the probability of the true class.
+
+    With γ = 0 it is (weighted) cross-entropy. With γ > 0 it is the focal loss of Lin et al., arXiv:1708.02002, with one
+    weight per class. log(1 − p_y) is computed from the logits of the other classes, so neither p → 1 nor p → 0 leads to
+    log 0 or 0^(γ−1).
+
+    Args:
+        weights_K: positive weight of each class; None for equal weights.
+        gamma: γ ≥ 0.
+        smoothing: share of the target that is spread over all classes, 0…1.
+    """
+    loss_B = F.cross_entropy(logits_BK, y_B, reduction="none", label_smoothing=smoothing)
+    if gamma > 0:
+        true_BK = F.one_hot(y_B, logits_BK.shape[1]).bool()
+        others_B = logits_BK.masked_fill(true_BK, -torch.inf).logsumexp(-1)
+        loss_B = loss_B * (gamma * (others_B - logits_BK.logsumexp(-1))).exp()
+    if weights_K is None:
+        return loss_B.mean()
+    weight_B = weights_K[y_B]
+    return (loss_B * weight_B).sum() / weight_B.sum()

@@ -1,0 +1,1 @@
+"""The batches of an epoch: order, preparation, cached features."""

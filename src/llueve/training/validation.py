@@ -1,0 +1,65 @@
+"""The validation windows of a training: their forecasts and scores after each epoch.
+
+Shapes: B windows, K classes.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from llueve.distributed.processes import Processes
+from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import FloatArray
+from llueve.samples.split import Part
+from llueve.samples.windows import Windows
+from llueve.step.predict import predict_logits, probabilities
+from llueve.training.batches.feature_cache import FeatureCache
+from llueve.training.batches.order import epoch_order
+
+CANARIES = 64
+"""Validation windows, always the same, whose loss shows if a state is sound."""
+
+
+class Validation:
+    """The validation windows, shared between the processes of a training."""
+
+    def __init__(self, windows: Windows, part: Part, processes: Processes) -> None:
+        self.windows, self.part, self._processes = windows, part, processes
+        self._canaries = part[epoch_order(part, 0, 0)[:CANARIES]]
+        self._features: FeatureCache | None = None
+
+    def start_phase(self, features: FeatureCache | None) -> None:
+        """Set the cached outputs of the encoder, if it is frozen."""
+        self._features = features
+
+    def logits(self, model: TimerXLForClassification) -> FloatArray:
+        """Logits (B, K) of every validation window, in evaluation mode and float32."""
+        here, cache = self._processes.share(len(self.part)), self._features
+        own = self.part[here]
+        logits_BK = torch.zeros(len(self.part), model.num_classes)
+        if len(own):
+            pooled = None if cache is None else cache.share(here)
+            logits_BK[here] = torch.from_numpy(predict_logits(model, self.windows, own, pooled))
+        return self._processes.total(logits_BK).numpy()
+
+    def canary_loss(self, model: TimerXLForClassification) -> float:
+        """Log-loss of a few fixed windows."""
+        return log_loss(predict_logits(model, self.windows, self._canaries), self._canaries.y)
+
+
+def log_loss(logits_BK: FloatArray, y_B: NDArray[np.int64]) -> float:
+    """Mean cross-entropy of the classes, in float64; not finite if a logit is not."""
+    return float(F.cross_entropy(torch.from_numpy(logits_BK).double(), torch.from_numpy(y_B)))
+
+
+def brier_skill(logits_BK: FloatArray, y_B: NDArray[np.int64], share_K: NDArray[np.float64]) -> float:
+    """Brier skill score 1 − BS / BS₀ against a constant forecast of the class shares.
+
+    The Brier score of a forecast p is Σₖ (pₖ − oₖ)² = Σₖ pₖ² − 2 p_y + 1. For two classes the skill is that of the event. It
+    is not finite if a logit is not, or if BS₀ is 0.
+    """
+    p_BK = probabilities(logits_BK)
+    score = (np.square(p_BK).sum(1) - 2 * p_BK[np.arange(len(y_B)), y_B] + 1).mean()
+    reference = (np.square(share_K).sum() - 2 * share_K[y_B] + 1).mean()
+    return float(1 - score / reference) if reference > 0 else float("nan")
