@@ -25,7 +25,7 @@ def save_state(trainer: Trainer) -> None:
         return
     snapshot = state.capture()
     sound = trainer.processes.on_first(lambda: _write(trainer, snapshot))
-    state.model.train()
+    state.model.train()  # the loss of a few windows was computed in evaluation mode
     trainer.stepper.mark_saved()
     if sound:
         state.mark_healthy(snapshot)
@@ -88,7 +88,6 @@ def _write(trainer: Trainer, snapshot: Snapshot) -> bool:
     state, saved_states = trainer.state, trainer.environment.saved_states
     assert saved_states is not None
     health = Health.of(snapshot, trainer.validation.canary_loss(state.model))
-    state.model.train()
     facts = {
         **snapshot.facts,
         **state.facts(),

@@ -175,9 +175,9 @@ def _unpacked(path: Path, folder: Path, taken: int, findings: list[Finding]) -> 
                     target.unlink()
                 else:
                     files.append(GridFile(f"{path}: {entry.filename}", str(target), kind))
+    except DataError:  # a ValueError too: it says already what is wrong
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(
             f"{path}: a zip that cannot be unpacked ({error or type(error).__name__}); it is cut off, damaged or "
             "encrypted: download it again"
