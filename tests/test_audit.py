@@ -1,6 +1,7 @@
 """What the audit reports of a panel before anything is trained."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from rich.console import Console
 
-from llueve.audit import Audit, audit_concatenated, audit_panel, render
+import llueve.audit
+from llueve.audit import Audit, audit_concatenated, render
 from llueve.audit.failure import FailureForecast
 from llueve.cli.main import app
 from llueve.config import Config, DataConfig, TargetConfig, parse_config
@@ -68,6 +70,12 @@ def config_of(**sections: Any) -> Config:
         },
         where="test",
     )
+
+
+def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
+    """The audit without its word on seasons: most panels here are shorter than the year that training should cover."""
+    audit = llueve.audit.audit_panel(panel, config)
+    return replace(audit, findings=tuple(each for each in audit.findings if each.code != "out_of_season"))
 
 
 def found(audit: Audit, code: str) -> list[Finding]:
@@ -761,3 +769,45 @@ def test_the_case_that_llueve_was_born_from(shared: Any, capsys: Any) -> None:
     assert leak["variable"] == "precipitation"
     (single,) = [finding for finding in content["findings"] if finding["code"] == "label_single_step"]
     assert single["variable"] == "tp" and "2 step(s) later" in single["message"]
+
+
+def period_codes(panel: xr.Dataset, config: Config) -> set[tuple[str, str]]:
+    """The findings about periods, each with its period."""
+    wanted = {"out_of_season", "rate_shift", "few_events", "unseen_sites"}
+    findings = llueve.audit.audit_panel(panel, config).findings
+    return {(each.code, each.message.split(":")[0]) for each in findings if each.code in wanted}
+
+
+def years(label: ArrayLike) -> xr.Dataset:
+    """Three years of days, so that each season is in the training."""
+    return panel_of(label, noise=np.random.default_rng(1).normal(size=np.shape(label)))
+
+
+def test_periods_that_the_training_does_not_cover_are_said() -> None:
+    random = np.random.default_rng(0)
+    label = (random.random((2, 1000)) < 0.3).astype(np.float32)
+    assert period_codes(years(label), config_of()) == set()
+    assert period_codes(panel_of(LABEL, noise=NOISE), config_of()) == {
+        ("out_of_season", "validation"),
+        ("out_of_season", "test"),
+    }
+
+    drier = label.copy()
+    drier[:, 800:] = random.random((2, 200)) < 0.08
+    assert period_codes(years(drier), config_of()) == {("rate_shift", "test")}
+
+    rare = label.copy()
+    rare[:, 800:] = 0
+    rare[:, 900:903] = 1  # 6 events
+    assert ("few_events", "test") in period_codes(years(rare), config_of())
+
+    late = label.copy()
+    late[1, :700] = np.nan
+    assert {("unseen_sites", "validation"), ("unseen_sites", "test")} <= period_codes(years(late), config_of())
+
+
+def test_a_wet_season_is_no_shift_of_the_rate() -> None:
+    random = np.random.default_rng(0)
+    season = 0.3 + 0.25 * np.sin(2 * np.pi * np.arange(1000) / 365.25)
+    label = (random.random((2, 1000)) < season).astype(np.float32)
+    assert period_codes(years(label), config_of()) == set()

@@ -40,7 +40,7 @@ from llueve.step.predict import predict_logits, probabilities
 from llueve.training.fit import Job, fit
 from llueve.training.resume import StartingPoint, find_start
 from llueve.training.tracking import Tracking, require_trackers
-from llueve.verification.references import ReferenceData
+from llueve.verification.reference_data import ReferenceData
 from llueve.verification.verify import verify
 
 logger = logging.getLogger(__name__)
@@ -237,12 +237,15 @@ def _verify(
     console: Console,
 ) -> dict[str, Any]:
     """Compare the forecasts of the test period with the reference forecasts, and write both."""
+    names = feature_names(panel)
     data = ReferenceData(
-        cube_STC=feature_cube(panel, feature_names(panel)),
+        cube_STC=feature_cube(panel, names),
+        derived_C=np.array([panel[name].attrs.get("derived", False) for name in names]),
         statics_SF=static_table(panel),
         times=panel["time"].values,
         step_hours=saved.step_hours,
         horizon_hours=config.target.horizon_hours,
+        context=saved.context,
         event_ST=event_outcomes(split.labels_ST, saved.event_index),
         training=split.training,
         validation=split.validation,

@@ -8,7 +8,12 @@ import pytest
 from llueve.errors import DataError, UsageError
 from llueve.samples.split import Part
 from llueve.verification import references as r
+from llueve.verification.learned_references import learned
+from llueve.verification.predictors import PredictorSet, design_matrix
+from llueve.verification.reference_data import ReferenceData
 from llueve.verification.scores import auc
+
+LEARNED = ("logistic", "gradient_boosting")
 
 
 def part(name: str, site: list[int], end: list[int], event_ST: np.ndarray) -> Part:
@@ -27,19 +32,21 @@ def times(start: str, number: int, hours: int = 24) -> np.ndarray:
     return (np.datetime64(start, "ns") + np.arange(number) * np.timedelta64(hours, "h")).astype("datetime64[ns]")
 
 
-def random_data(seed: int, sites: int = 2, steps: int = 300, hours: int = 24, horizon: int = 24) -> r.ReferenceData:
+def random_data(seed: int, sites: int = 2, steps: int = 300, hours: int = 24, horizon: int = 24) -> ReferenceData:
     """Weather whose first variable two steps ago decides the event; holes in it; 60 % training, 20 % validation."""
     random = np.random.default_rng(seed)
     cube_STC = random.normal(size=(sites, steps, 3)).astype(np.float32)
     event_ST = np.zeros((sites, steps), dtype=np.float32)
     event_ST[:, 2:] = cube_STC[:, :-2, 0] > 0.3
     cube_STC[:, :, 1][random.random((sites, steps)) < 0.3] = np.nan
-    return r.ReferenceData(
+    return ReferenceData(
         cube_STC=cube_STC,
+        derived_C=np.zeros(3, bool),
         statics_SF=random.normal(size=(sites, 1)).astype(np.float32),
         times=times("2019-02-03", steps, hours),
         step_hours=hours,
         horizon_hours=horizon,
+        context=8,
         event_ST=event_ST,
         training=period("training", 0, steps * 6 // 10, event_ST),
         validation=period("validation", steps * 6 // 10, steps * 8 // 10, event_ST),
@@ -48,15 +55,17 @@ def random_data(seed: int, sites: int = 2, steps: int = 300, hours: int = 24, ho
     )
 
 
-def tiny(days: list[str], events: list[float], training: list[int], asked: list[int]) -> tuple[r.ReferenceData, Part]:
+def tiny(days: list[str], events: list[float], training: list[int], asked: list[int]) -> tuple[ReferenceData, Part]:
     """One site with an arbitrary time axis, for climatology by hand."""
     event_ST = np.array([events], dtype=np.float32)
-    data = r.ReferenceData(
+    data = ReferenceData(
         cube_STC=np.zeros((1, len(days), 1), dtype=np.float32),
+        derived_C=np.zeros(1, bool),
         statics_SF=np.empty((1, 0), dtype=np.float32),
         times=np.array(days, dtype="datetime64[ns]"),
         step_hours=24,
         horizon_hours=24,
+        context=8,
         event_ST=event_ST,
         training=part("training", [0] * len(training), training, event_ST),
         validation=part("validation", [], [], event_ST),
@@ -122,22 +131,140 @@ def test_persistence_waits_until_the_horizon_is_over() -> None:
     assert replace(data, horizon_hours=48).horizon_steps == 2
 
 
-def test_design_matrix_by_hand() -> None:
+def matrix(data: ReferenceData, rows: Part, chosen: PredictorSet = PredictorSet.FULL) -> np.ndarray:
+    return design_matrix(data, (rows,), chosen)[0]
+
+
+def test_recent_predictors_by_hand() -> None:
     data = random_data(0, hours=6)
     rows = part("test", [1, 0], [1, 4], data.event_ST)
-    x_nF = r.design_matrix(data, rows)
-    cube = data.cube_STC
-    quarter = 2 * np.pi * (33 + 0) / 366
-    calendar = [np.sin(quarter), np.cos(quarter), 1, 0]
-    expected = [*cube[1, 1], *cube[1, 0], *[np.nan] * 3, *calendar, data.statics_SF[1, 0], 1]
+    x_nF = matrix(data, rows, PredictorSet.RECENT)
+    first, second, third = (data.cube_STC[:, :, c] for c in range(3))
+    year = 2 * np.pi * 33 / 366
+    calendar = [np.sin(year), np.cos(year), np.sin(2 * year), np.cos(2 * year), 1, 0, 0, -1]
+    missing = float(np.isnan(second[1, 1]))
+    lagged = [
+        first[1, 1],
+        first[1, 0],
+        np.nan,
+        second[1, 1],
+        second[1, 0],
+        np.nan,
+        missing,
+        third[1, 1],
+        third[1, 0],
+        np.nan,
+    ]
     assert x_nF.dtype == np.float32
-    np.testing.assert_allclose(x_nF[0], expected, atol=1e-6)
-    np.testing.assert_array_equal(x_nF[1, :9], [*cube[0, 4], *cube[0, 3], *cube[0, 2]])
+    np.testing.assert_allclose(x_nF[0], [*lagged, *calendar, data.statics_SF[1, 0], 1], atol=1e-6)
+    np.testing.assert_array_equal(x_nF[1, :3], [first[0, 4], first[0, 3], first[0, 2]])
+
+
+def one_variable(values_ST: np.ndarray, hours: int, context: int, **changes: object) -> ReferenceData:
+    """Data with a single variable; every row belongs to training."""
+    sites, steps = values_ST.shape
+    event_ST = np.zeros((sites, steps), np.float32)
+    every = period("training", 0, steps, event_ST)
+    data = replace(
+        random_data(0, sites=sites, steps=steps, hours=hours),
+        cube_STC=values_ST[:, :, None].astype(np.float32),
+        derived_C=np.zeros(1, bool),
+        statics_SF=np.empty((sites, 0), np.float32),
+        context=context,
+        training=every,
+        lags=None,
+    )
+    return replace(data, **changes)
+
+
+def test_rain_enters_as_logarithm_sums_and_wet_shares() -> None:
+    rain = np.array([[0, 0, 3, 0, 1, 0, 0, 1, 0, 0, 0, 1]], float)  # the median amount is 1
+    data = one_variable(rain, hours=6, context=4)
+    x_F = matrix(data, part("test", [0], [5], data.event_ST))[0]
+    sums = [np.log1p(rain[0, 5 + 1 - steps : 6].sum()) for steps in (4,)]
+    expected = [
+        np.log1p(0),
+        np.log1p(1),
+        np.log1p(0),
+        *sums,
+        0,
+        2 / 4,
+    ]  # now, 6 h and 12 h ago; sum; wet now, wet share
+    np.testing.assert_allclose(x_F[: len(expected)], expected, rtol=1e-6)
+
+
+def test_other_variables_enter_as_means_and_changes() -> None:
+    random = np.random.default_rng(0)
+    warm = random.normal(15, 5, size=(1, 40))
+    data = one_variable(warm, hours=6, context=12)
+    x_F = matrix(data, part("test", [0], [30], data.event_ST))[0]
+    lags = [warm[0, 30 - lag] for lag in (0, 1, 2, 4, 8)]  # 6, 12, 24 and 48 h; 72 h reach beyond the context
+    means = [warm[0, 31 - steps : 31].mean() for steps in (4, 12)]  # a day, and the context
+    np.testing.assert_allclose(x_F[:8], [*lags, *means, warm[0, 30] - warm[0, 26]], rtol=1e-5)
+
+
+def test_the_other_sites_enter_as_their_mean_without_the_site_itself() -> None:
+    random = np.random.default_rng(0)
+    warm = random.normal(15, 5, size=(3, 20))
+    warm[2, 12] = np.nan
+    data = one_variable(warm, hours=24, context=1)
+    x_nF = matrix(data, part("test", [0, 1, 2], [12, 12, 12], data.event_ST))
+    np.testing.assert_allclose(x_nF[:, 1], [warm[1, 12], warm[0, 12], (warm[0, 12] + warm[1, 12]) / 2], rtol=1e-6)
+
+
+def test_a_derived_variable_is_not_lagged_or_summed_again() -> None:
+    random = np.random.default_rng(0)
+    data = one_variable(random.normal(size=(1, 40)), hours=24, context=8)
+    derived = replace(data, derived_C=np.ones(1, bool))
+    rows = part("test", [0], [30], data.event_ST)
+    calendar = 4
+    assert matrix(derived, rows).shape[1] == 1 + calendar < matrix(data, rows).shape[1]
+
+
+def test_a_mean_with_too_few_values_is_missing() -> None:
+    warm = np.arange(20.0)[None] - 10
+    warm[0, 4:12] = np.nan
+    data = one_variable(warm, hours=24, context=4)
+    context_mean = 4  # after the value now and lags of 1, 2 and 3 days comes the mean over 3 days, then the context
+    rows = part("test", [0] * 3, [9, 13, 14], data.event_ST)
+    found = matrix(data, rows)[:, context_mean + 1]
+    np.testing.assert_allclose(found, [np.nan, (2 + 3) / 2, (2 + 3 + 4) / 3])
+
+
+def test_a_daily_signal_in_hourly_data_is_found_without_a_lag_in_the_configuration() -> None:
+    random = np.random.default_rng(0)
+    signal = random.normal(size=(1, 3000))
+    event_ST = np.zeros((1, 3000), np.float32)
+    event_ST[:, 24:] = signal[:, :-24] > 0.3
+    data = one_variable(signal, hours=1, context=48, event_ST=event_ST)
+    data = replace(
+        data, training=period("training", 24, 1800, event_ST), validation=period("validation", 1800, 2400, event_ST)
+    )
+    test = period("test", 2400, 3000, event_ST)
+    for name, p in learned(data, test).items():
+        assert float(np.mean((p - test.y) ** 2)) < 0.03, name
+
+
+def test_the_penalty_is_searched_beyond_any_list() -> None:
+    # 40 predictors of pure noise for 60 rows: only a penalty far stronger than usual is right.
+    random = np.random.default_rng(0)
+    event_ST = random.integers(0, 2, (1, 1060)).astype(np.float32)
+    data = replace(
+        random_data(0, sites=1, steps=1060),
+        cube_STC=random.normal(size=(1, 1060, 40)).astype(np.float32),
+        derived_C=np.ones(40, bool),
+        event_ST=event_ST,
+        training=period("training", 0, 60, event_ST),
+        validation=period("validation", 60, 560, event_ST),
+    )
+    p = learned(data, period("test", 560, 1060, event_ST))["logistic"]
+    assert np.abs(p - event_ST[0, :60].mean()).max() < 0.05
 
 
 def test_one_site_and_daily_steps_need_neither_site_nor_hour() -> None:
     data = random_data(0, sites=1)
-    assert r.design_matrix(data, data.training).shape[1] == 3 * 3 + 2 + 1
+    missing = 1
+    assert matrix(data, data.training, PredictorSet.RECENT).shape[1] == 3 * 3 + missing + 4 + 1
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -150,7 +277,8 @@ def test_nothing_after_the_issue_time_is_seen(seed: int) -> None:
     cube_STC[:, end + 1 :] = random.normal(size=cube_STC[:, end + 1 :].shape)
     event_ST[:, end - data.horizon_steps + 1 :] = 1 - event_ST[:, end - data.horizon_steps + 1 :]
     changed = replace(data, cube_STC=cube_STC, event_ST=event_ST)
-    np.testing.assert_array_equal(r.design_matrix(changed, row), r.design_matrix(data, row))
+    for chosen in PredictorSet:
+        np.testing.assert_array_equal(matrix(changed, row, chosen), matrix(data, row, chosen))
     np.testing.assert_array_equal(r.persistence(changed, row), r.persistence(data, row))
 
 
@@ -173,17 +301,18 @@ def test_learned_references_see_no_test_outcome() -> None:
     event_ST[:, 240:] = np.nan
     blind = replace(data, event_ST=event_ST)
     test = period("test", 240, 300, data.event_ST)
-    for reference in (r.logistic, r.gradient_boosting):
-        np.testing.assert_allclose(reference(blind, test), reference(data, test), rtol=1e-9)
+    before, after = learned(data, test), learned(blind, test)
+    for name in LEARNED:
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-9)
 
 
 @pytest.mark.parametrize("sites", [1, 2])
-@pytest.mark.parametrize("reference", [r.logistic, r.gradient_boosting])
-def test_a_clear_signal_is_learned_through_holes_and_an_empty_column(reference, sites: int) -> None:
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_clear_signal_is_learned_through_holes_and_an_empty_column(name: str, sites: int) -> None:
     data = random_data(1, sites=sites, steps=600)
     data.cube_STC[:, :, 2] = np.nan
     test = period("test", 480, 600, data.event_ST)
-    p = reference(data, test)
+    p = learned(data, test)[name]
     assert p.dtype == np.float64 and p.shape == (len(test),)
     area = auc(p, test.y)
     assert area is not None and area > 0.9
@@ -193,8 +322,7 @@ def test_a_column_that_only_training_lacks_is_ignored() -> None:
     data = random_data(2)
     data.cube_STC[:, :180, 2] = np.nan
     test = period("test", 240, 300, data.event_ST)
-    assert np.isfinite(r.logistic(data, test)).all()
-    assert np.isfinite(r.gradient_boosting(data, test)).all()
+    assert all(np.isfinite(p).all() for p in learned(data, test).values())
 
 
 def test_a_site_without_training_rows_is_answered() -> None:
@@ -207,7 +335,7 @@ def test_a_site_without_training_rows_is_answered() -> None:
 
 def test_more_sites_than_categories() -> None:
     data = random_data(4, sites=300, steps=20)
-    assert np.isfinite(r.gradient_boosting(data, period("test", 16, 20, data.event_ST))).all()
+    assert np.isfinite(learned(data, period("test", 16, 20, data.event_ST))["gradient_boosting"]).all()
 
 
 def test_a_large_seed_and_extreme_units_do_no_harm() -> None:
@@ -215,8 +343,7 @@ def test_a_large_seed_and_extreme_units_do_no_harm() -> None:
     data.cube_STC[:, :, 0] = data.cube_STC[:, :, 0] * 1e-12 + 1e-12
     data.cube_STC[:, :, 2] *= 1e20
     test = period("test", 240, 300, data.event_ST)
-    for reference in (r.logistic, r.gradient_boosting):
-        p = reference(data, test)
+    for p in learned(data, test).values():
         assert ((p >= 0) & (p <= 1)).all()
 
 
@@ -245,7 +372,7 @@ def test_rows_without_outcome_and_empty_training_are_refused() -> None:
     with pytest.raises(DataError, match="training has no row"):
         r.climatology(replace(data, training=period("training", 0, 0, data.event_ST)), test)
     with pytest.raises(DataError, match="validation has no row"):
-        r.logistic(replace(data, validation=period("validation", 0, 0, data.event_ST)), test)
+        learned(replace(data, validation=period("validation", 0, 0, data.event_ST)), test)
     data.event_ST[1, 5] = np.nan
     with pytest.raises(DataError, match="1 of 360 rows have no known outcome, the first at site index 1, 2019-02-08"):
         r.climatology(data, test)
@@ -253,7 +380,7 @@ def test_rows_without_outcome_and_empty_training_are_refused() -> None:
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
     data = random_data(9)
-    with pytest.raises(UsageError, match="2 sites and 300 times"):
+    with pytest.raises(UsageError, match="2 sites, 300 times and 3 variables"):
         replace(data, event_ST=data.event_ST[:, :-1])
     with pytest.raises(UsageError, match="at least 1"):
         replace(data, lags=(0, 1))

@@ -1,5 +1,6 @@
 """The verdict: right when the answer is known, honest when it is not, and refused when a number is not a number."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -9,9 +10,12 @@ import pytest
 from rich.console import Console
 
 from llueve.errors import DataError, GuardStop, UsageError
+from llueve.samples.periods import few_events
 from llueve.samples.split import Part
 from llueve.verification import references
 from llueve.verification.bootstrap import compare
+from llueve.verification.learned_references import learned
+from llueve.verification.reference_data import ReferenceData
 from llueve.verification.verdict import render
 from llueve.verification.verify import verify
 
@@ -24,17 +28,20 @@ def rows(name: str, start: int, stop: int, event_ST: np.ndarray) -> Part:
     return Part(name, site, end + start, np.asarray(event_ST[site, end + start], dtype=np.int64))
 
 
-def noisy_data(seed: int = 0, steps: int = 400) -> references.ReferenceData:
+def noisy_data(seed: int = 0, steps: int = 400) -> ReferenceData:
     """Two sites, daily from 2015-01-01, an event that the first variable half decides; test is 300 … 400."""
     random = np.random.default_rng(seed)
     cube_STC = random.normal(size=(2, steps, 2)).astype(np.float32)
+    days = np.arange(steps) + 85 * (np.arange(steps) >= 200)  # the test is in the season of the training
     event_ST = (cube_STC[:, :, 0] + random.normal(size=(2, steps)) > 0.5).astype(np.float32)
-    return references.ReferenceData(
+    return ReferenceData(
         cube_STC=cube_STC,
+        derived_C=np.zeros(2, bool),
         statics_SF=np.empty((2, 0), dtype=np.float32),
-        times=(np.datetime64("2015-01-01", "ns") + np.arange(steps) * np.timedelta64(24, "h")).astype("datetime64[ns]"),
+        times=np.datetime64("2015-01-01", "ns") + days.astype("timedelta64[D]"),
         step_hours=24,
         horizon_hours=24,
+        context=8,
         event_ST=event_ST,
         training=rows("training", 0, 200, event_ST),
         validation=rows("validation", 200, 300, event_ST),
@@ -44,16 +51,16 @@ def noisy_data(seed: int = 0, steps: int = 400) -> references.ReferenceData:
 
 
 @pytest.fixture(scope="module")
-def data() -> references.ReferenceData:
+def data() -> ReferenceData:
     return noisy_data()
 
 
 @pytest.fixture(scope="module")
-def test_part(data: references.ReferenceData) -> Part:
+def test_part(data: ReferenceData) -> Part:
     return rows("test", 300, 400, data.event_ST)
 
 
-def run(data: references.ReferenceData, part: Part, p: np.ndarray, **changes: int) -> dict:
+def run(data: ReferenceData, part: Part, p: np.ndarray, **changes: int) -> dict:
     return verify(data, part, p, SITES, **({"bootstrap": 200, "block_days": 7, "event_index": 1} | changes))
 
 
@@ -80,7 +87,7 @@ def test_a_model_that_is_always_wrong_does_not_beat(data, test_part) -> None:
 
 
 def test_a_model_that_is_the_best_reference_ties(data, test_part) -> None:
-    p = references.logistic(data, test_part)
+    p = learned(data, test_part)["logistic"]
     found = run(data, test_part, p)
     assert found["comparison"]["best_reference"] == "logistic"
     assert found["comparison"]["interval"] == [0, 0] and found["comparison"]["skill_interval"] == [0, 0]
@@ -88,7 +95,7 @@ def test_a_model_that_is_the_best_reference_ties(data, test_part) -> None:
 
 
 def test_a_model_with_a_little_noise_ties(data, test_part) -> None:
-    p = references.logistic(data, test_part)
+    p = learned(data, test_part)["logistic"]
     noisy = np.clip(p + np.random.default_rng(1).normal(scale=0.03, size=len(p)), 0, 1)
     found = run(data, test_part, noisy)
     low, high = found["comparison"]["interval"]
@@ -106,8 +113,8 @@ def test_a_short_part_is_too_short_to_tell(data) -> None:
 
 def test_the_content_is_json_with_the_promised_keys(data, test_part) -> None:
     found = run(data, test_part, np.full(len(test_part), 0.4))
-    keys = ["part", "n", "base_rate", "model", "references", "comparison", "verdict", "verdict_code"]
-    assert list(found) == keys
+    keys = ["part", "n", "base_rate", "model", "references", "constant", "comparison", "cautions", "verdict"]
+    assert list(found) == [*keys, "verdict_code"]
     assert list(found["references"]) == ["climatology", "persistence", "logistic", "gradient_boosting"]
     assert found["references"]["climatology"]["bss"] == 0
     assert found["base_rate"] == pytest.approx(test_part.y.sum() / 200) and found["n"] == 200
@@ -152,14 +159,14 @@ def test_a_perfect_reference_leaves_skill_undefined(data, test_part) -> None:
     assert found["interval"][1] < 0
 
 
-def test_a_period_without_the_event_still_gets_a_verdict(data) -> None:
-    event_ST = data.event_ST.copy()
-    event_ST[:] = 0
-    dry = replace(data, event_ST=event_ST, training=rows("training", 0, 200, event_ST))
+def test_beside_a_perfect_climatology_the_brier_difference_is_given(data) -> None:
+    event_ST = np.zeros_like(data.event_ST)
+    event_ST[0] = 1  # always at one site, never at the other
+    certain = replace(data, event_ST=event_ST, training=rows("training", 0, 200, event_ST))
+    certain = replace(certain, validation=rows("validation", 200, 300, event_ST))
     part = rows("test", 300, 400, event_ST)
-    found = run(dry, part, np.full(200, 0.1))
-    assert found["model"]["bss"] is None and found["model"]["auc"] is None
-    assert found["verdict_code"] == "does_not_beat"
+    found = run(certain, part, np.where(part.site == 0, 0.9, 0.1))
+    assert found["model"]["bss"] is None and found["verdict_code"] == "does_not_beat"
     assert "BSS over climatology undefined, since it is perfect, on 200 forecasts" in found["verdict"]
     # 0 - 0.1² in every block: without a skill, the sentence gives the Brier difference itself.
     difference = "Brier score of climatology minus that of the model -0.0100 (95 % interval -0.0100 to -0.0100)"
@@ -172,7 +179,7 @@ def test_a_probability_that_is_not_finite_stops_everything(data, test_part, valu
     p = np.full(200, 0.4)
     p[[103, 150]] = value
     with pytest.raises(
-        GuardStop, match=r"2 non-finite .* 200 rows of test, the first .* site Cobar, issue time 2015-10-31 00:00"
+        GuardStop, match=r"2 non-finite .* 200 rows of test, the first .* site Cobar, issue time 2016-01-24 00:00"
     ):
         run(data, test_part, p)
 
@@ -212,3 +219,52 @@ def test_the_table_has_all_rows_and_the_best_in_bold(data, test_part) -> None:
         assert word in text
     assert "\x1b[1m0.0000\x1b[0m" in text
     assert f"\x1b[1m{found['references']['persistence']['brier']:.4f}" not in text
+
+
+def cautions(found: dict) -> list[str]:
+    return [each["code"] for each in found["cautions"]]
+
+
+def test_a_test_without_enough_events_has_no_verdict_and_no_skill(data) -> None:
+    event_ST = data.event_ST.copy()
+    event_ST[:, 300:] = 0
+    event_ST[:, 310:314] = 1  # 8 rows
+    part = rows("test", 300, 400, event_ST)
+    found = run(replace(data, event_ST=event_ST), part, np.full(len(part), 0.04))
+    assert found["verdict_code"] == "too_few_events" and "8 events on 4 day(s) among 200 rows" in found["verdict"]
+    assert "BSS" not in found["verdict"] and "skill" not in found["verdict"]
+    summaries = [found["model"], found["constant"], *found["references"].values()]
+    assert [each["bss"] for each in summaries] == [None] * 6
+    assert [found["comparison"][key] for key in ("interval", "skill_over_best", "skill_interval")] == [None] * 3
+    Console(file=io.StringIO()).print(render(found))
+
+
+def test_many_events_on_too_few_days_are_too_few() -> None:
+    issued = np.repeat(np.datetime64("2020-01-01") + np.arange(40), 5)
+    events = np.where(issued < np.datetime64("2020-01-05"), 1.0, 0.0)  # 20 events on 4 days
+    assert few_events(events, issued) is not None
+    assert few_events(np.where(issued < np.datetime64("2020-01-06"), 1.0, 0.0), issued) is None
+    assert few_events(1 - events, issued) is not None
+
+
+def test_a_test_in_a_season_without_training_is_said(data) -> None:
+    days = np.arange(400).astype("timedelta64[D]")
+    other_season = replace(data, times=np.datetime64("2015-01-01", "ns") + days)  # January to July; October to February
+    part = rows("test", 300, 400, data.event_ST)
+    found = run(other_season, part, np.full(len(part), 0.4))
+    assert "out_of_season" in cautions(found) and "lie in a season without training" in found["verdict"]
+    assert "out_of_season" not in cautions(run(data, part, np.full(len(part), 0.4)))
+
+
+def test_a_rate_that_shifts_beyond_chance_is_said_and_the_constant_shown(data) -> None:
+    random = np.random.default_rng(3)
+    event_ST = data.event_ST.copy()
+    event_ST[:, 300:] = random.random((2, 100)) < 0.1
+    part = rows("test", 300, 400, event_ST)
+    found = run(replace(data, event_ST=event_ST), part, np.full(len(part), 0.12))
+    rate = event_ST[:, 300:].mean()
+    assert "rate_shift" in cautions(found)
+    assert found["model"]["bss"] > 0.2  # a constant looks skilful over climatology
+    assert found["constant"]["brier"] == pytest.approx(rate * (1 - rate))
+    assert "no better than a constant at the period's own rate" in found["verdict"]
+    assert "rate_shift" not in cautions(run(data, rows("test", 300, 400, data.event_ST), np.full(200, 0.4)))

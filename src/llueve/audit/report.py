@@ -15,6 +15,7 @@ from rich.text import Text
 from llueve.audit.cell_checks import check_cells
 from llueve.audit.failure import FailureForecast, check_concatenated
 from llueve.audit.outcome import check_balance, check_leaks, check_sampling
+from llueve.audit.period_checks import check_periods
 from llueve.audit.variable_cells import iso_time
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
@@ -79,6 +80,7 @@ def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
         return _audit(panel, config, findings, None, None)
     findings.extend(check_cells(panel, training, split.training_rows, context))
     findings.extend(check_balance(panel, split, config))
+    findings.extend(check_periods(panel, split, config))
     findings.extend(check_leaks(panel, config, split.labels_ST, split.training_rows))
     bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
     bad_windows = int((windows_with(bad_ST, training, context) > 0).sum())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llueve.samples.split import Part
-from llueve.verification.references import ReferenceData
+from llueve.verification.reference_data import ReferenceData
 
 FEWEST_BLOCKS = 5
 """Fewest blocks of dates for an interval. With fewer, resampling understates the uncertainty."""

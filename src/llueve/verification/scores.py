@@ -94,11 +94,11 @@ def confusion(p: ArrayLike, y: ArrayLike) -> dict[str, int]:
     return {name: int(count) for name, count in counts.items()}
 
 
-def summary(p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike) -> dict[str, Any]:
-    """All scores of this module as JSON holds them; `bss` is the skill over `climatology_p`."""
+def summary(p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike | None) -> dict[str, Any]:
+    """All scores of this module as JSON holds them; `bss` is the skill over `climatology_p`, None without it."""
     return {
         "brier": brier(p, y),
-        "bss": brier_skill(p, y, climatology_p),
+        "bss": None if climatology_p is None else brier_skill(p, y, climatology_p),
         "log_score": log_score(p, y),
         "auc": auc(p, y),
         "accuracy": accuracy(p, y),

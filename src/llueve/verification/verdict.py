@@ -6,9 +6,10 @@ from typing import Any, Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from llueve.samples.periods import FEW_EVENTS
 from llueve.verification.bootstrap import FEWEST_BLOCKS
 
-VerdictCode = Literal["beats", "ties", "does_not_beat", "too_short"]
+VerdictCode = Literal["beats", "ties", "does_not_beat", "too_short", "too_few_events"]
 
 _COLUMNS = (
     # key, heading, True if more is better
@@ -24,6 +25,9 @@ _COLUMNS = (
 def verdict(found: Mapping[str, Any]) -> tuple[VerdictCode, str]:
     """Code of the verdict and one sentence with its numbers; `found` is the content of `verification.json`."""
     comparison, model = found["comparison"], found["model"]
+    cautions = {each["code"]: each["message"] for each in found["cautions"]}
+    if (few := cautions.pop(FEW_EVENTS, None)) is not None:
+        return "too_few_events", _with_cautions(f"No verdict: {few}.", cautions)
     code: VerdictCode = "too_short"
     if (interval := comparison["interval"]) is not None:
         code = "beats" if interval[0] > 0 else "does_not_beat" if interval[1] < 0 else "ties"
@@ -48,22 +52,31 @@ def verdict(found: Mapping[str, Any]) -> tuple[VerdictCode, str]:
         difference = f"Brier score of {reference} minus that of the model {comparison['brier_difference']:+.4f}"
         scores += f"; {difference} (95 % interval {low:+.4f} to {high:+.4f})"
     bss = "undefined, since it is perfect," if model["bss"] is None else f"{model['bss']:.3f}"
-    return code, f"{claim} {scores}; BSS over climatology {bss} on {found['n']:,} forecasts."
+    sentence = f"{claim} {scores}; BSS over climatology {bss} on {found['n']:,} forecasts."
+    if (constant := found["constant"]["brier"]) <= model["brier"]:
+        sentence += f" It is no better than a constant at the period's own rate (Brier {constant:.4f})."
+    return code, _with_cautions(sentence, cautions)
+
+
+def _with_cautions(sentence: str, cautions: Mapping[str, str]) -> str:
+    return " ".join([sentence, *(f"Caution: {message}." for message in cautions.values())])
 
 
 def render(verification: Mapping[str, Any]) -> Table:
-    """The scores of the model and the references as a table, the best value of each column in bold."""
-    rows = {"model": verification["model"], **verification["references"]}
+    """The scores of the model, the references and the constant as a table, the best value of each column in bold."""
+    rows = {"model": verification["model"], **verification["references"], "constant": verification["constant"]}
     title = f"{verification['part']}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("forecast", min_width=11)
     best = {}
     for key, heading, more_is_better in _COLUMNS:
         table.add_column(heading, justify="right")
-        values = [row[key] for row in rows.values() if row[key] is not None]
+        # The constant knows the rate of the period, so it competes for nothing.
+        values = [row[key] for name, row in rows.items() if row[key] is not None and name != "constant"]
         best[key] = (max if more_is_better else min)(values, default=None)
     for name, row in rows.items():
-        table.add_row(_words(name), *(_cell(row[key], best[key]) for key, _, _ in _COLUMNS))
+        best_here = {} if name == "constant" else best
+        table.add_row(_words(name), *(_cell(row[key], best_here.get(key)) for key, _, _ in _COLUMNS))
     return table
 
 

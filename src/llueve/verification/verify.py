@@ -8,9 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from llueve.errors import DataError, GuardStop, UsageError
 from llueve.panel import minute
+from llueve.samples.periods import FEW_EVENTS, period_warnings
 from llueve.samples.split import Part
 from llueve.verification.bootstrap import compare
-from llueve.verification.references import ReferenceData, all_references
+from llueve.verification.reference_data import ReferenceData
+from llueve.verification.references import all_references
 from llueve.verification.scores import summary
 from llueve.verification.verdict import verdict
 
@@ -27,8 +29,10 @@ def verify(
     """Everything that `verification.json` holds about one part.
 
     These are `part`, `n`, `base_rate`, `model` and `references` (each a `scores.summary`), `comparison` with the reference
-    of lowest Brier score (see `compare`), `verdict` and `verdict_code`. The model gives each row of `part` a probability of
-    the event, the class `event_index`: `model_p` (n,), in [0, 1]. The names `sites` have the order of `data.cube_STC`.
+    of lowest Brier score (see `compare`), `verdict` and `verdict_code`. `constant` is the summary of a constant at the
+    base rate of `part`: a yardstick that no forecast could know. `cautions` are reasons to read the scores with care
+    (code and message); with too few events there is no skill. The model gives each row of `part` a probability of the
+    event, the class `event_index`: `model_p` (n,), in [0, 1]. The names `sites` have the order of `data.cube_STC`.
 
     Raises:
         GuardStop: a probability of the model is not finite; nothing is scored then.
@@ -43,17 +47,27 @@ def verify(
             f"{part.name}: the outcome of {differs.sum():,} of {len(part):,} rows is not that of the references, the first at "
             f"{_row(int(np.argmax(differs)), data, part, sites)}; expected event_ST to be 1 exactly where the class is the event"
         )
+    if not len(part):
+        raise DataError(f"{part.name}: no forecast to score, expected at least one row")
+    cautions = list(period_warnings(data.event_ST, data.times, data.training, part, block_days))
     reference_p = all_references(data, part)
-    references = {name: summary(p, y_n, reference_p["climatology"]) for name, p in reference_p.items()}
+    # Skill is a ratio of scores that a handful of events decide by chance.
+    over = None if any(each.code == FEW_EVENTS for each in cautions) else reference_p["climatology"]
+    references = {name: summary(p, y_n, over) for name, p in reference_p.items()}
     best = min(references, key=lambda name: references[name]["brier"])
     compared = compare(p_n, reference_p[best], y_n, data, part, bootstrap=bootstrap, block_days=block_days)
+    if over is None:
+        compared |= dict.fromkeys(("interval", "skill_over_best", "skill_interval"))
+    base_rate = float(y_n.mean())
     found: dict[str, Any] = {
         "part": part.name,
         "n": len(part),
-        "base_rate": float(y_n.mean()),
-        "model": summary(p_n, y_n, reference_p["climatology"]),
+        "base_rate": base_rate,
+        "model": summary(p_n, y_n, over),
         "references": references,
+        "constant": summary(np.full(len(part), base_rate), y_n, over),
         "comparison": {"best_reference": best} | compared,
+        "cautions": [{"code": each.code, "message": each.message} for each in cautions],
     }
     code, sentence = verdict(found)
     return found | {"verdict": sentence, "verdict_code": code}

@@ -1,0 +1,178 @@
+"""Predictors of the learned references: what a forecaster with a spreadsheet would take from the same past.
+
+Each column is known at the issue time. Rain enters as its logarithm, as sums and as shares of wet steps: on hourly data
+single values say little, and a linear model cannot take a logarithm itself.
+
+Shapes: S sites, T times, C variables, F predictors, n rows of a part.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llueve.panel import FloatArray, whole_steps
+from llueve.samples.climatology import CALENDAR_DAYS, calendar_day
+from llueve.samples.features import earlier, tendency
+from llueve.samples.split import Part
+from llueve.verification.reference_data import ReferenceData
+
+Doubles = NDArray[np.float64]
+
+LAG_STEPS = (1, 2, 3, 7)
+"""Steps before the issue time at which the set `recent` sees each variable, as far as they are inside the context."""
+LAG_HOURS = (1, 3, 6, 12, 24, 48, 72, 168)
+"""Hours before the issue time at which the set `full` does, as far as they are whole steps inside the context."""
+MEAN_HOURS = (6, 24, 72)
+"""Lengths of the means and sums that end at the issue time; the context is one more."""
+TENDENCY_HOURS = (3, 24)
+"""Lengths of the changes up to the issue time."""
+LEAST_KNOWN = 0.5
+"""Smallest share of observed steps for which a mean counts as known."""
+DRY = 0.01
+"""Share of a variable's mean below which a value counts as zero: packing leaves traces instead of zeros."""
+OFTEN_DRY = 0.1
+"""Smallest share of zeros of an intermittent variable."""
+WET = 0.1
+"""Share of the median amount from which a step counts as wet."""
+
+
+class PredictorSet(StrEnum):
+    """The columns that a learned reference may use. Validation chooses between them: few rows do not carry many columns."""
+
+    RECENT = "recent"
+    """Values at the issue time and at a few lags, calendar, static values and site."""
+    FULL = "full"
+    """Lags of hours to days, and also means, sums, changes, shares of wet steps, and the other sites."""
+
+
+def design_matrix(data: ReferenceData, parts: Sequence[Part], chosen: PredictorSet) -> list[FloatArray]:
+    """Predictors of each part, (n, F) float32: one row per issue time. With several sites the last column is the site's index.
+
+    A cell is NaN if it was not observed, or if it reaches before the panel's start.
+    """
+    columns: list[list[NDArray[np.float32]]] = [[] for _ in parts]
+    for values_ST in _columns(data, chosen):
+        for part, taken in zip(parts, columns, strict=True):
+            taken.append(values_ST[part.site, part.end].astype(np.float32))
+    matrices = []
+    for part, taken in zip(parts, columns, strict=True):
+        fixed = [*data.statics_SF[part.site].T, *([part.site] if len(data.cube_STC) > 1 else [])]
+        matrix_nF = np.empty((len(part), len(taken) + len(fixed)), np.float32)
+        for place in range(matrix_nF.shape[1]):  # one by one: the matrix is the largest array of a verification
+            matrix_nF[:, place] = taken.pop(0) if taken else fixed.pop(0)
+        matrices.append(matrix_nF)
+    return matrices
+
+
+def _columns(data: ReferenceData, chosen: PredictorSet) -> Iterator[Doubles]:
+    """Every predictor that changes in time, (S, T), in a fixed order."""
+    training_rows = int(data.training.end.max()) + 1
+    for c, derived in enumerate(data.derived_C):
+        values_ST = data.cube_STC[:, :, c].astype(np.float64)
+        scale = _usual_amount(values_ST[:, :training_rows])
+        yield from _of_variable(data, values_ST, scale, chosen, derived=bool(derived))
+        missing_ST = np.isnan(values_ST)
+        if missing_ST[:, :training_rows].any():
+            yield missing_ST.astype(np.float64)
+    for turn_T in _turns(data):
+        for wave in (np.sin, np.cos):
+            yield np.broadcast_to(wave(2 * np.pi * turn_T), data.event_ST.shape)
+
+
+def _of_variable(
+    data: ReferenceData, values_ST: Doubles, scale: float | None, chosen: PredictorSet, derived: bool
+) -> Iterator[Doubles]:
+    """The predictors of one variable. `scale` is its usual amount if it is intermittent, as rain is, otherwise None."""
+
+    def level(amount_ST: Doubles) -> Doubles:
+        return amount_ST if scale is None else np.log1p(np.maximum(amount_ST, 0) / scale)
+
+    level_ST = level(values_ST)
+    yield level_ST
+    if derived:  # a lag or a sum of a sum would repeat what [features] made
+        return
+    for lag in _lags(data, chosen):
+        yield earlier(level_ST, lag)
+    if chosen == PredictorSet.RECENT:
+        return
+    lengths = sorted({*_steps(data, MEAN_HOURS, least=2), *([data.context] if data.context > 1 else [])})
+    mean = _running_mean(values_ST)
+    for steps in lengths:
+        yield level(mean(steps) if scale is None else mean(steps) * steps)
+    if scale is None:
+        for steps in _steps(data, TENDENCY_HOURS):
+            yield tendency(values_ST, steps)
+    else:
+        wet_ST = np.where(np.isnan(values_ST), np.nan, values_ST > WET * scale)
+        yield wet_ST
+        share = _running_mean(wet_ST)
+        for steps in lengths:
+            yield share(steps)
+    if len(values_ST) > 1:
+        yield _mean_of_others(level_ST)
+        for steps in _steps(data, (24,), least=2):
+            yield _mean_of_others(level(mean(steps) if scale is None else mean(steps) * steps))
+
+
+def _usual_amount(training_ST: Doubles) -> float | None:
+    """Median amount of an intermittent variable: never negative, often zero, with more than two values. None for others."""
+    known = training_ST[~np.isnan(training_ST)]
+    if not len(known) or known.min() < 0:
+        return None
+    wet = known[known > DRY * known.mean()]
+    if len(wet) > (1 - OFTEN_DRY) * len(known) or not len(wet) or wet.min() == wet.max():
+        return None
+    return float(np.median(wet))
+
+
+def _lags(data: ReferenceData, chosen: PredictorSet) -> list[int]:
+    if data.lags is not None:
+        return sorted(set(data.lags))
+    if chosen == PredictorSet.RECENT:
+        return [lag for lag in LAG_STEPS if lag < data.context]
+    return _steps(data, LAG_HOURS)
+
+
+def _steps(data: ReferenceData, hours: Sequence[float], least: int = 1) -> list[int]:
+    """Numbers of steps that these hours are, without those that reach beyond the context."""
+    steps = {whole_steps(each, data.step_hours) for each in hours}
+    return sorted(each for each in steps if each is not None and least <= each < data.context)
+
+
+def _running_mean(values_ST: Doubles) -> Callable[[int], Doubles]:
+    """The mean of the observed values among the last steps, as a function of their number; NaN if too few are observed."""
+    known_ST = ~np.isnan(values_ST)
+    sums_ST, counts_ST = (
+        np.concatenate([np.zeros((len(each_ST), 1)), each_ST.cumsum(axis=1)], axis=1)
+        for each_ST in (np.where(known_ST, values_ST, 0.0), known_ST.astype(np.float64))
+    )
+
+    def mean(steps: int) -> Doubles:
+        mean_ST = np.full_like(values_ST, np.nan)
+        total_ST, count_ST = (each[:, steps:] - each[:, :-steps] for each in (sums_ST, counts_ST))
+        enough_ST = count_ST >= LEAST_KNOWN * steps
+        np.divide(total_ST, count_ST, out=mean_ST[:, steps - 1 :], where=enough_ST)
+        return mean_ST
+
+    return mean
+
+
+def _mean_of_others(values_ST: Doubles) -> Doubles:
+    """The mean over all other sites at the same time; NaN where none is observed."""
+    known_ST = ~np.isnan(values_ST)
+    filled_ST, others_ST = np.where(known_ST, values_ST, 0.0), known_ST.sum(axis=0) - known_ST
+    mean_ST = np.full_like(values_ST, np.nan)
+    np.divide(filled_ST.sum(axis=0) - filled_ST, others_ST, out=mean_ST, where=others_ST > 0)
+    return mean_ST
+
+
+def _turns(data: ReferenceData) -> Iterator[Doubles]:
+    """Angles of the calendar (T,) in turns: of the year, and of the day if the step is shorter, each also twice as fast."""
+    turns = [calendar_day(data.times) / CALENDAR_DAYS]
+    if data.step_hours < 24:
+        turns.append((data.times - data.times.astype("datetime64[D]")) / np.timedelta64(24, "h"))
+    for turn_T in turns:
+        yield turn_T
+        yield 2 * turn_T
