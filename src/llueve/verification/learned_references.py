@@ -30,6 +30,8 @@ FIRST_EXPONENT, LARGEST_EXPONENT = -2, 8
 """Power of ten of the inverse penalty strength at which its search begins, and the largest power that is tried."""
 TREE_SIZES: tuple[dict[str, Any], ...] = ({"max_leaf_nodes": 31}, {"max_leaf_nodes": 8, "max_features": 0.3})
 """Sizes of the trees to choose from. Small ones that see a part of the predictors at each split overfit less."""
+MOST_SITES = 1000
+"""Most sites that logistic regression tells apart, each by a 0/1 predictor of its own."""
 MOST_CATEGORIES = 255
 """Most values of one categorical feature in scikit-learn's histogram trees."""
 SMALL_ROWS = 10_000
@@ -95,7 +97,8 @@ def learned(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
 
 def _thinned(data: ReferenceData, chosen: PredictorSet) -> Part:
     """The training rows; if their matrix would be too large, the same share of every class and month."""
-    rows, columns = data.training, design_matrix(data, (data.training[:0],), chosen)[0].shape[1]
+    rows, sites = data.training, len(data.cube_STC)
+    columns = design_matrix(data, (rows[:0],), chosen)[0].shape[1] + (sites if sites <= MOST_SITES else 0)
     if len(rows) * columns <= MOST_NUMBERS:
         return rows
     thin = few_shot(rows, data.times, MOST_NUMBERS / (len(rows) * columns), data.seed)
@@ -111,9 +114,9 @@ def _fit_logistic(rows: FittingRows) -> Fitted:
     def prepared(x_nF: FloatArray) -> NDArray[np.float64]:
         # Standardising skips missing values and makes the training mean zero, so a missing value filled with zero has
         # the mean. float64, because lags are nearly alike.
-        numbers_nF = scaler.transform(x_nF[:, :variables]).astype(np.float64)
+        numbers_nF: NDArray[np.float64] = scaler.transform(x_nF[:, :variables]).astype(np.float64)
         numbers_nF[np.isnan(numbers_nF)] = 0.0
-        if rows.sites == 1:
+        if not 1 < rows.sites <= MOST_SITES:
             return numbers_nF
         return np.concatenate([numbers_nF, np.eye(rows.sites)[x_nF[:, -1].astype(np.intp)]], axis=1)
 

@@ -64,7 +64,8 @@ def _with_cautions(sentence: str, cautions: Mapping[str, str]) -> str:
 
 def render(verification: Mapping[str, Any]) -> Table:
     """The scores of the model, the references and the constant as a table, the best value of each column in bold."""
-    rows = {"model": verification["model"], **verification["references"], "constant": verification["constant"]}
+    constant = f"constant {verification['base_rate']:.1%}"
+    rows = {"model": verification["model"], **verification["references"], constant: verification["constant"]}
     title = f"{verification['part']}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("forecast", min_width=11)
@@ -72,10 +73,10 @@ def render(verification: Mapping[str, Any]) -> Table:
     for key, heading, more_is_better in _COLUMNS:
         table.add_column(heading, justify="right")
         # The constant knows the rate of the period, so it competes for nothing.
-        values = [row[key] for name, row in rows.items() if row[key] is not None and name != "constant"]
+        values = [row[key] for name, row in rows.items() if row[key] is not None and name != constant]
         best[key] = (max if more_is_better else min)(values, default=None)
     for name, row in rows.items():
-        best_here = {} if name == "constant" else best
+        best_here = {} if name == constant else best
         table.add_row(_words(name), *(_cell(row[key], best_here.get(key)) for key, _, _ in _COLUMNS))
     return table
 
