@@ -1,17 +1,19 @@
 """Checks of the outcome: classes, columns that hold it too early, labels of the wrong rain. Shapes: S sites, T times."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import xarray as xr
 
+from llueve.audit.gauges import DeadGauge
 from llueve.audit.threshold_scan import BELOW_PERSISTENCE, Outcomes, ThresholdScan, ThresholdScore, best_threshold
 from llueve.config import Config
 from llueve.errors import LlueveError
 from llueve.panel import Finding, FloatArray, Severity, feature_names, minute
 from llueve.samples.features import earlier
 from llueve.samples.split import Split
-from llueve.samples.target import MILLIMETRES_PER_UNIT, event_outcomes, horizon_steps, next_sum_mm, sampled_share
+from llueve.samples.target import event_outcomes, horizon_steps, next_sum_mm, sampled_share
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT
 
 TOO_GOOD = 0.995
 """AUC of a single variable that weather does not reach before the outcome is known."""
@@ -33,9 +35,9 @@ def check_sampling(panel: xr.Dataset, config: Config) -> list[Finding]:
     return [Finding("sampled_accumulation", severity, message, name)]
 
 
-def check_balance(panel: xr.Dataset, split: Split, config: Config) -> Iterator[Finding]:
+def check_balance(panel: xr.Dataset, split: Split, config: Config, gauges: Sequence[DeadGauge]) -> Iterator[Finding]:
     """Parts and sites with one class only, and events too rare to learn."""
-    yield from _one_class(split, config)
+    yield from _one_class(split, config, gauges)
     event_W = split.training.y == config.target.event_index
     if 0 < event_W.mean() < RARE:
         message = (
@@ -52,8 +54,8 @@ def check_balance(panel: xr.Dataset, split: Split, config: Config) -> Iterator[F
             yield Finding("one_class_site", "info", message, site=str(sites[site]), count=len(here_W))
 
 
-def _one_class(split: Split, config: Config) -> Iterator[Finding]:
-    """Parts in which the event always or never happens."""
+def _one_class(split: Split, config: Config, gauges: Sequence[DeadGauge]) -> Iterator[Finding]:
+    """Parts in which the event always or never happens; a dead gauge may be the cause."""
     names, event = config.target.class_names, config.target.event_index
     for part in split.parts:
         if len(np.unique(part.y == event)) > 1:
@@ -65,6 +67,11 @@ def _one_class(split: Split, config: Config) -> Iterator[Finding]:
         advice = "AUC and skill are undefined there; move the cuts"
         if part.name == "training":
             advice = "the model has nothing to learn; move the cuts or correct the label"
+        dead = [
+            gauge for gauge in gauges if 2 * gauge.covers(part.site, part.end).sum() >= len(part) / len(set(part.site))
+        ]
+        if dead:
+            advice = "a dead gauge explains it: blank the cells that dead_gauge names"
         yield Finding("one_class", severity, f"{part.name} holds {held}: {advice}")
 
 

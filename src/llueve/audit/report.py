@@ -14,7 +14,9 @@ from rich.text import Text
 
 from llueve.audit.cell_checks import check_cells
 from llueve.audit.failure import FailureForecast, check_concatenated
+from llueve.audit.gauges import dead_gauges
 from llueve.audit.outcome import check_balance, check_leaks, check_sampling
+from llueve.audit.reporting_hours import check_reporting_hours
 from llueve.audit.variable_cells import iso_time
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
@@ -68,17 +70,21 @@ class Audit:
 
 def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
     """Audit a panel and its windows under a configuration; faults become findings instead of exceptions."""
+    gauges = dead_gauges(panel)
     findings = [*panel.attrs.get("findings", ()), *check_sampling(panel, config)]
+    findings += [gauge.finding(panel) for gauge in gauges]
+    findings += (hours := check_reporting_hours(panel, config))
     context = config.windows.context
     try:
         split = split_panel(panel, config)
         training = thinned(split.training, config.windows.stride)
     except LlueveError as error:
-        findings.append(Finding("no_windows", "error", str(error)))
+        if not any(finding.severity == "error" for finding in hours):  # they are the reason, and other cuts do not help
+            findings.append(Finding("no_windows", "error", str(error)))
         findings.extend(check_cells(panel, None, panel.sizes["time"], context))
         return _audit(panel, config, findings, None, None)
     findings.extend(check_cells(panel, training, split.training_rows, context))
-    findings.extend(check_balance(panel, split, config))
+    findings.extend(check_balance(panel, split, config, gauges))
     findings.extend(check_leaks(panel, config, split.labels_ST, split.training_rows))
     bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
     bad_windows = int((windows_with(bad_ST, training, context) > 0).sum())

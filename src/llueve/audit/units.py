@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llueve.panel import FloatArray
-from llueve.samples.target import LEAST_MM, MILLIMETRES_PER_UNIT
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
 
 SPEEDS = ("m s-1", "m/s", "m s**-1")
 CELSIUS = ("degC", "°C")
@@ -59,9 +59,9 @@ def bounds(units: str | None, ordered: FloatArray, middle: float) -> tuple[float
     if units in MILLIMETRES_PER_UNIT:
         scale = MILLIMETRES_PER_UNIT[units]
         # Heights and depths have these units too; precipitation is zero for a large part of the time.
-        near_zero = np.searchsorted(ordered, [LEAST_MM / scale, -LEAST_MM / scale], "left")
+        near_zero = np.searchsorted(ordered, [-PACKING_NOISE_MM / scale, PACKING_NOISE_MM / scale], "left")
         if units == "mm" or near_zero[1] - near_zero[0] >= 0.1 * len(ordered):
-            return LEAST_MM / scale, MOST_WATER_MM / scale
+            return -PACKING_NOISE_MM / scale, MOST_WATER_MM / scale
     elif units in LEVELS and LEVELS[units][0][0] <= middle <= LEVELS[units][0][1]:
         return LEVELS[units][1]
     return PLAUSIBLE.get(units or "", (-math.inf, math.inf))

@@ -7,12 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from llueve.config import TargetConfig
 from llueve.errors import DataError, UsageError
 from llueve.panel import FloatArray, label_name, minute, whole_steps
-
-MILLIMETRES_PER_UNIT = {"mm": 1.0, "kg m-2": 1.0, "kg m**-2": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4, "inch": 25.4}
-"""One millimetre of water is one kilogram per square metre; an inch is 25.4 mm by definition."""
-
-LEAST_MM = -0.01
-"""Least rain: packing leaves values a little below zero. A lower value is a missing-value mark or a fault."""
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
 
 
 def horizon_steps(horizon_hours: float, step_hours: float) -> int:
@@ -66,13 +61,14 @@ def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sa
         raise DataError(f"{fault}; bring every hour, or set target.allow_sampled = true to accept this")
     steps = horizon_steps(horizon_hours, step_hours)
     millimetres_ST = panel[variable].values * np.float32(MILLIMETRES_PER_UNIT[units])
-    if (below := millimetres_ST < LEAST_MM).any():
+    if (below := millimetres_ST < -PACKING_NOISE_MM).any():
         site, time = np.argwhere(below)[0]
         raise DataError(
             f"{variable}: {below.sum()} values are below zero, the first {panel[variable].values[site, time]:g} at "
             f"{panel['site'].values[site]}, {minute(panel['time'].values[time])}; rain cannot be negative: if they mean "
             "missing, name them in data.sentinels"
         )
+    millimetres_ST = np.maximum(millimetres_ST, 0)  # noise below zero would take rain from the sum
     total_ST = np.full_like(millimetres_ST, np.nan)
     if millimetres_ST.shape[1] > steps:
         # In float64, because rounding in a float32 sum of many small amounts can change the comparison "at least".

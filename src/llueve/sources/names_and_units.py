@@ -5,6 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from llueve.errors import DataError, listed
 
+MILLIMETRES_PER_UNIT = {"mm": 1.0, "kg m-2": 1.0, "kg m**-2": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4, "inch": 25.4}
+"""Units of a depth of water. One millimetre is one kilogram per square metre; an inch is 25.4 mm by definition."""
+PACKING_NOISE_MM = 0.01
+"""Largest error of a packed amount of rain. A value farther below zero is a mark for missing or a fault."""
+
 
 def unknown_name(source: str, key: str, name: str, kind: str, known: Sequence[str]) -> DataError:
     """The error for a name that a configuration key gives and the source lacks; `kind` is the plural noun of names."""

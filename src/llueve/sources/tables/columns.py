@@ -5,7 +5,7 @@ All values stay in the order of the file's rows, so that an error can name the r
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from llueve.config import DataConfig, TargetConfig
 from llueve.errors import DataError, listed
 from llueve.panel import Finding
 from llueve.sources.findings import finding_at
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
 from llueve.sources.tables.raw_table import RawTable
 
 COMPASS_POINTS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
@@ -122,6 +123,24 @@ def number_column(table: RawTable, name: str, data: DataConfig, times: Times) ->
         values = column.numbers(parsed)
     values, findings = _observed(table, name, values, data, times)
     return [Variable(name, values, table.units.get(name), averaged=True)], findings
+
+
+def without_noise(variable: Variable, times: Times, is_sum: bool) -> tuple[Variable, list[Finding]]:
+    """A depth of water with zero for the noise of packing below zero, at most 0.01 mm; and a finding with the count.
+
+    `is_sum` says that the configuration or the format names it a sum of rain. Another depth with lower values has a sign,
+    such as a water level, and stays as it is.
+    """
+    millimetres = MILLIMETRES_PER_UNIT.get(variable.units or "")
+    if millimetres is None:
+        return variable, []
+    least = -PACKING_NOISE_MM / millimetres * (1 + 1e-6)  # as float32, 0.01 mm may be a little more
+    noise = (variable.values < 0) & (variable.values >= least)
+    if not noise.any() or not (is_sum or np.nanmin(variable.values) >= least):
+        return variable, []
+    message = f"{variable.name}: {noise.sum()} values below zero are within the noise of packing (0.01 mm) and became 0"
+    finding = finding_at("packing_noise", "info", message, times[noise], variable.name)
+    return replace(variable, values=np.where(noise, 0.0, variable.values)), [finding]
 
 
 def wind_column(table: RawTable, name: str, data: DataConfig, times: Times) -> tuple[list[Variable], list[Finding]]:

@@ -11,7 +11,15 @@ from llueve.config import DataConfig, TargetConfig
 from llueve.errors import DataError, listed
 from llueve.panel import Finding, check_panel
 from llueve.sources.names_and_units import unknown_name
-from llueve.sources.tables.columns import Times, Variable, category_column, label_column, number_column, wind_column
+from llueve.sources.tables.columns import (
+    Times,
+    Variable,
+    category_column,
+    label_column,
+    number_column,
+    wind_column,
+    without_noise,
+)
 from llueve.sources.tables.ghcn import is_ghcn, load_ghcn
 from llueve.sources.tables.openmeteo import is_openmeteo, load_openmeteo
 from llueve.sources.tables.raw_table import RawTable, load_table
@@ -97,6 +105,7 @@ def _features(
     arrays: dict[str, xr.DataArray] = {}
     categories: dict[str, list[str]] = {}
     findings: list[Finding] = []
+    sums = {*data.accumulation_hours, *(() if target is None or target.variable is None else (target.variable,))}
     for name in _feature_columns(table, data, target):
         kind = data.categories.get(name)
         if kind is not None:
@@ -106,6 +115,8 @@ def _features(
             variables, found = read(table, name, data, times)
         findings += found
         for variable in variables:
+            variable, found = without_noise(variable, times, is_sum=name in sums)
+            findings += found
             array = _by_site(axes, variable, table, name) if kind == "static" else _by_time(axes, variable)
             _add(arrays, table, name, variable.name, array)
     return arrays, categories, findings
