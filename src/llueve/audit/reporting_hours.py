@@ -7,12 +7,15 @@ from collections import defaultdict
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from llueve.config import Config
 from llueve.errors import LlueveError, listed
-from llueve.panel import BoolArray, Finding, recorded_rows, whole_steps
+from llueve.panel import BoolArray, Finding, Severity, recorded_rows, whole_steps
 from llueve.samples.split import split_panel
 
+LEAST_HOURS = 3.0
+"""Shortest horizon to advise: a single report an hour long is mostly the sum of several hours."""
 SELDOM = 0.01
 """Share of the values at the most common hour at or below which an hour counts as never reported."""
 
@@ -36,16 +39,18 @@ def check_reporting_hours(panel: xr.Dataset, config: Config) -> list[Finding]:
             groups[reported_P.tobytes()].append(site)
     affected = sum(map(len, groups.values()))
     everywhere = affected == int(reported_SP.any(axis=1).sum())
+    severity: Severity = "error" if everywhere else "warning"
     findings = []
     for sites in groups.values():
-        reported_P = reported_SP[sites[0]]
-        place = "" if everywhere and len(groups) == 1 else f" at {listed(panel['site'].values[sites].tolist())}"
+        reported_P, group = reported_SP[sites[0]], panel.isel(site=sites)
+        is_all = everywhere and len(groups) == 1
+        place = "" if is_all else f" at {listed(group['site'].values.tolist())}"
         message = (
-            f"{name}: has values at {_hours(reported_P, panel)} UTC only{place}, never at {_hours(~reported_P, panel)}, so no sum "
-            f"over {config.target.horizon_hours:g} h is complete; {_advice(panel.isel(site=sites), config, reported_P)}"
+            f"{name}: has values{place} only at {_hours(group, reported_P)} UTC, never at {_hours(group, ~reported_P)}, so no "
+            f"sum over {config.target.horizon_hours:g} h is complete; "
+            f"{'' if is_all else 'put these sites into a table of their own: '}{_advice(group, config, reported_P)}"
         )
-        only = str(panel["site"].values[sites[0]]) if len(sites) == 1 and place else None
-        severity = "error" if everywhere else "warning"
+        only = str(group["site"].values[0]) if len(sites) == 1 else None
         findings.append(Finding("hours_never_reported", severity, message, name, only, count=len(sites)))
     return findings
 
@@ -62,7 +67,7 @@ def _advice(panel: xr.Dataset, config: Config, reported_P: BoolArray) -> str:
             return f"{rows}set data.step_hours = {apart * step_hours:g}, if each value is the rain since the one before"
     hours = _longest(reported_P) * step_hours
     shorter = config.target.model_copy(update={"horizon_hours": hours})
-    if _gives_windows(panel, config.model_copy(update={"target": shorter})):
+    if hours >= LEAST_HOURS and _gives_windows(panel, config.model_copy(update={"target": shorter})):
         return f"set target.horizon_hours = {hours:g}, or add the missing hours to the table"
     return "add the missing hours to the table"
 
@@ -85,11 +90,11 @@ def _gives_windows(panel: xr.Dataset, config: Config) -> bool:
     return True
 
 
-def _phase(panel: xr.Dataset, steps: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _phase(panel: xr.Dataset, steps: int) -> NDArray[np.int64]:
     """The step of the day of each time, from 0."""
     times = panel["time"].values
-    seconds = (times - times.astype("datetime64[D]")) // np.timedelta64(1, "s")
-    return seconds.astype(np.int64) * steps // 86400
+    seconds: NDArray[np.int64] = (times - times.astype("datetime64[D]")).astype("timedelta64[s]").astype(np.int64)
+    return seconds * steps // 86400
 
 
 def _longest(reported_P: BoolArray) -> int:
@@ -100,15 +105,8 @@ def _longest(reported_P: BoolArray) -> int:
     return int(np.diff(np.flatnonzero(np.concatenate([~turned_P, [True]]))).max()) - 1
 
 
-def _hours(chosen_P: BoolArray, panel: xr.Dataset) -> str:
-    """Steps of the day as clock times."""
-    minutes = np.flatnonzero(chosen_P) * float(panel.attrs["step_hours"]) * 60
-    offset = int(_first_minutes(panel))
-    return listed([f"{(int(m) + offset) // 60 % 24:02}:{(int(m) + offset) % 60:02}" for m in minutes], 6)
-
-
-def _first_minutes(panel: xr.Dataset) -> int:
-    """Minutes of the times of a panel after the start of their step of the day."""
-    time = panel["time"].values[0]
-    minutes = int((time - time.astype("datetime64[D]")) // np.timedelta64(1, "m"))
-    return minutes % round(float(panel.attrs["step_hours"]) * 60)
+def _hours(panel: xr.Dataset, chosen_P: BoolArray) -> str:
+    """The chosen steps of the day as clock times."""
+    phases, first = np.unique(_phase(panel, len(chosen_P)), return_index=True)
+    clock = np.datetime_as_string(panel["time"].values[first], unit="m")
+    return listed([text[11:] for phase, text in zip(phases, clock, strict=True) if chosen_P[phase]], 6)
