@@ -6,6 +6,7 @@ A panel is an `xarray.Dataset` with
 - one float32 variable per quantity, NaN where it was not observed (a gap in time is NaN too);
 - `attrs["units"]` on a variable if the source gives its unit, and on a precipitation variable
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
+- `attrs["derived"]`: True on a variable that was computed from another one of the panel;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
 - a coordinate `recorded` by `(site, time)`: True if the source has a row, even an empty one;

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
+from llueve.audit.angles import check_angles
 from llueve.audit.stuck import STUCK_VALUES, check_stuck
 from llueve.audit.twins import check_twins
-from llueve.audit.units import bounds, mistaken, odd_sites, site_middles
+from llueve.audit.units import bounds, mistaken, odd_sites, site_middles, storm
 from llueve.audit.variable_cells import VariableCells
 from llueve.panel import BoolArray, Finding, Severity, feature_names, recorded_rows
 from llueve.samples.split import Part, windows_with
@@ -56,7 +57,7 @@ def check_cells(panel: xr.Dataset, training: Part | None, training_rows: int, co
             message = f"{name}: a single value in the training period gives no information; name it in data.exclude"
             findings.append(Finding("constant", "warning", message, name))
         findings.extend(_missing(cells, recorded_ST, training, context))
-        for check in (_marks, _implausible, _odd_sites, _far_out, check_stuck):
+        for check in (_marks, _implausible, _odd_sites, _far_out, check_stuck, check_angles):
             findings.extend(check(cells))
         if training is not None:
             findings.extend(_flat_windows(cells, training, context))
@@ -169,7 +170,10 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
     known = cells.ordered.astype(np.float64)
     centre = float(np.median(known))
     distance = np.sort(np.abs(known - centre))
-    least, others = FAR * float(np.quantile(distance, 0.995)), "99.5 % of the cells"
+    usual, others = distance, "99.5 % of the cells"
+    if centre == 0 and known[0] >= 0:  # dry cells say nothing on how much rain falls in a storm
+        usual, others = distance[np.flatnonzero(distance)], "99.5 % of the cells above zero"
+    least = FAR * float(np.quantile(usual, 0.995)) if len(usual) else 0.0
     if least == 0 or distance[-1] <= least:
         away = distance[distance > NOISE * distance[-1]]  # packing leaves tiny numbers instead of zero
         # At most this many may be bad, and four times as many must remain to show what is usual.
@@ -180,6 +184,9 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
         if not len(jump):
             return
         least, others = FAR * float(away[-most - 1 : -1][jump[0]]), "all other cells off the median"
+    least = max(least, storm(cells.name, cells.units, cells.hours))
+    if distance[-1] <= least:
+        return
     far_ST = np.abs(cells.values_ST.astype(np.float64) - centre) > least
     message = (
         f"{far_ST.sum():,} values are over {FAR} times as far from the median ({centre:g}) as {others}, the first "
@@ -190,7 +197,7 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
 
 def _flat_windows(cells: VariableCells, training: Part, context: int) -> Iterator[Finding]:
     """Training windows in which the variable is constant: the published Hugging Face normaliser divides by zero there."""
-    if context < 2 or cells.distinct < STUCK_VALUES:
+    if context < 2 or cells.distinct < STUCK_VALUES or cells.is_cosine:
         return
     values_ST = cells.values_ST
     moves_ST = np.zeros_like(values_ST, dtype=np.bool_)

@@ -41,6 +41,10 @@ WINDY = 10.0
 """Median of wind speeds near the ground, m/s, that few places on Earth exceed; gusts may have twice as much."""
 MOST_WATER_MM = 2000.0
 """An amount above the largest daily rain."""
+RAIN = re.compile("rain|precip|prcp|lluvia|pluie|regen|ppt|^tp$|^pr$", re.I)
+"""Names of amounts of rain."""
+STORM_MM, STORM_GROWTH = 75.0, 0.25
+"""Rain that a storm may bring in one hour, and the power of the hours with which it grows: 170 mm in a day."""
 SITE_CELLS = 100
 """Fewest cells that show the usual values of a site."""
 FEW_SITES = 5
@@ -65,6 +69,15 @@ def bounds(units: str | None, ordered: FloatArray, middle: float) -> tuple[float
     elif units in LEVELS and LEVELS[units][0][0] <= middle <= LEVELS[units][0][1]:
         return LEVELS[units][1]
     return PLAUSIBLE.get(units or "", (-math.inf, math.inf))
+
+
+def storm(name: str, units: str | None, hours: float) -> float:
+    """Amount of rain, in the unit of the variable, that a storm may bring in these hours; 0 for anything but rain.
+
+    Without a unit a name such as `rain` means millimetres.
+    """
+    millimetres = MILLIMETRES_PER_UNIT.get(units or "", 1.0 if units is None and RAIN.search(name) else 0.0)
+    return STORM_MM * hours**STORM_GROWTH / millimetres if millimetres else 0.0
 
 
 def mistaken(name: str, units: str | None, ordered: FloatArray, middle: float, spread: float) -> str | None:

@@ -47,6 +47,21 @@ class VariableCells:
         """Unit of the variable, if it has one."""
         return self.panel[self.name].attrs.get("units")
 
+    @property
+    def hours(self) -> float:
+        """Hours that a value sums, if it is a sum."""
+        return float(self.panel[self.name].attrs.get("accumulation_hours", self.panel.attrs["step_hours"]))
+
+    @property
+    def is_derived(self) -> bool:
+        """True if the variable comes from another one, which the audit checks itself."""
+        return self.is_cosine or bool(self.panel[self.name].attrs.get("derived", False))
+
+    @property
+    def is_cosine(self) -> bool:
+        """True for the cosine of a direction whose sine is in the panel too: a fault of one is a fault of both."""
+        return self.name.endswith("_cos") and f"{self.name.removesuffix('_cos')}_sin" in self.panel
+
     def first_of(self, flag_ST: BoolArray) -> str:
         """Site and time of the first flagged cell, in words."""
         site, time = np.argwhere(flag_ST)[0]

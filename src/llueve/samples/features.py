@@ -145,7 +145,7 @@ class _Derived:
     def add(self, name: str, values_ST: Doubles, units: str | None) -> None:
         if name in self.panel:
             raise ConfigError(f"features would make {name!r}, but the panel has this name already; rename or remove it")
-        attrs = {} if units is None else {"units": units}
+        attrs = {"derived": True} if units is None else {"derived": True, "units": units}
         self.panel[name] = (("site", "time"), values_ST.astype(np.float32), attrs)
 
 
