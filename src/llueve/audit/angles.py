@@ -48,7 +48,7 @@ def _moving_sites(cells: VariableCells) -> Iterator[Finding]:
     least_S, most_S = cells.ordered_ST[:, 0], cells.ordered_ST[np.arange(len(last_S)), last_S]
     moved = np.flatnonzero(known & (most_S - least_S > MOVED_DEGREES))
     if len(moved):
-        sites = cells.panel["site"].values
+        sites = cells.panel.variables["site"].values
         places = [f"{sites[site]} ({least_S[site]:g} to {most_S[site]:g})" for site in moved]
         message = (
             f"{cells.name}: changes between the rows of {len(moved)} of {len(sites)} sites: {listed(places)}; these rows may "

@@ -98,7 +98,7 @@ def _missing_at_start(cells: VariableCells, missing_ST: BoolArray, recorded_ST: 
     observed = int((recorded_ST & ~missing_ST).any(axis=1).sum())
     (common, alike) = Counter(first_of.values()).most_common(1)[0] if first_of else (0, 0)
     for here, first in first_of.items():
-        place = str(cells.panel["site"].values[here])
+        place = str(cells.panel.variables["site"].values[here])
         message = f"missing in the first {first} step{'s' * (first > 1)} of {place}, and nowhere else there"
         if first == common and alike > 1 and alike >= ALIKE * observed:
             message += f", as at {alike} of {observed} sites: a lag or a rolling mean that reaches beyond the record"
@@ -153,7 +153,7 @@ def _implausible(cells: VariableCells) -> Iterator[Finding]:
 def _odd_sites(cells: VariableCells) -> Iterator[Finding]:
     """Sites that seem to have another unit than all others."""
     for site, conversion in odd_sites(cells.units, cells.ordered_ST, cells.known_S):
-        place = str(cells.panel["site"].values[site])
+        place = str(cells.panel.variables["site"].values[site])
         message = (
             f"{cells.name}: the values at {place}, with a median of {np.nanmedian(cells.values_ST[site]):g}, lie far from "
             f"those of every other site; {conversion} they would be among them; correct their unit if it differs"

@@ -58,7 +58,7 @@ class DeadGauge:
 
     def finding(self, panel: xr.Dataset) -> Finding:
         """The gauge in words."""
-        place, times = str(panel["site"].values[self.site]), panel["time"].values
+        place, times = str(panel.variables["site"].values[self.site]), panel.variables["time"].values
         start, end = (minute(times[index])[:10] for index in (self.first, self.last))
         message = (
             f"{self.variable}: only zeros at {place} from {start} to {end} ({self.days} days), while about {self.expected:.0f} "
@@ -84,9 +84,9 @@ def dead_gauges(panel: xr.Dataset) -> list[DeadGauge]:
         return []
     found: list[DeadGauge] = []
     for name in feature_names(panel):
-        array = panel[name]
+        array = panel.variables[name]
         if array.attrs.get("units") in MILLIMETRES_PER_UNIT or "accumulation_hours" in array.attrs:
-            days = _WetDays.of(np.asarray(array.values), panel["time"].values)
+            days = _WetDays.of(np.asarray(array.values), panel.variables["time"].values)
             if days is not None:
                 found.extend(days.dead(name))
     return found

@@ -45,13 +45,14 @@ def check_balance(panel: xr.Dataset, split: Split, config: Config, gauges: Seque
             "consider a lower threshold or train.class_weights"
         )
         yield Finding("rare_event", "warning", message, count=int(event_W.sum()))
-    sites = panel["site"].values
-    for site in range(len(sites) if len(sites) > 1 else 0):
-        here_W = event_W[split.training.site == site]
-        if len(here_W) and here_W.all() | ~here_W.any():
-            kind = "an event" if here_W.all() else "a non-event"
-            message = f"{sites[site]}: each of its {len(here_W):,} training windows is {kind}"
-            yield Finding("one_class_site", "info", message, site=str(sites[site]), count=len(here_W))
+    sites = panel.variables["site"].values
+    windows_S = np.bincount(split.training.site, minlength=len(sites))
+    events_S = np.bincount(split.training.site, weights=event_W, minlength=len(sites))
+    one_class_S = (windows_S > 0) & ((events_S == 0) | (events_S == windows_S))
+    for site in np.flatnonzero(one_class_S) if len(sites) > 1 else ():
+        kind = "an event" if events_S[site] else "a non-event"
+        message = f"{sites[site]}: each of its {windows_S[site]:,} training windows is {kind}"
+        yield Finding("one_class_site", "info", message, site=str(sites[site]), count=int(windows_S[site]))
 
 
 def _one_class(split: Split, config: Config, gauges: Sequence[DeadGauge]) -> Iterator[Finding]:
@@ -90,7 +91,7 @@ def check_leaks(panel: xr.Dataset, config: Config, labels_ST: FloatArray, traini
     newest_known = ThresholdScan(earlier(outcomes.event_ST, horizon), outcomes)
     persistence = {k: newest_known.at(k) for k in ahead}
     for name in feature_names(panel):
-        leak = _leak(name, panel[name].values[:, :training_rows], outcomes, persistence)
+        leak = _leak(name, panel.variables[name].values[:, :training_rows], outcomes, persistence)
         if leak is not None:
             yield leak
         if leak is None or leak.code not in ("holds_future", "nearly_holds_future"):
@@ -147,7 +148,7 @@ def _label_faults(panel: xr.Dataset, name: str, outcomes: Outcomes, config: Conf
 
     It is compared with the sum over the horizon, with that sum some steps earlier and later, and with each of its steps.
     """
-    units, label, hours = panel[name].attrs.get("units"), config.target.label, config.target.horizon_hours
+    units, label, hours = panel.variables[name].attrs.get("units"), config.target.label, config.target.horizon_hours
     rows, horizon = outcomes.event_ST.shape[1], outcomes.horizon
     if label is None or units not in MILLIMETRES_PER_UNIT or rows <= horizon:
         return []
@@ -155,7 +156,7 @@ def _label_faults(panel: xr.Dataset, name: str, outcomes: Outcomes, config: Conf
         total_ST = next_sum_mm(panel, name, hours, allow_sampled=True)[:, :rows]
     except LlueveError:  # not amounts of single steps: they have no sum
         return []
-    values_ST = panel[name].values[:, :rows]
+    values_ST = panel.variables[name].values[:, :rows]
     sums = ThresholdScan(total_ST, outcomes)
     right = sums.at(0)
     if not right.has_enough_cases:
@@ -187,7 +188,7 @@ def _contradictions(
     panel: xr.Dataset, name: str, total_ST: FloatArray, outcomes: Outcomes, config: Config
 ) -> list[Finding]:
     """Rows in which the label contradicts the sum of rain that it was computed from."""
-    event_ST, units = outcomes.event_ST, panel[name].attrs["units"]
+    event_ST, units = outcomes.event_ST, panel.variables[name].attrs["units"]
     known = ~np.isnan(total_ST) & ~np.isnan(event_ST)
     wrong, bound = best_threshold(total_ST[known], event_ST[known] == 1)
     if not wrong or bound is None:
@@ -198,7 +199,7 @@ def _contradictions(
         rule = f"{name} is at least {bound / MILLIMETRES_PER_UNIT[units]:g} {units} 1 step(s) later"
     message = (
         f'{config.target.label}: agrees with "{rule}" in {1 - wrong / known.sum():.2%} of the cases and contradicts it in '
-        f"{wrong:,}, the first at {panel['site'].values[site]}, {minute(panel['time'].values[time])}; correct the wrong one"
+        f"{wrong:,}, the first at {panel.variables['site'].values[site]}, {minute(panel.variables['time'].values[time])}; correct the wrong one"
     )
     return [Finding("label_mismatch", "warning", message, name, count=wrong)]
 

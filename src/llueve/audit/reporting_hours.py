@@ -29,7 +29,7 @@ def check_reporting_hours(panel: xr.Dataset, config: Config) -> list[Finding]:
     horizon = whole_steps(config.target.horizon_hours, float(panel.attrs["step_hours"]))
     if name is None or name not in panel or steps is None or steps == 1 or horizon is None:
         return []
-    known_ST = ~np.isnan(panel[name].values)
+    known_ST = ~np.isnan(panel.variables[name].values)
     phase_T = _phase(panel, steps)
     count_SP = np.stack([known_ST[:, phase_T == phase].sum(axis=1) for phase in range(steps)], axis=1)
     reported_SP = count_SP > SELDOM * count_SP.max(axis=1, keepdims=True)
@@ -92,7 +92,7 @@ def _gives_windows(panel: xr.Dataset, config: Config) -> bool:
 
 def _phase(panel: xr.Dataset, steps: int) -> NDArray[np.int64]:
     """The step of the day of each time, from 0."""
-    times = panel["time"].values
+    times = panel.variables["time"].values
     seconds: NDArray[np.int64] = (times - times.astype("datetime64[D]")).astype("timedelta64[s]").astype(np.int64)
     return seconds * steps // 86400
 
@@ -108,5 +108,5 @@ def _longest(reported_P: BoolArray) -> int:
 def _hours(panel: xr.Dataset, chosen_P: BoolArray) -> str:
     """The chosen steps of the day as clock times."""
     phases, first = np.unique(_phase(panel, len(chosen_P)), return_index=True)
-    clock = np.datetime_as_string(panel["time"].values[first], unit="m")
+    clock = np.datetime_as_string(panel.variables["time"].values[first], unit="m")
     return listed([text[11:] for phase, text in zip(phases, clock, strict=True) if chosen_P[phase]], 6)

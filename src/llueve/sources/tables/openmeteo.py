@@ -7,6 +7,7 @@ hour: a sum such as precipitation covers the hour before its time.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -211,7 +212,7 @@ def _names(series: list[PointSeries], data: DataConfig) -> list[str]:
     if len(series) == 1:
         return [given or series[0].site or data.site_name]
     names = [point.name for point in series]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{data.path}: several points are in the same cell, {listed(twice)}; keep one of them")
     return names
 

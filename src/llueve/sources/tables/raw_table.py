@@ -6,6 +6,7 @@ All CSV cells stay text, so that no reader guesses the meaning of a column; Parq
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,12 +22,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llueve.config import DataConfig
-from llueve.errors import DataError, listed
+from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding
 from llueve.sources.names_and_units import agreed_units
 
 PARQUET_MAGIC = b"PAR1"
 HEADER_WITH_UNIT = re.compile(r"^(?P<name>.*\S)\s*(?:\[(?P<square>[^\[\]]*)\]|\((?P<round>[^()]*)\))$")
+BLOCK_CELLS = 2**20
+"""Number of cells of a CSV file that wait as Python texts."""
 PANDAS_INDEX = re.compile(r"^__index_level_\d+__$")
 
 
@@ -138,33 +141,36 @@ def _detect_format(path: Path, source: str) -> str:
 def _read_csv(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int64]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, rows = _scan_csv(file, source)
-        frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig", index_col=False)
+            header, rows, columns = _scan_csv(file, source)
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: is neither Parquet nor UTF-8 text (byte {error.start}: {error.reason})") from error
-    except (csv.Error, pd.errors.ParserError) as error:
+    except csv.Error as error:
         raise DataError(f"{source}: is not a CSV table ({error}); expected commas and closed quotes") from error
-    if len(frame) != len(rows):
-        raise DataError(f"{source}: {len(rows)} rows, or {len(frame)} by another count; check quotes and line ends")
-    return [(name, None, frame.iloc[:, i]) for i, name in enumerate(header)], rows
+    return [(name, None, cells.to_pandas()) for name, cells in zip(header, columns, strict=True)], rows
 
 
-def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.int64]]:
-    """The header, and the numbers of the rows that are not blank.
+def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.int64], list[pa.ChunkedArray]]:
+    """The header, the numbers of the rows that are not blank, and the texts of each column.
 
-    Every row must be as long as the header: pandas fills short rows silently, which would hide a cut file.
+    Every row must be as long as the header: a short row may be the end of a file that was cut.
     """
     header: list[str] = []
     rows: list[int] = []
     ragged: list[tuple[int, int]] = []
-    for number, cells in enumerate(csv.reader(file), start=1):
+    lines = _Lines(file)
+    columns = _TextColumns()
+    for number, cells in enumerate(csv.reader(lines), start=1):
+        if lines.ended:  # inside a row
+            raise csv.Error(f"row {number} ends inside quotes")
         if not cells or (len(cells) == 1 and len(header) != 1 and not cells[0].strip()):
             continue
         if not header:
             header = cells
             continue
         rows.append(number)
-        if len(cells) != len(header):
+        if len(cells) == len(header):
+            columns.add(cells)
+        else:
             ragged.append((number, len(cells)))
     if not header:
         raise DataError(f"{source}: holds only blank lines; expected a CSV file with a header")
@@ -172,8 +178,45 @@ def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.i
         found = listed([f"row {number} has {count}" for number, count in ragged])
         raise DataError(f"{source}: the header has {len(header)} cells but {found}; quote cells with commas")
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        raise DataError(f"{source}: the header {header[0]!r} is one cell; expected commas between the cells")
-    return header, np.array(rows, dtype=np.int64)
+        raise DataError(f"{source}: the header {shortened(header[0])} is one cell; expected commas between the cells")
+    return header, np.array(rows, dtype=np.int64), columns.whole(len(header))
+
+
+class _Lines:
+    """The lines of a file; `ended` is True once one more was asked for than it has."""
+
+    def __init__(self, file: io.TextIOBase) -> None:
+        self.file = file
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.file
+        self.ended = True
+
+
+class _TextColumns:
+    """The texts of a table by column. Rows wait as Python texts only until a block of them is full."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[str]] = []
+        self.blocks: list[list[pa.Array]] = []
+
+    def add(self, cells: list[str]) -> None:
+        """Add a row, as long as all others."""
+        self.rows.append(cells)
+        if len(self.rows) * len(cells) >= BLOCK_CELLS:
+            self._end_block()
+
+    def whole(self, count: int) -> list[pa.ChunkedArray]:
+        """The `count` columns from top to bottom."""
+        self._end_block()
+        texts = pa.large_string()
+        return [pa.chunked_array([block[i] for block in self.blocks], texts) for i in range(count)]
+
+    def _end_block(self) -> None:
+        if self.rows:
+            self.blocks.append([pa.array(cells, pa.large_string()) for cells in zip(*self.rows, strict=True)])
+            self.rows = []
 
 
 def _read_parquet(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int64]]:
@@ -221,6 +264,6 @@ def _check_headers(names: list[str], source: str) -> None:
     unnamed = [i for i, name in enumerate(names, start=1) if not name]
     if unnamed:
         raise DataError(f"{source}: column {listed(unnamed)} has no name in the header; name or remove it")
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f"{source}: the header names {listed(repeated)} more than once (units ignored); rename it")

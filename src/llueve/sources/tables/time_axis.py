@@ -206,8 +206,10 @@ def _duplicated(
             'them, name the column of sites in data.site, or set data.duplicates to "first" or "mean"'
         )
     findings = []
-    for code in np.unique(sites.codes[later]).tolist():
-        name, rows = sites.values[code], later[sites.codes[later] == code]
+    # `later` is ordered by site.
+    codes, starts = np.unique(sites.codes[later], return_index=True)
+    for code, rows in zip(codes.tolist(), np.split(later, starts[1:]), strict=True) if len(later) else ():
+        name = sites.values[code]
         message = f"{name}: {len(rows)} rows repeat a time; merged by data.duplicates = {data.duplicates!r}"
         findings.append(finding_at("duplicated_times", "warning", message, times[rows], site=name))
     return findings
@@ -257,8 +259,10 @@ def _check_phase(table: RawTable, data: DataConfig, times: Times, sites: TextCol
 def _gaps(axes: PanelAxes) -> list[Finding]:
     """Findings on steps that a site skips between its own first and last time."""
     findings = []
-    for code, name in enumerate(axes.sites):
-        present = np.unique(axes.cell_of_row[axes.site_of_row == code]) - code * len(axes.times)
+    cells, count = np.unique(axes.cell_of_row), len(axes.times)
+    first = np.searchsorted(cells, count * np.arange(len(axes.sites)))
+    for code, (name, here) in enumerate(zip(axes.sites, np.split(cells, first[1:]), strict=True)):
+        present = here - code * count
         skipped = np.diff(present) - 1
         if (gaps := np.count_nonzero(skipped)) == 0:
             continue
