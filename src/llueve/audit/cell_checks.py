@@ -3,11 +3,13 @@
 Shapes: S sites, T times, W windows.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from llueve.audit.angles import check_angles
 from llueve.audit.stuck import STUCK_VALUES, check_stuck
@@ -107,12 +109,13 @@ def _missing_at_start(cells: VariableCells, missing_ST: BoolArray, recorded_ST: 
 
 def _marks(cells: VariableCells) -> Iterator[Finding]:
     """Numbers that archives write for "missing", outside the range of all other values."""
-    known, spans = cells.ordered, {}
-    for mark in MARKS:
-        low, high = sorted((mark * (1 - 1e-6), mark * (1 + 1e-6)))
-        start, end = int(np.searchsorted(known, low, "left")), int(np.searchsorted(known, high, "right"))
-        if end > start:
-            spans[mark] = slice(start, end)
+    known = cells.ordered
+    marks = np.array(MARKS)
+    starts = np.searchsorted(known, marks - 1e-6 * np.abs(marks), "left").tolist()
+    ends = np.searchsorted(known, marks + 1e-6 * np.abs(marks), "right").tolist()
+    spans = {m: slice(start, end) for m, start, end in zip(MARKS, starts, ends, strict=True) if end > start}
+    if not spans:
+        return
     other = np.ones(len(known), dtype=np.bool_)
     for span in spans.values():
         other[span] = False
@@ -136,6 +139,8 @@ def _marks(cells: VariableCells) -> Iterator[Finding]:
 def _implausible(cells: VariableCells) -> Iterator[Finding]:
     """Values that the variable's unit does not allow on Earth's surface, one by one or as a whole."""
     name, values_ST = cells.name, cells.values_ST
+    if cells.units is None:
+        return
     middle, spread = site_middles(cells.ordered_ST, cells.known_S)
     least, most = bounds(cells.units, cells.ordered, middle)
     if (beyond_ST := (values_ST < least) | (values_ST > most)).any():
@@ -168,12 +173,12 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
     cells, all of them many times as far from the median as the next.
     """
     known = cells.ordered.astype(np.float64)
-    centre = float(np.median(known))
+    centre = _quantile(known, 0.5)
     distance = np.sort(np.abs(known - centre))
     usual, others = distance, "99.5 % of the cells"
     if centre == 0 and known[0] >= 0:  # dry cells say nothing on how much rain falls in a storm
         usual, others = distance[np.flatnonzero(distance)], "99.5 % of the cells above zero"
-    least = FAR * float(np.quantile(usual, 0.995)) if len(usual) else 0.0
+    least = FAR * _quantile(usual, 0.995) if len(usual) else 0.0
     if least == 0 or distance[-1] <= least:
         away = distance[distance > NOISE * distance[-1]]  # packing leaves tiny numbers instead of zero
         # At most this many may be bad, and four times as many must remain to show what is usual.
@@ -195,6 +200,13 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
     yield cells.finding("outliers", "warning", message, far_ST)
 
 
+def _quantile(ordered: NDArray[np.float64], share: float) -> float:
+    """Quantile of numbers in order, between two of them in proportion, as `numpy.quantile` has it."""
+    place = share * (len(ordered) - 1)
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return float(low + (high - low) * (place - math.floor(place)))
+
+
 def _flat_windows(cells: VariableCells, training: Part, context: int) -> Iterator[Finding]:
     """Training windows in which the variable is constant: the published Hugging Face normaliser divides by zero there."""
     if context < 2 or cells.distinct < STUCK_VALUES or cells.is_cosine:
@@ -202,6 +214,8 @@ def _flat_windows(cells: VariableCells, training: Part, context: int) -> Iterato
     values_ST = cells.values_ST
     moves_ST = np.zeros_like(values_ST, dtype=np.bool_)
     moves_ST[:, 1:] = values_ST[:, 1:] != values_ST[:, :-1]
+    if moves_ST[:, 1:].all():
+        return
     whole_W = windows_with(np.isnan(values_ST), training, context) == 0
     # The first step of a window has no step before it to differ from.
     if flat := int((whole_W & (windows_with(moves_ST, training, context - 1) == 0)).sum()):

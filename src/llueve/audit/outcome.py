@@ -1,6 +1,6 @@
 """Checks of the outcome: classes, columns that hold it too early, labels of the wrong rain. Shapes: S sites, T times."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xarray as xr
@@ -89,7 +89,7 @@ def check_leaks(panel: xr.Dataset, config: Config, labels_ST: FloatArray, traini
     outcomes = Outcomes(labels_ST, event_outcomes(labels_ST, config.target.event_index), horizon)
     ahead = range(1 - horizon, max(horizon, LATER_STEPS) + 1)
     newest_known = ThresholdScan(earlier(outcomes.event_ST, horizon), outcomes)
-    persistence = {k: newest_known.at(k) for k in ahead}
+    persistence = newest_known.scores(ahead)
     for name in feature_names(panel):
         leak = _leak(name, panel.variables[name].values[:, :training_rows], outcomes, persistence)
         if leak is not None:
@@ -103,7 +103,7 @@ def _leak(
 ) -> Finding | None:
     """The knowledge of the outcome in one variable, at the shifts of `persistence`."""
     scan = ThresholdScan(values_ST, outcomes)
-    scores = {k: scan.at(k) for k in persistence}
+    scores = scan.scores([*persistence])
     # An exception in a sample of the cells is an exception in all cells.
     if leaks := [k for k in scores if not scores[k].wrong and outcomes.equals(values_ST, k)]:
         message = (
@@ -199,14 +199,14 @@ def _contradictions(
         rule = f"{name} is at least {bound / MILLIMETRES_PER_UNIT[units]:g} {units} 1 step(s) later"
     message = (
         f'{config.target.label}: agrees with "{rule}" in {1 - wrong / known.sum():.2%} of the cases and contradicts it in '
-        f"{wrong:,}, the first at {panel.variables['site'].values[site]}, {minute(panel.variables['time'].values[time])}; correct the wrong one"
+        f"{wrong:,}, the first at {panel['site'].values[site]}, {minute(panel['time'].values[time])}; correct the wrong one"
     )
     return [Finding("label_mismatch", "warning", message, name, count=wrong)]
 
 
-def _best(scan: ThresholdScan, shifts: Iterable[int]) -> tuple[int, ThresholdScore]:
+def _best(scan: ThresholdScan, shifts: Sequence[int]) -> tuple[int, ThresholdScore]:
     """The shift with the smallest error, and its score."""
-    scores = {k: scan.at(k) for k in shifts}
+    scores = scan.scores(shifts)
     k = min(scores, key=lambda k: scores[k].error)
     return k, scores[k]
 

@@ -64,6 +64,9 @@ def check_stuck(cells: VariableCells) -> Iterator[Finding]:
     if cells.distinct < STUCK_VALUES or cells.is_derived:
         return
     least = max(STUCK_STEPS, math.ceil(STUCK_HOURS / float(cells.panel.attrs["step_hours"])))
+    same_ST = cells.values_ST[:, 1:] == cells.values_ST[:, :-1]
+    if not same_ST.any():
+        return
     last = len(cells.ordered) - 1
     near = NEAR_END * float(cells.ordered[math.floor(0.9999 * last)] - cells.ordered[math.ceil(0.0001 * last)])
     runs_S = [_SiteRuns(values_T) for values_T in cells.values_ST]

@@ -64,8 +64,8 @@ def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sa
     if (below := millimetres_ST < -PACKING_NOISE_MM).any():
         site, time = np.argwhere(below)[0]
         raise DataError(
-            f"{variable}: {below.sum()} values are below zero, the first {panel.variables[variable].values[site, time]:g} at "
-            f"{panel.variables['site'].values[site]}, {minute(panel.variables['time'].values[time])}; rain cannot be negative: if they mean "
+            f"{variable}: {below.sum()} values are below zero, the first {panel[variable].values[site, time]:g} at "
+            f"{panel['site'].values[site]}, {minute(panel['time'].values[time])}; rain cannot be negative: if they mean "
             "missing, name them in data.sentinels"
         )
     millimetres_ST = np.maximum(millimetres_ST, 0)  # noise below zero would take rain from the sum

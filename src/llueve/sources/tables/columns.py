@@ -28,6 +28,7 @@ RADIANS = ("rad", "radian", "radians")
 MOST_CATEGORIES = 50
 PLAIN_INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+LIKE_NUMBER = re.compile("[0-9]|inf", re.I)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Floats = NDArray[np.float64]
@@ -233,10 +234,20 @@ def _plain_numbers(column: "pd.Series[Any]", missing: Sequence[str]) -> Floats |
     if not isinstance(column.dtype, pd.StringDtype):
         return None
     texts = pa.array(column)
-    marks = pa.array([text.strip() for text in missing], texts.type)
-    stripped = pc.utf8_trim_whitespace(texts)
+    marks = [text.strip() for text in missing]
+    values = None
+    if not any(LIKE_NUMBER.search(mark) for mark in marks):  # else some numbers mean missing
+        values = _cast(texts)
+    if values is None:
+        stripped = pc.utf8_trim_whitespace(texts)
+        values = _cast(pc.if_else(pc.is_in(stripped, pa.array(marks, texts.type)), None, stripped))
+    return values
+
+
+def _cast(texts: "pa.Array[Any]") -> Floats | None:
+    """The number of each text, NaN for a null; None if a text is not a number."""
     try:
-        numbers = pc.if_else(pc.is_in(stripped, marks), None, stripped).cast(pa.float64())
+        numbers = texts.cast(pa.float64())
     except pa.ArrowInvalid:
         return None
     values: Floats = numbers.to_numpy(zero_copy_only=False)

@@ -150,7 +150,7 @@ def _add(arrays: dict[str, xr.Variable], table: RawTable, column: str, name: str
 
 def _by_time(axes: PanelAxes, variable: Variable) -> xr.Variable:
     attrs = {"units": variable.units} if variable.units else {}
-    return xr.Variable(("site", "time"), axes.place(variable.values, variable.averaged), attrs)
+    return xr.Variable(("site", "time"), axes.place(variable.values, variable.averaged), attrs, fastpath=True)
 
 
 def _by_site(axes: PanelAxes, variable: Variable, table: RawTable, column: str) -> xr.Variable:
