@@ -8,10 +8,8 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llueve.config import DataConfig
+from llueve.csv_text import from_cell
 from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding
 from llueve.sources.names_and_units import agreed_units
+from llueve.sources.tables.package_files import package_file
 
 PARQUET_MAGIC = b"PAR1"
 HEADER_WITH_UNIT = re.compile(r"^(?P<name>.*\S)\s*(?:\[(?P<square>[^\[\]]*)\]|\((?P<round>[^()]*)\))$")
@@ -70,7 +70,7 @@ def load_table(data: DataConfig) -> RawTable:
     """Read the CSV or Parquet file of `data.path`.
 
     Raises:
-        DataError: no such file or package; not CSV or Parquet; an empty file; a row longer or shorter than the header;
+        DataError: no such file; not CSV or Parquet; an empty file; a row longer or shorter than the header;
             a column without a name, or two of one name; or a column with two different units.
     """
     with located(data.path) as path:
@@ -86,41 +86,25 @@ def load_table(data: DataConfig) -> RawTable:
     given: dict[str, Mapping[str, str | None]]
     given = {"the header": dict(headers), "the Parquet field": by_field, "data.units": data.units}
     cells = {name: cells for name, (_, _, cells) in zip(names, columns, strict=True)}
+    if kind == "csv" and data.site in cells and cells[data.site].str.startswith("'").any():
+        cells[data.site] = cells[data.site].map(from_cell)
     return RawTable(data.path, pd.DataFrame(cells), rows, agreed_units(names, given, data.path))
 
 
 @contextmanager
 def located(path: str) -> Iterator[Path]:
-    """The file on disk; a file in the archive of an installed package is unpacked first.
+    """The file on disk.
 
     Raises:
-        DataError: no such package, or no such file; or the file cannot be read while the context lasts.
+        DataError: no such file, or a package that is not read; or the file cannot be read while the context lasts.
     """
     try:
-        with resources.as_file(_entry(path)) if path.startswith("package:") else nullcontext(Path(path)) as file:
-            yield file
+        yield package_file(path) if path.startswith("package:") else Path(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; check data.path") from error
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{path}: cannot be read ({reason}); check data.path and the permissions") from error
-
-
-def _entry(path: str) -> Traversable:
-    """The file of an installed package that `package:NAME/FILE` names."""
-    package, _, file = path.removeprefix("package:").partition("/")
-    if not package or not file:
-        raise DataError(f"{path}: expected package:NAME/FILE, such as package:vega_datasets/_data/seattle-weather.csv")
-    try:
-        entry = resources.files(package).joinpath(file)
-    except (ImportError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: package {package!r} is not installed; run pip install {package}") from error
-    if not entry.is_file():
-        raise DataError(
-            f"{path}: package {package!r} is installed but has no file {file!r}; check the name, or get the version that "
-            f"has it with pip install --upgrade {package}"
-        )
-    return entry
 
 
 def _detect_format(path: Path, source: str) -> str:
