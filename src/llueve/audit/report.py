@@ -15,6 +15,7 @@ from rich.text import Text
 from llueve.audit.cell_checks import check_cells
 from llueve.audit.failure import FailureForecast, check_concatenated
 from llueve.audit.gauges import dead_gauges
+from llueve.audit.missingness import check_missingness
 from llueve.audit.outcome import check_balance, check_leaks, check_sampling
 from llueve.audit.reporting_hours import check_reporting_hours
 from llueve.audit.variable_cells import iso_time
@@ -22,7 +23,7 @@ from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
 from llueve.panel import Finding, feature_cube, feature_names
 from llueve.samples.split import Split, split_panel, thinned, windows_with
-from llueve.samples.target import class_labels
+from llueve.samples.target import class_labels, event_outcomes, horizon_steps
 
 SHOWN = 3
 """Largest number of notes with one code in the table; the file has all of them."""
@@ -86,6 +87,10 @@ def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
     findings.extend(check_cells(panel, training, split.training_rows, context))
     findings.extend(check_balance(panel, split, config, gauges))
     findings.extend(check_leaks(panel, config, split.labels_ST, split.training_rows))
+    event_ST = event_outcomes(split.labels_ST[:, : split.training_rows], config.target.event_index)
+    findings.extend(
+        check_missingness(panel, event_ST, horizon_steps(config.target.horizon_hours, panel.attrs["step_hours"]))
+    )
     bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
     bad_windows = int((windows_with(bad_ST, training, context) > 0).sum())
     forecast = FailureForecast(len(training), bad_windows, config.train.batch_size, config.windows.missing == "mask")

@@ -28,6 +28,8 @@ from llueve.sources.tables.package_files import package_file
 
 PARQUET_MAGIC = b"PAR1"
 HEADER_WITH_UNIT = re.compile(r"^(?P<name>.*\S)\s*(?:\[(?P<square>[^\[\]]*)\]|\((?P<round>[^()]*)\))$")
+MOST_NAME = 200
+"""Largest number of characters of the name of a column or a site."""
 BLOCK_CELLS = 2**20
 """Number of cells of a CSV file that wait as Python texts."""
 PANDAS_INDEX = re.compile(r"^__index_level_\d+__$")
@@ -248,6 +250,10 @@ def _check_headers(names: list[str], source: str) -> None:
     unnamed = [i for i, name in enumerate(names, start=1) if not name]
     if unnamed:
         raise DataError(f"{source}: column {listed(unnamed)} has no name in the header; name or remove it")
+    if long := [f"column {i}: {shortened(name)}" for i, name in enumerate(names, start=1) if len(name) > MOST_NAME]:
+        raise DataError(
+            f"{source}: a name in the header has more than {MOST_NAME} characters ({listed(long)}); shorten it"
+        )
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f"{source}: the header names {listed(repeated)} more than once (units ignored); rename it")

@@ -23,6 +23,7 @@ from llueve.sources.tables.columns import (
 from llueve.sources.tables.ghcn import is_ghcn, load_ghcn
 from llueve.sources.tables.openmeteo import is_openmeteo, load_openmeteo
 from llueve.sources.tables.raw_table import RawTable, load_table
+from llueve.sources.tables.site_names import spelling_findings
 from llueve.sources.tables.time_axis import PanelAxes, panel_axes, read_sites, read_times
 
 
@@ -54,6 +55,7 @@ def read_table(
     table, data = _load(data)
     _check_names(table, data, target, require_label)
     times, sites = read_times(table, data), read_sites(table, data)
+    about_sites = spelling_findings(table, data, sites.values)
     axes, about_times = panel_axes(table, data, times, sites)
     arrays, categories, about_columns = _features(table, data, target, axes, times, known_categories)
     _set_accumulation(arrays, table, data, target, axes.step_hours)
@@ -74,7 +76,7 @@ def read_table(
     panel.attrs = {
         "step_hours": axes.step_hours,
         "source": data.path,
-        "findings": (*table.findings, *about_times, *about_columns),
+        "findings": (*table.findings, *about_sites, *about_times, *about_columns),
         "categories": categories,
         "sites_in_file": [axes.sites[code] for code in dict.fromkeys(axes.site_of_row.tolist())],
     }

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from llueve.config import DataConfig
-from llueve.errors import DataError
+from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding, FloatArray
 from llueve.sources.findings import finding_at, time_text
 from llueve.sources.tables.columns import Floats, TextColumn, Times, refuse_texts, text_column
-from llueve.sources.tables.raw_table import RawTable
+from llueve.sources.tables.raw_table import MOST_NAME, RawTable
 
 MOST_CELLS = 50_000_000
 SECOND_NS = 1_000_000_000
@@ -99,6 +99,11 @@ def read_sites(table: RawTable, data: DataConfig) -> TextColumn:
         raise DataError(
             f"{table.source}: column {data.site!r} (the site) is missing in {missing.sum()} of {len(missing)} rows "
             f"({table.at(missing)}); fill it in, or remove these rows"
+        )
+    if long := [shortened(name) for name in column.values if len(name) > MOST_NAME]:
+        raise DataError(
+            f"{table.source}: column {data.site!r} (the site): expected names of at most {MOST_NAME} characters, found "
+            f"{listed(long, 3)}; shorten them"
         )
     rank = {name: i for i, name in enumerate(sorted(column.values))}
     return TextColumn(list(rank), np.array([rank[name] for name in column.values], dtype=np.int64)[column.codes])
