@@ -30,7 +30,7 @@ def check_missingness(panel: xr.Dataset, event_ST: FloatArray, horizon: int) -> 
     recorded_ST = recorded_rows(panel)[:, :rows]
     month_T = panel.variables["time"].values[:rows].astype("datetime64[M]").astype(np.int64)
     stratum_ST = np.arange(len(event_ST))[:, None] * (month_T[-1] - month_T[0] + 1) + (month_T - month_T[0])
-    outcomes = {"of the coming outcome": event_ST, "now (the newest known outcome)": earlier(event_ST, horizon)}
+    outcomes = {"(the coming outcome)": event_ST, "(the newest known outcome)": earlier(event_ST, horizon)}
     known = {when: recorded_ST & ~np.isnan(wet_ST) for when, wet_ST in outcomes.items()}
     for name in feature_names(panel):
         array = panel.variables[name]
@@ -42,8 +42,8 @@ def check_missingness(panel: xr.Dataset, event_ST: FloatArray, horizon: int) -> 
             if shares is not None:
                 wet, dry = shares
                 message = (
-                    f"{name}: missing in {wet:.0%} of the wet cases and {dry:.0%} of the dry ones {when}, in the same months; a "
-                    "gap then tells of rain: find out why these cells are missing, or leave the column out with data.exclude"
+                    f"{name}: the share of missing cells is {wet:.2f} in wet cases and {dry:.2f} in dry ones {when}, in the same "
+                    "months, so a gap tells of rain: find out why these cells are missing, or name the column in data.exclude"
                 )
                 yield Finding("missing_with_rain", "warning", message, name, count=int(missing_ST.sum()))
                 break

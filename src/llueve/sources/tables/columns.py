@@ -19,7 +19,7 @@ from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding
 from llueve.sources.findings import finding_at
 from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
-from llueve.sources.tables.raw_table import RawTable
+from llueve.sources.tables.raw_table import MOST_NAME, RawTable
 
 COMPASS_POINTS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 COMPASS_DEGREES = {point: 22.5 * i for i, point in enumerate(COMPASS_POINTS)}
@@ -197,15 +197,20 @@ def category_column(
         raise DataError(f"{where} is all missing; leave it out with data.exclude")
     elif len(values) > MOST_CATEGORIES:
         raise DataError(
-            f"{where} has {len(values)} different values ({listed(values, 3)}), expected at most {MOST_CATEGORIES} categories; "
+            f"{where} has {len(values)} different values ({listed([shortened(value) for value in values[:3]])} …), expected at most {MOST_CATEGORIES} categories; "
             "it is probably not a category: remove it from data.categories, or data.exclude it"
+        )
+    elif long := [shortened(value) for value in values if len(value) > MOST_NAME]:
+        raise DataError(
+            f"{where}: expected categories of at most {MOST_NAME} characters, found {listed(long, 3)}; shorten them, or leave the "
+            "column out with data.exclude"
         )
     numbers = {value: float(i) for i, value in enumerate(values)}
     index = column.numbers([numbers.get(value, np.nan) for value in column.values])
     unknown = column.where(lambda value: value not in numbers)
     findings = []
     if unknown.any():
-        new = listed([value for value in column.values if value not in numbers])
+        new = listed([shortened(value) for value in column.values if value not in numbers])
         message = f"{name}: the categories {new} were not in the training data; {unknown.sum()} cells count as missing"
         findings.append(finding_at("unknown_category", "warning", message, times[unknown], name))
     variables = [
