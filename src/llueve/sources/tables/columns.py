@@ -197,13 +197,13 @@ def category_column(
         raise DataError(f"{where} is all missing; leave it out with data.exclude")
     elif len(values) > MOST_CATEGORIES:
         raise DataError(
-            f"{where} has {len(values)} different values ({listed([shortened(value) for value in values[:3]])} …), expected at most {MOST_CATEGORIES} categories; "
-            "it is probably not a category: remove it from data.categories, or data.exclude it"
+            f"{where} has {len(values)} different values ({listed([shortened(each) for each in values], 3)}), expected at most "
+            f"{MOST_CATEGORIES} categories; it is probably not a category: remove it from data.categories, or data.exclude it"
         )
     elif long := [shortened(value) for value in values if len(value) > MOST_NAME]:
         raise DataError(
-            f"{where}: expected categories of at most {MOST_NAME} characters, found {listed(long, 3)}; shorten them, or leave the "
-            "column out with data.exclude"
+            f"{where}: expected categories of at most {MOST_NAME} characters, found {listed(long, 3)}; shorten them, or leave "
+            "the column out with data.exclude"
         )
     numbers = {value: float(i) for i, value in enumerate(values)}
     index = column.numbers([numbers.get(value, np.nan) for value in column.values])

@@ -146,6 +146,10 @@ def _series(point: object, where: str) -> PointSeries:
         raise DataError(f"{where}: expected hourly and hourly_units, found {found}; ask the API for hourly=")
     if isinstance(offset := point.get("utc_offset_seconds", 0), bool) or offset != 0:
         raise DataError(f"{where}: its times are {offset!r} seconds from UTC; ask again with timezone=GMT")
+    if long := [shortened(name) for name in hourly if len(name) > MOST_NAME]:
+        raise DataError(
+            f"{where}: the name of a variable has more than {MOST_NAME} characters ({listed(long)}); rename it"
+        )
     times = _times(hourly.get("time"), units.get("time"), where)
     values = {name: _numbers(cells, len(times), name, where) for name, cells in hourly.items() if name != "time"}
     if not values:
