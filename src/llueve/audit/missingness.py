@@ -11,11 +11,11 @@ from llueve.samples.features import earlier
 
 LEAST_MISSING = 30
 """Fewest missing cells, and fewest observed ones, of a variable that is judged."""
-LEAST_STRATA = 10
+LEAST_STRATA = 12
 """Fewest months of a site that hold missing and observed cells and both outcomes."""
 LEAST_DIFFERENCE = 0.05
 """Least difference of the shares of missing cells that matters."""
-BEYOND_CHANCE = 4.0
+BEYOND_CHANCE = 5.0
 """Least distance of the difference from zero in its standard errors; thousands of variables may be judged."""
 
 
@@ -53,7 +53,8 @@ def _shares(missing: BoolArray, wet: BoolArray, stratum: NDArray[np.int64]) -> t
     """Shares of missing cells in wet and dry cases of the mixed strata; None if they differ by chance, or by little.
 
     The difference is that of Mantel and Haenszel, the sum over strata of w (share_wet − share_dry) / Σ w with the weights
-    w = wet · dry / (wet + dry). Its standard error comes from the spread of these terms between strata.
+    w = wet · dry / (wet + dry). Its standard error is the larger one of two: from the spread of the differences between
+    strata, and from that of independent cells.
     """
     _, inverse = np.unique(stratum, return_inverse=True)
     wet_K, gone_K, both_K, all_K = (
@@ -67,7 +68,10 @@ def _shares(missing: BoolArray, wet: BoolArray, stratum: NDArray[np.int64]) -> t
     wet_K, gone_K, both_K, dry_K = (each[mixed] for each in (wet_K, gone_K, both_K, dry_K))
     weight_K = wet_K * dry_K / (wet_K + dry_K)
     term_K = weight_K * (both_K / wet_K - (gone_K - both_K) / dry_K)
-    difference, error = term_K.sum() / weight_K.sum(), np.sqrt((term_K**2).sum()) / weight_K.sum()
+    difference = term_K.sum() / weight_K.sum()
+    share_K = gone_K / (wet_K + dry_K)
+    variance = max(((term_K - weight_K * difference) ** 2).sum(), (weight_K * share_K * (1 - share_K)).sum())
+    error = np.sqrt(variance) / weight_K.sum()
     if abs(difference) < LEAST_DIFFERENCE or abs(difference) < BEYOND_CHANCE * error:
         return None
     return float(both_K.sum() / wet_K.sum()), float((gone_K - both_K).sum() / dry_K.sum())

@@ -23,6 +23,14 @@ USUAL_LENGTH = 2.0
 """Factor over the longest run that a site's other runs suggest, above which a run is stuck."""
 SATURATED = 95.0
 """Relative humidity or cloud cover, percent, from which a sensor may stay at one value for days."""
+RARE_FALLS = 0.05
+"""Largest number of falls of a counter, as a share of its rises."""
+LEAST_WINDOW, MOST_WINDOW = 3, 1000
+"""Steps of a rolling window."""
+SAMPLED_RISES = 200
+"""Number of rises from which a rolling window is recognised."""
+ROLLING_SHARE = 0.5
+"""Share of the rises after which a rolling sum falls by the same amount one window later."""
 NEAR_END = 1e-6
 """Share of the spread of all values within which a value is at an end: packing moves zeros by less."""
 
@@ -78,6 +86,8 @@ def check_stuck(cells: VariableCells) -> Iterator[Finding]:
         if not (most_sites_vary or runs.varies):
             continue
         suspect = runs.suspect(least, near, ends)
+        if len(suspect) and _sums_something(cells.values_ST[site]):
+            continue
         if cells.units == "%":
             suspect = suspect[runs.value[suspect] < SATURATED]
         for run in suspect:
@@ -100,6 +110,27 @@ def _longest_usual(length_R: NDArray[np.int64]) -> float:
     """
     half, tenth = np.quantile(length_R, [0.5, 0.9])
     return float(tenth + (tenth - half) / math.log(5) * math.log(max(len(length_R) / 10, 1)))
+
+
+def _sums_something(values_T: FloatArray) -> bool:
+    """True for sums of rare amounts, which stay at one value while nothing is added: counters and rolling sums or means.
+
+    A counter hardly ever falls. A rolling sum falls by an amount exactly one window after it rose by it.
+    """
+    step_T = np.diff(values_T.astype(np.float64))
+    rises, falls = np.flatnonzero(step_T > 0), np.count_nonzero(step_T < 0)
+    if len(rises) < STUCK_VALUES:
+        return False
+    if falls <= RARE_FALLS * len(rises):
+        return True
+    rises = rises[np.linspace(0, len(rises) - 1, min(len(rises), SAMPLED_RISES)).astype(np.intp)]
+    size = step_T[rises]
+    near = 0.05 * float(np.median(size))  # means are rounded
+    for window in range(LEAST_WINDOW, min(MOST_WINDOW, len(step_T) // 2)):
+        inside = rises + window < len(step_T)
+        if (np.abs(step_T[rises[inside] + window] + size[inside]) <= near).mean() >= ROLLING_SHARE:
+            return True
+    return False
 
 
 def _ends(ordered: FloatArray, share: float) -> tuple[float, float]:
