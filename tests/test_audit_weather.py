@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import xarray as xr
 from numpy.typing import NDArray
+from rich.console import Console
 
-from llueve.audit import Audit, audit_panel
+from llueve.audit import Audit, audit_panel, render
 from llueve.config import Config, parse_config
+from llueve.errors import AuditError
 from llueve.panel import Finding, check_panel
 from llueve.samples.read import read_panel
 
@@ -370,3 +372,14 @@ def test_thousands_of_equal_sites_are_audited_and_listed_shortly() -> None:
     assert perf_counter() - start < 120  # the square of the sites would take an hour
     assert all(len(finding.message) < 1500 for finding in audit.findings)
     assert found(audit, "twin_sites")
+
+
+def test_a_table_of_thousands_of_findings_is_short() -> None:
+    empty = {f"v{number}": np.full(DAYS, np.nan) for number in range(300)}
+    audit = audit_panel(panel_of({"rain": "mm"}, rain=weather(0, 0.5), **empty), config_of())
+    with pytest.raises(AuditError, match="and 280 more") as caught:
+        audit.require_clean()
+    assert len(str(caught.value)) < 5000
+    console = Console(width=120, record=True, quiet=True)
+    console.print(render(audit))
+    assert len(audit.errors) == 300 and "and 280 more" in console.export_text()

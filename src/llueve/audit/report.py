@@ -27,6 +27,8 @@ from llueve.samples.target import class_labels, event_outcomes, horizon_steps
 
 SHOWN = 3
 """Largest number of notes with one code in the table; the file has all of them."""
+MOST_SHOWN = 20
+"""The same for errors and warnings."""
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -63,7 +65,8 @@ class Audit:
         """Raise `AuditError` if the audit has errors, apart from those with allowed codes; the message holds each."""
         errors = [finding for finding in self.errors if finding.code not in allowed]
         if errors:
-            lines = "\n".join(f"  {finding.code}: {finding.message}" for finding in errors)
+            lines = "\n".join(f"  {finding.code}: {finding.message}" for finding in errors[:MOST_SHOWN])
+            lines += f"\n  and {len(errors) - MOST_SHOWN} more" * (len(errors) > MOST_SHOWN)
             codes = ", ".join(f'"{code}"' for code in sorted({finding.code for finding in errors}))
             message = f"the audit found {len(errors)} error(s), so nothing was trained:\n{lines}\n"
             raise AuditError(f"{message}To train all the same: audit.allow = [{codes}]")
@@ -141,15 +144,17 @@ def render(audit: Audit) -> Group:
     findings = Table("severity", "code", "what", title="Findings", title_justify="left")
     styles = {"error": "bold red", "warning": "yellow", "info": ""}
     shown: Counter[str] = Counter()
+    left: Counter[str] = Counter()
     for finding in audit.findings:
         note = finding.site is not None or (finding.severity == "info" and finding.code != "missing_cells")
-        shown[finding.code] += note
-        if not note or shown[finding.code] <= SHOWN:
-            severity = Text(finding.severity, style=styles[finding.severity])
-            findings.add_row(severity, finding.code, Text(finding.message))
-    for code, count in shown.items():
-        if count > SHOWN:
-            findings.add_row("", code, f"and {count - SHOWN} more: audit.json has all")
+        most = SHOWN if note else MOST_SHOWN
+        if shown[finding.code] >= most:
+            left[finding.code] += 1
+            continue
+        shown[finding.code] += 1
+        findings.add_row(Text(finding.severity, style=styles[finding.severity]), finding.code, Text(finding.message))
+    for code, count in left.items():
+        findings.add_row("", code, f"and {count} more: audit.json has all")
     failure, forecast = Text(), audit.forecast
     if forecast is not None:
         failure = Text(f"Forecast of failure: {forecast.sentence()}.", style="" if forecast.masked else "bold")
