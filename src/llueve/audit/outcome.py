@@ -103,7 +103,9 @@ def _leak(
 ) -> Finding | None:
     """The knowledge of the outcome in one variable, at the shifts of `persistence`."""
     scan = ThresholdScan(values_ST, outcomes)
-    scores = scan.scores([*persistence])
+    horizon = outcomes.horizon
+    scores = scan.scores([*persistence, -horizon])
+    newest = scores.pop(-horizon)
     # An exception in a sample of the cells is an exception in all cells.
     if leaks := [k for k in scores if not scores[k].wrong and outcomes.equals(values_ST, k)]:
         message = (
@@ -118,8 +120,7 @@ def _leak(
             "more often than the newest known outcome does; if it holds the future, name it in data.exclude"
         )
         return Finding("nearly_holds_future", "warning", message, name)
-    horizon = outcomes.horizon
-    if outcomes.equals(values_ST, -horizon):
+    if not newest.wrong and outcomes.equals(values_ST, -horizon):
         message = f"{name}: equals the newest outcome known at issue time, {horizon} step(s) ago; this is not a leak"
         return Finding("past_outcome", "info", f"{message}; {_threshold_in_words(values_ST, outcomes)}", name)
     # Most of a long outcome may be known at its end, so only shifts up to half the horizon back are judged.

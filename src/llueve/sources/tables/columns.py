@@ -114,9 +114,10 @@ def refuse_texts(
 
 def number_column(table: RawTable, name: str, data: DataConfig, times: Times) -> tuple[list[Variable], list[Finding]]:
     """The numbers of a column as one variable; text is refused, and infinite numbers unless `data.infinite` allows them."""
-    if pd.api.types.is_float_dtype(table.frame[name].dtype):
-        values: Floats = table.frame[name].to_numpy(dtype=np.float64)
-    elif (plain_numbers := _plain_numbers(table.frame[name], data.missing)) is not None:
+    cells = table.frame[name]
+    if pd.api.types.is_float_dtype(cells.dtype):
+        values: Floats = cells.to_numpy(dtype=np.float64)
+    elif (plain_numbers := _plain_numbers(cells, data.missing)) is not None:
         values = plain_numbers
     else:
         column = text_column(table, name, data.missing)
@@ -269,6 +270,8 @@ def _observed(
 ) -> tuple[Floats, list[Finding]]:
     """The numbers with NaN for sentinels and, if allowed, for numbers beyond float32; and findings on both."""
     findings: list[Finding] = []
+    if not data.sentinels and not (np.abs(values) > FLOAT32_MAX).any():
+        return values, findings
     # A Parquet float32 column holds a sentinel like -99.9 rounded to float32.
     marks = [*data.sentinels, *(float(np.float32(mark)) for mark in data.sentinels if abs(mark) <= FLOAT32_MAX)]
     sentinel = np.isin(values, marks)

@@ -88,9 +88,10 @@ def load_table(data: DataConfig) -> RawTable:
     given: dict[str, Mapping[str, str | None]]
     given = {"the header": dict(headers), "the Parquet field": by_field, "data.units": data.units}
     cells = {name: cells for name, (_, _, cells) in zip(names, columns, strict=True)}
-    if kind == "csv" and data.site in cells and cells[data.site].str.startswith("'").any():
-        cells[data.site] = cells[data.site].map(from_cell)
-    return RawTable(data.path, pd.DataFrame(cells), rows, agreed_units(names, given, data.path))
+    frame = pd.DataFrame(cells, copy=False)  # a copy of thousands of columns takes as long as reading them
+    if kind == "csv" and data.site in cells and frame[data.site].str.startswith("'").any():
+        frame[data.site] = frame[data.site].map(from_cell)
+    return RawTable(data.path, frame, rows, agreed_units(names, given, data.path))
 
 
 @contextmanager
@@ -132,7 +133,7 @@ def _read_csv(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int6
         raise DataError(f"{source}: is neither Parquet nor UTF-8 text (byte {error.start}: {error.reason})") from error
     except csv.Error as error:
         raise DataError(f"{source}: is not a CSV table ({error}); expected commas and closed quotes") from error
-    return [(name, None, cells.to_pandas()) for name, cells in zip(header, columns, strict=True)], rows
+    return [(name, None, pd.array(cells, dtype="str")) for name, cells in zip(header, columns, strict=True)], rows
 
 
 def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.int64], list[pa.ChunkedArray]]:
