@@ -56,7 +56,7 @@ def test_wind_by_hand():
     # From the south-west; from the north; calm; unknown.
     np.testing.assert_allclose(panel["w_from_sin"].values, [[-0.6, 0, 0, np.nan]], atol=1e-7)
     np.testing.assert_allclose(panel["w_from_cos"].values, [[-0.8, 1, 0, np.nan]], atol=1e-7)
-    assert panel["w_speed"].attrs == {"units": "m s-1"}
+    assert panel["w_speed"].attrs["units"] == "m s-1"
 
 
 def test_a_west_wind_comes_from_270_degrees():

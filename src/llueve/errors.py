@@ -6,6 +6,11 @@ The command line prints the message alone, without a traceback, and exits with t
 
 from collections.abc import Sequence
 
+MOST_QUOTED = 60
+"""Largest number of characters of a cell that a message quotes."""
+MOST_LISTED = 250
+"""Largest number of characters of one item in a list of a message."""
+
 
 class LlueveError(Exception):
     """Root of the tree: catch it to catch every error that llueve raises on purpose."""
@@ -64,7 +69,13 @@ class Interrupted(LlueveError):
         self.exit_code = 128 + number
 
 
+def shortened(text: str) -> str:
+    """A text from a file in quotes, cut after 60 characters: `'1111…' (100,000 characters)`."""
+    return repr(text) if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]!r}… ({len(text):,} characters)"
+
+
 def listed(items: Sequence[object], most: int = 5) -> str:
-    """The first `most` items as text, with the number of the others: `3, 7, 9 and 4 more`."""
-    shown = ", ".join(str(item) for item in items[:most])
+    """The first `most` items as text, with the number of the others: `3, 7, 9 and 4 more`. A very long item is cut."""
+    texts = [str(item) for item in items[:most]]
+    shown = ", ".join(text if len(text) <= MOST_LISTED else f"{text[:MOST_LISTED]}…" for text in texts)
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

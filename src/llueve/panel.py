@@ -6,7 +6,7 @@ A panel is an `xarray.Dataset` with
 - one float32 variable per quantity, NaN where it was not observed (a gap in time is NaN too);
 - `attrs["units"]` on a variable if the source gives its unit, and on a precipitation variable
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
-- `attrs["derived"]` on a variable that `[features]` made from others;
+- `attrs["derived"]`: True on a variable that was computed from another one of the panel;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
 - a coordinate `recorded` by `(site, time)`: True if the source has a row, even an empty one;
@@ -15,6 +15,7 @@ A panel is an `xarray.Dataset` with
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,35 +58,40 @@ def whole_steps(hours: float, step_hours: float) -> int | None:
     return round(steps) if abs(steps - round(steps)) <= 1e-6 and round(steps) >= 1 else None
 
 
+def _data_variables(panel: xr.Dataset) -> Iterator[tuple[str, xr.Variable]]:
+    """The variables that are not coordinates. `panel.data_vars.items()` takes a time that grows with their square."""
+    return ((str(name), panel.variables[name]) for name in panel.data_vars)
+
+
 def feature_names(panel: xr.Dataset) -> list[str]:
     """Variables that vary in time and are not the label, in the order of the panel."""
     return [
-        str(name)
-        for name, array in panel.data_vars.items()
+        name
+        for name, array in _data_variables(panel)
         if array.dims == ("site", "time") and array.attrs.get("role") != "label"
     ]
 
 
 def static_names(panel: xr.Dataset) -> list[str]:
     """Variables with one value per site."""
-    return [str(name) for name, array in panel.data_vars.items() if array.dims == ("site",)]
+    return [name for name, array in _data_variables(panel) if array.dims == ("site",)]
 
 
 def label_name(panel: xr.Dataset) -> str | None:
     """The label variable, if the source had a label column."""
-    return next((str(name) for name, array in panel.data_vars.items() if array.attrs.get("role") == "label"), None)
+    return next((name for name, array in _data_variables(panel) if array.attrs.get("role") == "label"), None)
 
 
 def feature_cube(panel: xr.Dataset, names: list[str]) -> FloatArray:
     """The named features as one contiguous array (site, time, variable)."""
-    return np.ascontiguousarray(np.stack([panel[name].values for name in names], axis=-1), dtype=np.float32)
+    return np.ascontiguousarray(np.stack([panel.variables[name].values for name in names], axis=-1), dtype=np.float32)
 
 
 def observed_rows(panel: xr.Dataset) -> BoolArray:
     """True (site, time) where at least one feature was observed."""
     known_ST: BoolArray = np.zeros((panel.sizes["site"], panel.sizes["time"]), dtype=np.bool_)
     for name in feature_names(panel):
-        known_ST |= ~np.isnan(panel[name].values)
+        known_ST |= ~np.isnan(panel.variables[name].values)
     return known_ST
 
 
@@ -94,18 +100,18 @@ def recorded_rows(panel: xr.Dataset) -> BoolArray:
     if "recorded" in panel.coords:
         return np.asarray(panel.coords["recorded"].values, dtype=np.bool_)
     label = label_name(panel)
-    return observed_rows(panel) | (False if label is None else ~np.isnan(panel[label].values))
+    return observed_rows(panel) | (False if label is None else ~np.isnan(panel.variables[label].values))
 
 
 def static_table(panel: xr.Dataset) -> FloatArray:
     """The static variables as (site, variable); without any, an array of zero columns."""
-    columns = [panel[name].values for name in static_names(panel)]
+    columns = [panel.variables[name].values for name in static_names(panel)]
     return np.stack(columns, axis=-1) if columns else np.zeros((panel.sizes["site"], 0), np.float32)
 
 
 def check_panel(panel: xr.Dataset) -> xr.Dataset:
     """The panel if it meets the contract of this module. Raises `DataError` with the variable or the time otherwise."""
-    times = panel["time"].values
+    times = panel.variables["time"].values
     if panel.sizes["time"] == 0 or panel.sizes["site"] == 0:
         raise DataError("the panel is empty: expected at least one site and one time")
     step = np.timedelta64(round(panel.attrs["step_hours"] * 3600), "s")
@@ -113,12 +119,12 @@ def check_panel(panel: xr.Dataset) -> xr.Dataset:
     if (steps != step).any():
         at = minute(times[int(np.argmax(steps != step))])
         raise DataError(f"the panel's times are not {panel.attrs['step_hours']:g} h apart: the step after {at} differs")
-    sites = panel["site"].values
+    sites = panel.variables["site"].values
     if len(set(sites.tolist())) != len(sites):
         raise DataError("the panel names a site twice")
     if not feature_names(panel):
         raise DataError("the panel has no feature: expected at least one column that is neither excluded nor the label")
-    for name, array in panel.data_vars.items():
+    for name, array in _data_variables(panel):
         if array.dims not in (("site", "time"), ("site",)) or array.dtype != np.float32:
             raise DataError(f"{name}: expected float32 by (site, time) or (site), found {array.dtype} by {array.dims}")
         if np.isinf(array.values).any():
@@ -129,9 +135,9 @@ def check_panel(panel: xr.Dataset) -> xr.Dataset:
 def fingerprint(panel: xr.Dataset) -> str:
     """SHA-256 of sites, times and every cell of a panel; the order of its variables does not matter."""
     digest = hashlib.sha256()
-    digest.update("\n".join(panel["site"].values.tolist()).encode())
-    digest.update(panel["time"].values.astype("datetime64[ns]").astype(np.int64).tobytes())
+    digest.update("\n".join(panel.variables["site"].values.tolist()).encode())
+    digest.update(panel.variables["time"].values.astype("datetime64[ns]").astype(np.int64).tobytes())
     for name in sorted(map(str, panel.data_vars)):
         digest.update(name.encode())
-        digest.update(panel[name].values.tobytes())
+        digest.update(panel.variables[name].values.tobytes())
     return digest.hexdigest()

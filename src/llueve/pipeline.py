@@ -19,6 +19,7 @@ from rich.console import Console
 
 from llueve.audit import audit_panel
 from llueve.config import Config
+from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
 from llueve.distributed.torchrun import is_restarted
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
@@ -264,7 +265,7 @@ def _verify(
         )
     observed = (split.test.y == saved.event_index).astype(int)
     table = _forecasts(panel, split.test, observed=observed, probability=probability)
-    run.write(PREDICTIONS, table.to_csv(index=False).encode())
+    run.write(PREDICTIONS, with_safe_sites(table).to_csv(index=False).encode())
     run.write_json(VERIFICATION, verification)
     return verification
 

@@ -3,15 +3,18 @@
 Shapes: S sites, T times, W windows.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+from llueve.audit.angles import check_angles
 from llueve.audit.stuck import STUCK_VALUES, check_stuck
 from llueve.audit.twins import check_twins
-from llueve.audit.units import bounds, mistaken, odd_sites, site_middles
+from llueve.audit.units import bounds, mistaken, odd_sites, site_middles, storm
 from llueve.audit.variable_cells import VariableCells
 from llueve.panel import BoolArray, Finding, Severity, feature_names, recorded_rows
 from llueve.samples.split import Part, windows_with
@@ -56,7 +59,7 @@ def check_cells(panel: xr.Dataset, training: Part | None, training_rows: int, co
             message = f"{name}: a single value in the training period gives no information; name it in data.exclude"
             findings.append(Finding("constant", "warning", message, name))
         findings.extend(_missing(cells, recorded_ST, training, context))
-        for check in (_marks, _implausible, _odd_sites, _far_out, check_stuck):
+        for check in (_marks, _implausible, _odd_sites, _far_out, check_stuck, check_angles):
             findings.extend(check(cells))
         if training is not None:
             findings.extend(_flat_windows(cells, training, context))
@@ -97,7 +100,7 @@ def _missing_at_start(cells: VariableCells, missing_ST: BoolArray, recorded_ST: 
     observed = int((recorded_ST & ~missing_ST).any(axis=1).sum())
     (common, alike) = Counter(first_of.values()).most_common(1)[0] if first_of else (0, 0)
     for here, first in first_of.items():
-        place = str(cells.panel["site"].values[here])
+        place = str(cells.panel.variables["site"].values[here])
         message = f"missing in the first {first} step{'s' * (first > 1)} of {place}, and nowhere else there"
         if first == common and alike > 1 and alike >= ALIKE * observed:
             message += f", as at {alike} of {observed} sites: a lag or a rolling mean that reaches beyond the record"
@@ -106,12 +109,13 @@ def _missing_at_start(cells: VariableCells, missing_ST: BoolArray, recorded_ST: 
 
 def _marks(cells: VariableCells) -> Iterator[Finding]:
     """Numbers that archives write for "missing", outside the range of all other values."""
-    known, spans = cells.ordered, {}
-    for mark in MARKS:
-        low, high = sorted((mark * (1 - 1e-6), mark * (1 + 1e-6)))
-        start, end = int(np.searchsorted(known, low, "left")), int(np.searchsorted(known, high, "right"))
-        if end > start:
-            spans[mark] = slice(start, end)
+    known = cells.ordered
+    marks = np.array(MARKS)
+    starts = np.searchsorted(known, marks - 1e-6 * np.abs(marks), "left").tolist()
+    ends = np.searchsorted(known, marks + 1e-6 * np.abs(marks), "right").tolist()
+    spans = {m: slice(start, end) for m, start, end in zip(MARKS, starts, ends, strict=True) if end > start}
+    if not spans:
+        return
     other = np.ones(len(known), dtype=np.bool_)
     for span in spans.values():
         other[span] = False
@@ -135,6 +139,8 @@ def _marks(cells: VariableCells) -> Iterator[Finding]:
 def _implausible(cells: VariableCells) -> Iterator[Finding]:
     """Values that the variable's unit does not allow on Earth's surface, one by one or as a whole."""
     name, values_ST = cells.name, cells.values_ST
+    if cells.units is None:
+        return
     middle, spread = site_middles(cells.ordered_ST, cells.known_S)
     least, most = bounds(cells.units, cells.ordered, middle)
     if (beyond_ST := (values_ST < least) | (values_ST > most)).any():
@@ -152,7 +158,7 @@ def _implausible(cells: VariableCells) -> Iterator[Finding]:
 def _odd_sites(cells: VariableCells) -> Iterator[Finding]:
     """Sites that seem to have another unit than all others."""
     for site, conversion in odd_sites(cells.units, cells.ordered_ST, cells.known_S):
-        place = str(cells.panel["site"].values[site])
+        place = str(cells.panel.variables["site"].values[site])
         message = (
             f"{cells.name}: the values at {place}, with a median of {np.nanmedian(cells.values_ST[site]):g}, lie far from "
             f"those of every other site; {conversion} they would be among them; correct their unit if it differs"
@@ -167,9 +173,12 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
     cells, all of them many times as far from the median as the next.
     """
     known = cells.ordered.astype(np.float64)
-    centre = float(np.median(known))
+    centre = _quantile(known, 0.5)
     distance = np.sort(np.abs(known - centre))
-    least, others = FAR * float(np.quantile(distance, 0.995)), "99.5 % of the cells"
+    usual, others = distance, "99.5 % of the cells"
+    if centre == 0 and known[0] >= 0:  # dry cells say nothing on how much rain falls in a storm
+        usual, others = distance[np.flatnonzero(distance)], "99.5 % of the cells above zero"
+    least = FAR * _quantile(usual, 0.995) if len(usual) else 0.0
     if least == 0 or distance[-1] <= least:
         away = distance[distance > NOISE * distance[-1]]  # packing leaves tiny numbers instead of zero
         # At most this many may be bad, and four times as many must remain to show what is usual.
@@ -180,6 +189,9 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
         if not len(jump):
             return
         least, others = FAR * float(away[-most - 1 : -1][jump[0]]), "all other cells off the median"
+    least = max(least, storm(cells.name, cells.units, cells.hours))
+    if distance[-1] <= least:
+        return
     far_ST = np.abs(cells.values_ST.astype(np.float64) - centre) > least
     message = (
         f"{far_ST.sum():,} values are over {FAR} times as far from the median ({centre:g}) as {others}, the first "
@@ -188,13 +200,22 @@ def _far_out(cells: VariableCells) -> Iterator[Finding]:
     yield cells.finding("outliers", "warning", message, far_ST)
 
 
+def _quantile(ordered: NDArray[np.float64], share: float) -> float:
+    """Quantile of numbers in order, between two of them in proportion, as `numpy.quantile` has it."""
+    place = share * (len(ordered) - 1)
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return float(low + (high - low) * (place - math.floor(place)))
+
+
 def _flat_windows(cells: VariableCells, training: Part, context: int) -> Iterator[Finding]:
     """Training windows in which the variable is constant: the published Hugging Face normaliser divides by zero there."""
-    if context < 2 or cells.distinct < STUCK_VALUES:
+    if context < 2 or cells.distinct < STUCK_VALUES or cells.is_cosine:
         return
     values_ST = cells.values_ST
     moves_ST = np.zeros_like(values_ST, dtype=np.bool_)
     moves_ST[:, 1:] = values_ST[:, 1:] != values_ST[:, :-1]
+    if moves_ST[:, 1:].all():
+        return
     whole_W = windows_with(np.isnan(values_ST), training, context) == 0
     # The first step of a window has no step before it to differ from.
     if flat := int((whole_W & (windows_with(moves_ST, training, context - 1) == 0)).sum()):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from llueve.errors import listed
 from llueve.panel import Finding, feature_cube, feature_names, recorded_rows
 
 CONCATENATED_TRAINING = 0.7
@@ -65,7 +66,7 @@ def check_concatenated(panel: xr.Dataset, context: int, batch: int) -> tuple[lis
     The first 70 % of the rows train. A window starts at each row that leaves a whole context, even if it crosses from one
     site into the next.
     """
-    panel = panel.sel(site=list(panel.attrs.get("sites_in_file", panel["site"].values)))
+    panel = panel.sel(site=list(panel.attrs.get("sites_in_file", panel.variables["site"].values)))
     recorded_ST = recorded_rows(panel)
     bad_R = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)[recorded_ST]
     border_S = np.cumsum(recorded_ST.sum(axis=1))
@@ -88,10 +89,10 @@ def check_concatenated(panel: xr.Dataset, context: int, batch: int) -> tuple[lis
         message = f"{windows} cross from one site into the next; windows must be cut for each site"
         findings.append(Finding("crosses_sites", "error", message, count=crossing))
     if len(border_S) > 1:
-        tested = panel["site"].values[border_S > training]
+        tested = panel.variables["site"].values[border_S > training]
         message = (
             f"the table is cut at row {training:,} of {len(bad_R):,} concatenated rows, so validation and test come from "
-            f"{', '.join(map(str, tested))} alone, over every year; cut all sites at the same dates"
+            f"{listed(tested.tolist())} alone, over every year; cut all sites at the same dates"
         )
         findings.append(Finding("split_by_row", "error", message))
     return findings, forecast

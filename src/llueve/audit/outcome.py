@@ -1,17 +1,19 @@
 """Checks of the outcome: classes, columns that hold it too early, labels of the wrong rain. Shapes: S sites, T times."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xarray as xr
 
+from llueve.audit.gauges import DeadGauge
 from llueve.audit.threshold_scan import BELOW_PERSISTENCE, Outcomes, ThresholdScan, ThresholdScore, best_threshold
 from llueve.config import Config
 from llueve.errors import LlueveError
 from llueve.panel import Finding, FloatArray, Severity, feature_names, minute
 from llueve.samples.features import earlier
 from llueve.samples.split import Split
-from llueve.samples.target import MILLIMETRES_PER_UNIT, event_outcomes, horizon_steps, next_sum_mm, sampled_share
+from llueve.samples.target import event_outcomes, horizon_steps, next_sum_mm, sampled_share
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT
 
 TOO_GOOD = 0.995
 """AUC of a single variable that weather does not reach before the outcome is known."""
@@ -33,9 +35,9 @@ def check_sampling(panel: xr.Dataset, config: Config) -> list[Finding]:
     return [Finding("sampled_accumulation", severity, message, name)]
 
 
-def check_balance(panel: xr.Dataset, split: Split, config: Config) -> Iterator[Finding]:
+def check_balance(panel: xr.Dataset, split: Split, config: Config, gauges: Sequence[DeadGauge]) -> Iterator[Finding]:
     """Parts and sites with one class only, and events too rare to learn."""
-    yield from _one_class(split, config)
+    yield from _one_class(split, config, gauges)
     event_W = split.training.y == config.target.event_index
     if 0 < event_W.mean() < RARE:
         message = (
@@ -43,17 +45,18 @@ def check_balance(panel: xr.Dataset, split: Split, config: Config) -> Iterator[F
             "consider a lower threshold or train.class_weights"
         )
         yield Finding("rare_event", "warning", message, count=int(event_W.sum()))
-    sites = panel["site"].values
-    for site in range(len(sites) if len(sites) > 1 else 0):
-        here_W = event_W[split.training.site == site]
-        if len(here_W) and here_W.all() | ~here_W.any():
-            kind = "an event" if here_W.all() else "a non-event"
-            message = f"{sites[site]}: each of its {len(here_W):,} training windows is {kind}"
-            yield Finding("one_class_site", "info", message, site=str(sites[site]), count=len(here_W))
+    sites = panel.variables["site"].values
+    windows_S = np.bincount(split.training.site, minlength=len(sites))
+    events_S = np.bincount(split.training.site, weights=event_W, minlength=len(sites))
+    one_class_S = (windows_S > 0) & ((events_S == 0) | (events_S == windows_S))
+    for site in np.flatnonzero(one_class_S) if len(sites) > 1 else ():
+        kind = "an event" if events_S[site] else "a non-event"
+        message = f"{sites[site]}: each of its {windows_S[site]:,} training windows is {kind}"
+        yield Finding("one_class_site", "info", message, site=str(sites[site]), count=int(windows_S[site]))
 
 
-def _one_class(split: Split, config: Config) -> Iterator[Finding]:
-    """Parts in which the event always or never happens."""
+def _one_class(split: Split, config: Config, gauges: Sequence[DeadGauge]) -> Iterator[Finding]:
+    """Parts in which the event always or never happens; a dead gauge may be the cause."""
     names, event = config.target.class_names, config.target.event_index
     for part in split.parts:
         if len(np.unique(part.y == event)) > 1:
@@ -65,6 +68,11 @@ def _one_class(split: Split, config: Config) -> Iterator[Finding]:
         advice = "AUC and skill are undefined there; move the cuts"
         if part.name == "training":
             advice = "the model has nothing to learn; move the cuts or correct the label"
+        dead = [
+            gauge for gauge in gauges if 2 * gauge.covers(part.site, part.end).sum() >= len(part) / len(set(part.site))
+        ]
+        if dead:
+            advice = "a dead gauge explains it: blank the cells that dead_gauge names"
         yield Finding("one_class", severity, f"{part.name} holds {held}: {advice}")
 
 
@@ -81,9 +89,9 @@ def check_leaks(panel: xr.Dataset, config: Config, labels_ST: FloatArray, traini
     outcomes = Outcomes(labels_ST, event_outcomes(labels_ST, config.target.event_index), horizon)
     ahead = range(1 - horizon, max(horizon, LATER_STEPS) + 1)
     newest_known = ThresholdScan(earlier(outcomes.event_ST, horizon), outcomes)
-    persistence = {k: newest_known.at(k) for k in ahead}
+    persistence = newest_known.scores(ahead)
     for name in feature_names(panel):
-        leak = _leak(name, panel[name].values[:, :training_rows], outcomes, persistence)
+        leak = _leak(name, panel.variables[name].values[:, :training_rows], outcomes, persistence)
         if leak is not None:
             yield leak
         if leak is None or leak.code not in ("holds_future", "nearly_holds_future"):
@@ -95,7 +103,9 @@ def _leak(
 ) -> Finding | None:
     """The knowledge of the outcome in one variable, at the shifts of `persistence`."""
     scan = ThresholdScan(values_ST, outcomes)
-    scores = {k: scan.at(k) for k in persistence}
+    horizon = outcomes.horizon
+    scores = scan.scores([*persistence, -horizon])
+    newest = scores.pop(-horizon)
     # An exception in a sample of the cells is an exception in all cells.
     if leaks := [k for k in scores if not scores[k].wrong and outcomes.equals(values_ST, k)]:
         message = (
@@ -110,8 +120,7 @@ def _leak(
             "more often than the newest known outcome does; if it holds the future, name it in data.exclude"
         )
         return Finding("nearly_holds_future", "warning", message, name)
-    horizon = outcomes.horizon
-    if outcomes.equals(values_ST, -horizon):
+    if not newest.wrong and outcomes.equals(values_ST, -horizon):
         message = f"{name}: equals the newest outcome known at issue time, {horizon} step(s) ago; this is not a leak"
         return Finding("past_outcome", "info", f"{message}; {_threshold_in_words(values_ST, outcomes)}", name)
     # Most of a long outcome may be known at its end, so only shifts up to half the horizon back are judged.
@@ -140,7 +149,7 @@ def _label_faults(panel: xr.Dataset, name: str, outcomes: Outcomes, config: Conf
 
     It is compared with the sum over the horizon, with that sum some steps earlier and later, and with each of its steps.
     """
-    units, label, hours = panel[name].attrs.get("units"), config.target.label, config.target.horizon_hours
+    units, label, hours = panel.variables[name].attrs.get("units"), config.target.label, config.target.horizon_hours
     rows, horizon = outcomes.event_ST.shape[1], outcomes.horizon
     if label is None or units not in MILLIMETRES_PER_UNIT or rows <= horizon:
         return []
@@ -148,7 +157,7 @@ def _label_faults(panel: xr.Dataset, name: str, outcomes: Outcomes, config: Conf
         total_ST = next_sum_mm(panel, name, hours, allow_sampled=True)[:, :rows]
     except LlueveError:  # not amounts of single steps: they have no sum
         return []
-    values_ST = panel[name].values[:, :rows]
+    values_ST = panel.variables[name].values[:, :rows]
     sums = ThresholdScan(total_ST, outcomes)
     right = sums.at(0)
     if not right.has_enough_cases:
@@ -180,7 +189,7 @@ def _contradictions(
     panel: xr.Dataset, name: str, total_ST: FloatArray, outcomes: Outcomes, config: Config
 ) -> list[Finding]:
     """Rows in which the label contradicts the sum of rain that it was computed from."""
-    event_ST, units = outcomes.event_ST, panel[name].attrs["units"]
+    event_ST, units = outcomes.event_ST, panel.variables[name].attrs["units"]
     known = ~np.isnan(total_ST) & ~np.isnan(event_ST)
     wrong, bound = best_threshold(total_ST[known], event_ST[known] == 1)
     if not wrong or bound is None:
@@ -196,9 +205,9 @@ def _contradictions(
     return [Finding("label_mismatch", "warning", message, name, count=wrong)]
 
 
-def _best(scan: ThresholdScan, shifts: Iterable[int]) -> tuple[int, ThresholdScore]:
+def _best(scan: ThresholdScan, shifts: Sequence[int]) -> tuple[int, ThresholdScore]:
     """The shift with the smallest error, and its score."""
-    scores = {k: scan.at(k) for k in shifts}
+    scores = scan.scores(shifts)
     k = min(scores, key=lambda k: scores[k].error)
     return k, scores[k]
 

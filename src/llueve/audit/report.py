@@ -14,17 +14,22 @@ from rich.text import Text
 
 from llueve.audit.cell_checks import check_cells
 from llueve.audit.failure import FailureForecast, check_concatenated
+from llueve.audit.gauges import dead_gauges
+from llueve.audit.missingness import check_missingness
 from llueve.audit.outcome import check_balance, check_leaks, check_sampling
 from llueve.audit.period_checks import check_periods
+from llueve.audit.reporting_hours import check_reporting_hours
 from llueve.audit.variable_cells import iso_time
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
 from llueve.panel import Finding, feature_cube, feature_names
 from llueve.samples.split import Split, split_panel, thinned, windows_with
-from llueve.samples.target import class_labels
+from llueve.samples.target import class_labels, event_outcomes, horizon_steps
 
 SHOWN = 3
 """Largest number of notes with one code in the table; the file has all of them."""
+MOST_SHOWN = 20
+"""The same for errors and warnings."""
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -61,7 +66,8 @@ class Audit:
         """Raise `AuditError` if the audit has errors, apart from those with allowed codes; the message holds each."""
         errors = [finding for finding in self.errors if finding.code not in allowed]
         if errors:
-            lines = "\n".join(f"  {finding.code}: {finding.message}" for finding in errors)
+            lines = "\n".join(f"  {finding.code}: {finding.message}" for finding in errors[:MOST_SHOWN])
+            lines += f"\n  and {len(errors) - MOST_SHOWN} more" * (len(errors) > MOST_SHOWN)
             codes = ", ".join(f'"{code}"' for code in sorted({finding.code for finding in errors}))
             message = f"the audit found {len(errors)} error(s), so nothing was trained:\n{lines}\n"
             raise AuditError(f"{message}To train all the same: audit.allow = [{codes}]")
@@ -69,19 +75,27 @@ class Audit:
 
 def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
     """Audit a panel and its windows under a configuration; faults become findings instead of exceptions."""
+    gauges = dead_gauges(panel)
     findings = [*panel.attrs.get("findings", ()), *check_sampling(panel, config)]
+    findings += [gauge.finding(panel) for gauge in gauges]
+    findings += (hours := check_reporting_hours(panel, config))
     context = config.windows.context
     try:
         split = split_panel(panel, config)
         training = thinned(split.training, config.windows.stride)
     except LlueveError as error:
-        findings.append(Finding("no_windows", "error", str(error)))
+        if not any(finding.severity == "error" for finding in hours):  # they are the reason, and other cuts do not help
+            findings.append(Finding("no_windows", "error", str(error)))
         findings.extend(check_cells(panel, None, panel.sizes["time"], context))
         return _audit(panel, config, findings, None, None)
     findings.extend(check_cells(panel, training, split.training_rows, context))
-    findings.extend(check_balance(panel, split, config))
+    findings.extend(check_balance(panel, split, config, gauges))
     findings.extend(check_periods(panel, split, config))
     findings.extend(check_leaks(panel, config, split.labels_ST, split.training_rows))
+    event_ST = event_outcomes(split.labels_ST[:, : split.training_rows], config.target.event_index)
+    findings.extend(
+        check_missingness(panel, event_ST, horizon_steps(config.target.horizon_hours, panel.attrs["step_hours"]))
+    )
     bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
     bad_windows = int((windows_with(bad_ST, training, context) > 0).sum())
     forecast = FailureForecast(len(training), bad_windows, config.train.batch_size, config.windows.missing == "mask")
@@ -132,15 +146,17 @@ def render(audit: Audit) -> Group:
     findings = Table("severity", "code", "what", title="Findings", title_justify="left")
     styles = {"error": "bold red", "warning": "yellow", "info": ""}
     shown: Counter[str] = Counter()
+    left: Counter[str] = Counter()
     for finding in audit.findings:
         note = finding.site is not None or (finding.severity == "info" and finding.code != "missing_cells")
-        shown[finding.code] += note
-        if not note or shown[finding.code] <= SHOWN:
-            severity = Text(finding.severity, style=styles[finding.severity])
-            findings.add_row(severity, finding.code, Text(finding.message))
-    for code, count in shown.items():
-        if count > SHOWN:
-            findings.add_row("", code, f"and {count - SHOWN} more: audit.json has all")
+        most = SHOWN if note else MOST_SHOWN
+        if shown[finding.code] >= most:
+            left[finding.code] += 1
+            continue
+        shown[finding.code] += 1
+        findings.add_row(Text(finding.severity, style=styles[finding.severity]), finding.code, Text(finding.message))
+    for code, count in left.items():
+        findings.add_row("", code, f"and {count} more: audit.json has all")
     failure, forecast = Text(), audit.forecast
     if forecast is not None:
         failure = Text(f"Forecast of failure: {forecast.sentence()}.", style="" if forecast.masked else "bold")

@@ -19,6 +19,18 @@ STUCK_USUAL = 0.2
 """Share of a site's runs from which their value counts as usual there, as a dry day does."""
 STUCK_END = 0.01
 """Share of a site's runs at either end of its range. Over the runs of all sites it is a tenth of that."""
+USUAL_LENGTH = 2.0
+"""Factor over the longest run that a site's other runs suggest, above which a run is stuck."""
+SATURATED = 95.0
+"""Relative humidity or cloud cover, percent, from which a sensor may stay at one value for days."""
+RARE_FALLS = 0.05
+"""Largest number of falls of a counter, as a share of its rises."""
+LEAST_WINDOW, MOST_WINDOW = 3, 1000
+"""Steps of a rolling window."""
+SAMPLED_RISES = 200
+"""Number of rises from which a rolling window is recognised."""
+ROLLING_SHARE = 0.5
+"""Share of the rises after which a rolling sum falls by the same amount one window later."""
 NEAR_END = 1e-6
 """Share of the spread of all values within which a value is at an end: packing moves zeros by less."""
 
@@ -35,13 +47,18 @@ class _SiteRuns:
 
     def suspect(self, least: int, near: float, ends: tuple[float, float]) -> NDArray[np.intp]:
         """Indices of the long runs whose value is neither usual at the site nor at an end of a range."""
-        long = np.flatnonzero(np.diff(self.start) >= least)
+        length = np.diff(self.start)
+        long = np.flatnonzero(length >= least)
         ranges = [ends]
         if len(long) and self.varies:
             ranges.append(_ends(self.ordered, STUCK_END))
             value, count = np.unique(self.ordered, return_counts=True)
+            other = ~np.isnan(self.value)
             if count.max() >= STUCK_USUAL * len(self.ordered):
-                long = long[np.abs(self.value[long] - float(value[count.argmax()])) > near]
+                other &= np.abs(self.value - float(value[count.argmax()])) > near
+            long = long[other[long]]
+            if len(long):
+                long = long[length[long] > USUAL_LENGTH * _longest_usual(length[other])]
         for low, high in ranges:
             long = long[(self.value[long] > low + near) & (self.value[long] < high - near)]
         return long
@@ -52,9 +69,12 @@ def check_stuck(cells: VariableCells) -> Iterator[Finding]:
 
     The ends are taken from the runs, each counted once. Neither an odd cell nor the stuck sensor itself moves them.
     """
-    if cells.distinct < STUCK_VALUES:
+    if cells.distinct < STUCK_VALUES or cells.is_derived:
         return
     least = max(STUCK_STEPS, math.ceil(STUCK_HOURS / float(cells.panel.attrs["step_hours"])))
+    same_ST = cells.values_ST[:, 1:] == cells.values_ST[:, :-1]
+    if not same_ST.any():
+        return
     last = len(cells.ordered) - 1
     near = NEAR_END * float(cells.ordered[math.floor(0.9999 * last)] - cells.ordered[math.ceil(0.0001 * last)])
     runs_S = [_SiteRuns(values_T) for values_T in cells.values_ST]
@@ -66,6 +86,10 @@ def check_stuck(cells: VariableCells) -> Iterator[Finding]:
         if not (most_sites_vary or runs.varies):
             continue
         suspect = runs.suspect(least, near, ends)
+        if len(suspect) and _sums_something(cells.values_ST[site]):
+            continue
+        if cells.units == "%":
+            suspect = suspect[runs.value[suspect] < SATURATED]
         for run in suspect:
             stuck_ST[site, runs.start[run] : runs.start[run + 1]] = True
         held_sites += len(suspect) >= STUCK_STEPS and 2 * stuck_ST[site].sum() > cells.known_S[site]
@@ -77,6 +101,36 @@ def check_stuck(cells: VariableCells) -> Iterator[Finding]:
         f"the first at {cells.first_of(stuck_ST)}; blank them if a sensor was stuck"
     )
     yield cells.finding("stuck", "warning", message, stuck_ST)
+
+
+def _longest_usual(length_R: NDArray[np.int64]) -> float:
+    """The longest of these runs to be expected, if long ones become rarer as the tenth that is longest suggests.
+
+    Coarse numbers, rolling extremes and steady winds stay at one value for hours without a fault.
+    """
+    half, tenth = np.quantile(length_R, [0.5, 0.9])
+    return float(tenth + (tenth - half) / math.log(5) * math.log(max(len(length_R) / 10, 1)))
+
+
+def _sums_something(values_T: FloatArray) -> bool:
+    """True for sums of rare amounts, which stay at one value while nothing is added: counters and rolling sums or means.
+
+    A counter hardly ever falls. A rolling sum falls by an amount exactly one window after it rose by it.
+    """
+    step_T = np.diff(values_T.astype(np.float64))
+    rises, falls = np.flatnonzero(step_T > 0), np.count_nonzero(step_T < 0)
+    if len(rises) < STUCK_VALUES:
+        return False
+    if falls <= RARE_FALLS * len(rises):
+        return True
+    rises = rises[np.linspace(0, len(rises) - 1, min(len(rises), SAMPLED_RISES)).astype(np.intp)]
+    size = step_T[rises]
+    near = 0.05 * float(np.median(size))  # means are rounded
+    for window in range(LEAST_WINDOW, min(MOST_WINDOW, len(step_T) // 2)):
+        inside = rises + window < len(step_T)
+        if (np.abs(step_T[rises[inside] + window] + size[inside]) <= near).mean() >= ROLLING_SHARE:
+            return True
+    return False
 
 
 def _ends(ordered: FloatArray, share: float) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Score of one threshold on a variable as a forecast of an outcome. Shapes: S sites, T times, N sampled cells."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from llueve.panel import BoolArray, FloatArray
 
 SAMPLE = 100_000
 """Number of cells that is enough to estimate a share."""
+SHIFTED_CELLS = 1_000_000
+"""Number of sampled cells times shifts that are scored at one time."""
 ENOUGH_CASES = 30
 """Fewest cases of each class: fewer can be separated by chance."""
 WRONG = 0.01
@@ -86,7 +89,7 @@ class ThresholdScore:
 
 
 class ThresholdScan:
-    """The sampled cells of a variable in order, to be scored against the outcome at many shifts."""
+    """The sampled cells of a variable in order, to be scored against the outcome at many shifts. K shifts, E distinct values."""
 
     def __init__(self, values_ST: FloatArray, outcomes: Outcomes) -> None:
         self.outcomes = outcomes
@@ -98,26 +101,43 @@ class ThresholdScan:
         order = np.argsort(value, kind="stable")
         self.value_N = value[order]
         self.site_N, self.time_N = np.divmod(known[order], max(1, values_ST.shape[1]))
+        self.end_E = np.flatnonzero(np.append(self.value_N[1:] > self.value_N[:-1], True))[: len(known)]
+
+    def scores(self, shifts: Sequence[int]) -> dict[int, ThresholdScore]:
+        """Score of value(t) for the outcome at t + k, for each shift k."""
+        at_once = max(1, SHIFTED_CELLS // max(1, len(self.value_N)))
+        pieces = (shifts[start : start + at_once] for start in range(0, len(shifts), at_once))
+        return {k: score for piece in pieces for k, score in zip(piece, self._scores(piece), strict=True)}
 
     def at(self, k: int) -> ThresholdScore:
         """Score of value(t) for the outcome at t + k."""
-        time_N = self.time_N + k
-        inside = (time_N >= 0) & (time_N < self.outcomes.event_ST.shape[1])
-        cell = self.site_N[inside], time_N[inside]
-        event = self.outcomes.event_ST[cell]
-        known = ~np.isnan(event)
-        wet, value = event[known] == 1, self.value_N[inside][known]
-        rarer = int(min(wet.sum(), (~wet).sum()))
-        if not rarer:
-            return ThresholdScore(len(wet), 0, 0, 0.5)
-        end = np.flatnonzero(np.append(value[1:] > value[:-1], True))  # of each run of equal values
-        wet_below = np.concatenate([[0], np.cumsum(wet)[end]]).astype(np.float64)
-        dry_below = np.concatenate([[0], end + 1]) - wet_below
-        ranked = (np.diff(wet_below) * (dry_below[1:] + dry_below[:-1]) / 2).sum() / (wet_below[-1] * dry_below[-1])
-        wrong = wet_below + dry_below[-1] - dry_below
-        unequal = int((value != self.outcomes.labels_ST[cell][known]).sum())
-        fewest = int(min(wrong.min(), (len(wet) - wrong).min(), unequal))
-        return ThresholdScore(len(wet), rarer, fewest, max(float(ranked), 1 - float(ranked)))
+        return self.scores([k])[k]
+
+    def _scores(self, shifts: Sequence[int]) -> Iterator[ThresholdScore]:
+        event_ST, labels_ST = self.outcomes.event_ST, self.outcomes.labels_ST
+        time_KN = self.time_N + np.array(shifts)[:, None]
+        last = event_ST.shape[1] - 1
+        cells = (self.site_N, np.clip(time_KN, 0, last))
+        event_KN = event_ST[cells]
+        wet_KN = (event_KN == 1) & (inside_KN := (time_KN >= 0) & (time_KN <= last))
+        dry_KN = ~np.isnan(event_KN) & inside_KN & ~wet_KN
+        unequal_K = ((self.value_N != labels_ST[cells]) & (wet_KN | dry_KN)).sum(axis=1)
+        # Up to each distinct value, and none before the first.
+        wet_KE, dry_KE = (
+            np.concatenate([np.zeros((len(shifts), 1)), flag_KN.cumsum(axis=1)[:, self.end_E]], axis=1)
+            for flag_KN in (wet_KN, dry_KN)
+        )
+        wet_K, dry_K = wet_KE[:, -1], dry_KE[:, -1]
+        ranked_K = (np.diff(wet_KE) * (dry_KE[:, 1:] + dry_KE[:, :-1]) / 2).sum(axis=1)
+        wrong_KE = wet_KE + dry_K[:, None] - dry_KE
+        cases_K = wet_K + dry_K
+        fewest_K = np.minimum(np.minimum(wrong_KE.min(axis=1), cases_K - wrong_KE.max(axis=1)), unequal_K)
+        for cases, wet, dry, ranked, fewest in zip(
+            *(each.tolist() for each in (cases_K, wet_K, dry_K, ranked_K, fewest_K)), strict=True
+        ):
+            rarer = int(min(wet, dry))
+            auc = ranked / (wet * dry) if rarer else 0.5
+            yield ThresholdScore(int(cases), rarer, int(fewest) if rarer else 0, max(auc, 1 - auc))
 
 
 def best_threshold(value: FloatArray, wet: BoolArray) -> tuple[int, float | None]:

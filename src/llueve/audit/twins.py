@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
+from llueve.errors import listed
 from llueve.panel import Finding, FloatArray, feature_names
 
 TWIN_CELLS = 30
@@ -23,8 +24,8 @@ BLOCK_VALUES = 4
 def check_twins(panel: xr.Dataset) -> Iterator[Finding]:
     """One finding for each set of sites that share variables."""
     names = feature_names(panel)
-    sites = [str(site) for site in panel["site"].values]
-    groups = {name: _groups(panel[name].values) for name in names}
+    sites = [str(site) for site in panel.variables["site"].values]
+    groups = {name: _groups(panel.variables[name].values) for name in names}
     # A climate index is the same everywhere without being a copy, unless most of the table is the same everywhere.
     everywhere = [name for name in names if groups[name] == [tuple(range(len(sites)))]]
     if len(sites) > 2 and len(everywhere) <= len(names) / 2:
@@ -34,27 +35,34 @@ def check_twins(panel: xr.Dataset) -> Iterator[Finding]:
         for twins in groups[name]:
             shared[twins].append(name)
     for twins, same in shared.items():
-        known = [name for name in names if not np.isnan(panel[name].values[list(twins)]).all(axis=1).any()]
+        known = [name for name in names if not np.isnan(panel.variables[name].values[list(twins)]).all(axis=1).any()]
         if 2 * len(same) >= len(known):
             advice = "keep one of them, or a split by site would leak"
         else:
             copied = "this variable" if len(same) == 1 else "these variables"
-            places = ", ".join(sites[site] for site in twins[1:])
+            places = listed([sites[site] for site in twins[1:]])
             advice = f"the other variables differ: drop {copied} at {places} if copied"
-        message = f"{', '.join(sites[site] for site in twins)}: identical series of {', '.join(same)}; {advice}"
+        message = f"{listed([sites[site] for site in twins])}: identical series of {listed(same)}; {advice}"
         yield Finding("twin_sites", "warning", message, same[0], sites[twins[1]], count=len(twins))
 
 
 def _groups(values_ST: FloatArray) -> list[tuple[int, ...]]:
     """Sets of sites with the same values of one variable."""
-    group = list(range(len(values_ST)))
-    for one, other in _candidates(values_ST):
-        if group[one] != group[other] and _same(values_ST[one], values_ST[other]):
-            kept, gone = sorted((group[one], group[other]))
-            group = [kept if each == gone else each for each in group]
+    first = list(range(len(values_ST)))  # of each site: another site of its set, or itself
+
+    def first_of(site: int) -> int:
+        while first[site] != site:
+            first[site] = first[first[site]]
+            site = first[site]
+        return site
+
+    for pair in _candidates(values_ST):
+        kept, gone = sorted(map(first_of, pair))
+        if kept != gone and _same(values_ST[pair[0]], values_ST[pair[1]]):
+            first[gone] = kept
     members: dict[int, list[int]] = defaultdict(list)
-    for site, first in enumerate(group):
-        members[first].append(site)
+    for site in range(len(first)):
+        members[first_of(site)].append(site)
     return [tuple(each) for each in members.values() if len(each) > 1]
 
 

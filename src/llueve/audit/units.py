@@ -8,29 +8,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llueve.panel import FloatArray
-from llueve.samples.target import LEAST_MM, MILLIMETRES_PER_UNIT
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
 
 SPEEDS = ("m s-1", "m/s", "m s**-1")
-CELSIUS = ("degC", "°C")
+CELSIUS = ("degC", "°C", "C", "celsius")
+FAHRENHEIT = ("degF", "°F", "F", "fahrenheit")
+MILES_PER_HOUR = ("mph", "mi/h", "mi h-1")
+KNOTS = ("kt", "kts", "kn", "knot", "knots")
+INCHES_OF_MERCURY = ("inHg", "in Hg", "inHG")
 PLAUSIBLE = {
     "K": (-150.0, 350.0),
-    "degC": (-95.0, 65.0),
-    "°C": (-95.0, 65.0),
+    **dict.fromkeys(CELSIUS, (-95.0, 65.0)),
+    **dict.fromkeys(FAHRENHEIT, (-140.0, 150.0)),
     "Pa": (-1e6, 1.1e5),
     "hPa": (-1e4, 1100.0),
     "%": (-0.5, 110.0),
     **dict.fromkeys(SPEEDS, (-150.0, 150.0)),
     "km/h": (-500.0, 500.0),
+    **dict.fromkeys(MILES_PER_HOUR, (-310.0, 310.0)),
+    **dict.fromkeys(KNOTS, (-270.0, 270.0)),
+    **dict.fromkeys(INCHES_OF_MERCURY, (-300.0, 32.5)),
+    **dict.fromkeys(("ft", "feet"), (-1500.0, 200_000.0)),
+    **dict.fromkeys(("mi", "mile", "miles"), (-1000.0, 2000.0)),
     "okta": (0.0, 9.0),
 }
-"""Least and largest value on Earth's surface by unit, wide enough for differences and tendencies."""
+"""Least and largest value on Earth's surface by unit, wide enough for differences, tendencies and visibility."""
 LEVELS = {
     "K": ((200.0, 330.0), (170.0, 350.0)),
     "Pa": ((4e4, 1.1e5), (3e4, 1.1e5)),
     "hPa": ((400.0, 1100.0), (300.0, 1100.0)),
+    **dict.fromkeys(INCHES_OF_MERCURY, ((12.0, 32.5), (9.0, 32.5))),
 }
 """Range of the median of a level, which no difference has, and range of all values of such a variable."""
-TAKEN_FOR = {"Pa": (("hPa", 100.0), ("kPa", 1000.0)), "hPa": (("kPa", 10.0),)}
+TAKEN_FOR = {
+    "Pa": (("hPa", 100.0), ("kPa", 1000.0), ("inHg", 3386.39)),
+    "hPa": (("kPa", 10.0), ("inHg", 33.8639)),
+}
 """Units that are mistaken for a pressure unit, with their factor; a steady variable that the factor makes a level."""
 STEADY = 5
 """Least distance of a pressure level from zero, in quartile ranges; vapour pressures and tendencies are closer."""
@@ -39,8 +52,14 @@ DIFFERENCE = re.compile("spread|diff|tend|anom|range|std|delta|chang|depress|def
 TEMPERATURE = re.compile("temp|t2m|d2m|dew|skt|sst", re.I)
 WINDY = 10.0
 """Median of wind speeds near the ground, m/s, that few places on Earth exceed; gusts may have twice as much."""
+PER_METRE_PER_SECOND = dict.fromkeys(SPEEDS, 1.0) | dict.fromkeys(MILES_PER_HOUR, 2.237) | dict.fromkeys(KNOTS, 1.944)
+"""Units of speed that faster units are mistaken for, in one metre per second."""
 MOST_WATER_MM = 2000.0
 """An amount above the largest daily rain."""
+RAIN = re.compile("rain|precip|prcp|lluvia|pluie|regen|ppt|^tp$|^pr$", re.I)
+"""Names of amounts of rain."""
+STORM_MM, STORM_GROWTH = 75.0, 0.25
+"""Rain that a storm may bring in one hour, and the power of the hours with which it grows: 170 mm in a day."""
 SITE_CELLS = 100
 """Fewest cells that show the usual values of a site."""
 FEW_SITES = 5
@@ -59,12 +78,21 @@ def bounds(units: str | None, ordered: FloatArray, middle: float) -> tuple[float
     if units in MILLIMETRES_PER_UNIT:
         scale = MILLIMETRES_PER_UNIT[units]
         # Heights and depths have these units too; precipitation is zero for a large part of the time.
-        near_zero = np.searchsorted(ordered, [LEAST_MM / scale, -LEAST_MM / scale], "left")
+        near_zero = np.searchsorted(ordered, [-PACKING_NOISE_MM / scale, PACKING_NOISE_MM / scale], "left")
         if units == "mm" or near_zero[1] - near_zero[0] >= 0.1 * len(ordered):
-            return LEAST_MM / scale, MOST_WATER_MM / scale
+            return -PACKING_NOISE_MM / scale, MOST_WATER_MM / scale
     elif units in LEVELS and LEVELS[units][0][0] <= middle <= LEVELS[units][0][1]:
         return LEVELS[units][1]
     return PLAUSIBLE.get(units or "", (-math.inf, math.inf))
+
+
+def storm(name: str, units: str | None, hours: float) -> float:
+    """Amount of rain, in the unit of the variable, that a storm may bring in these hours; 0 for anything but rain.
+
+    Without a unit a name such as `rain` means millimetres.
+    """
+    millimetres = MILLIMETRES_PER_UNIT.get(units or "", 1.0 if units is None and RAIN.search(name) else 0.0)
+    return STORM_MM * hours**STORM_GROWTH / millimetres if millimetres else 0.0
 
 
 def mistaken(name: str, units: str | None, ordered: FloatArray, middle: float, spread: float) -> str | None:
@@ -85,10 +113,11 @@ def mistaken(name: str, units: str | None, ordered: FloatArray, middle: float, s
             return f"a nearly constant median of {middle:g} {units} is not an air pressure; it fits {other}"
     if units == "%" and ordered[0] >= 0 and ordered[-1] <= 1.1 and middle >= 0.05:
         return f"all values are at most {ordered[-1]:g} %: they seem to be fractions"
-    if units in SPEEDS and ordered[0] >= 0 and not re.search(r"\d{3}", name):
-        most = WINDY * (2 if re.search("gust|max", name, re.I) else 1)
+    if units in PER_METRE_PER_SECOND and ordered[0] >= 0 and not re.search(r"\d{3}", name):
+        most = WINDY * PER_METRE_PER_SECOND[units] * (2 if re.search("gust|max", name, re.I) else 1)
         if middle > most:
-            return f"a median wind of {middle:g} {units} is too high near the ground: km/h or knots?"
+            faster = "km/h or knots" if units in SPEEDS else "km/h"
+            return f"a median wind of {middle:g} {units} is too high near the ground: {faster}?"
     return None
 
 

@@ -20,7 +20,7 @@ class VariableCells:
     @cached_property
     def values_ST(self) -> FloatArray:
         """Values by site and time, NaN if missing."""
-        return np.asarray(self.panel[self.name].values)
+        return np.asarray(self.panel.variables[self.name].values)
 
     @cached_property
     def ordered_ST(self) -> FloatArray:
@@ -45,12 +45,27 @@ class VariableCells:
     @property
     def units(self) -> str | None:
         """Unit of the variable, if it has one."""
-        return self.panel[self.name].attrs.get("units")
+        return self.panel.variables[self.name].attrs.get("units")
+
+    @property
+    def hours(self) -> float:
+        """Hours that a value sums, if it is a sum."""
+        return float(self.panel.variables[self.name].attrs.get("accumulation_hours", self.panel.attrs["step_hours"]))
+
+    @property
+    def is_derived(self) -> bool:
+        """True if the variable comes from another one, which the audit checks itself."""
+        return self.is_cosine or bool(self.panel.variables[self.name].attrs.get("derived", False))
+
+    @property
+    def is_cosine(self) -> bool:
+        """True for the cosine of a direction whose sine is in the panel too: a fault of one is a fault of both."""
+        return self.name.endswith("_cos") and f"{self.name.removesuffix('_cos')}_sin" in self.panel
 
     def first_of(self, flag_ST: BoolArray) -> str:
         """Site and time of the first flagged cell, in words."""
         site, time = np.argwhere(flag_ST)[0]
-        return f"{self.panel['site'].values[site]}, {minute(self.panel['time'].values[time])}"
+        return f"{self.panel.variables['site'].values[site]}, {minute(self.panel.variables['time'].values[time])}"
 
     def finding(
         self, code: str, severity: Severity, message: str, flag_ST: BoolArray, site: str | None = None
@@ -63,4 +78,4 @@ class VariableCells:
 
 def iso_time(panel: xr.Dataset, index: int) -> str:
     """Time of an index in ISO 8601, as `audit.json` holds it."""
-    return str(np.datetime_as_string(panel["time"].values[index], unit="s"))
+    return str(np.datetime_as_string(panel.variables["time"].values[index], unit="s"))

@@ -54,8 +54,9 @@ def predict(
 ) -> None:
     """Forecast the probability of the event: CSV with the columns site, time and probability."""
     from llueve import pipeline
+    from llueve.csv_text import with_safe_sites
 
-    forecasts = pipeline.predict(run, table, every_window)
+    forecasts = with_safe_sites(pipeline.predict(run, table, every_window))
     try:
         forecasts.to_csv(output or sys.stdout, index=False, float_format="%.6f")
     except OSError as error:

@@ -14,8 +14,9 @@ class DataConfig(Section):
     """Path of the data, and how to read them (`[data]`). Keys of an ERA5 archive are refused for a table."""
 
     path: str
-    """File with the data: an absolute path, one relative to the configuration file, or `package:NAME/FILE` for a file of a
-    Python package. An ERA5 archive may also be a folder, a pattern such as `era5/2023-*.nc`, or the address of a store."""
+    """File with the data: an absolute path, one relative to the configuration file, or `package:vega_datasets/FILE` for a
+    file of that Python package. An ERA5 archive may also be a folder, a pattern such as `era5/2023-*.nc`, or the address
+    of a store."""
     more_paths: tuple[str, ...] = ()
     """Further files, folders or patterns of the same ERA5 archive. They are read together with `path`."""
     format: Literal["auto", "csv", "parquet", "openmeteo", "ghcn", "era5"] = "auto"

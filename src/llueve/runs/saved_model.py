@@ -106,7 +106,7 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
         """Return a model for a panel, with a new encoder unless weights are given; new parts come from `train.seed`."""
         names, model = feature_names(panel), config.model
         description = ModelDescription(
-            variables=[(name, panel[name].attrs.get("units")) for name in names],
+            variables=[(name, panel.variables[name].attrs.get("units")) for name in names],
             statics=static_names(panel),
             categories=panel.attrs.get("categories", {}),
             classes=list(config.target.class_names),
@@ -145,7 +145,7 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             DataError: variables, units, step, static columns or cells of a region differ; the message names each difference.
         """
         step_hours = float(panel.attrs["step_hours"])
-        here = {name: panel[name].attrs.get("units") for name in feature_names(panel)}
+        here = {name: panel.variables[name].attrs.get("units") for name in feature_names(panel)}
         trained = dict(self.variables)
         problems = []
         if not np.isclose(step_hours, self.step_hours):

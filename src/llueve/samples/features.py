@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from llueve.config import FeaturesConfig, Statistic
-from llueve.errors import ConfigError, DataError
+from llueve.errors import ConfigError, DataError, listed
 from llueve.panel import check_panel, feature_names, whole_steps
 
 Doubles = NDArray[np.float64]
@@ -116,17 +116,23 @@ class _Derived:
     """A panel that grows by derived variables; it refuses unknown names, and new names that are in use."""
 
     def __init__(self, panel: xr.Dataset) -> None:
-        self.panel = panel.copy()
-        self.panel.attrs = dict(panel.attrs)
+        self.source = panel
+        self.features = {name: panel.variables[name] for name in feature_names(panel)}
+        self.added: dict[str, xr.Variable] = {}
+
+    @property
+    def panel(self) -> xr.Dataset:
+        """The panel with all variables added so far."""
+        return self.source.assign(self.added)
 
     def values(self, key: str, name: str) -> Doubles:
-        known = feature_names(self.panel)
-        if name not in known:
-            raise ConfigError(f"features.{key} names {name!r}, which the panel lacks; it has {', '.join(known)}")
-        return np.asarray(self.panel[name].values, dtype=np.float64)
+        if name not in self.features:
+            known = listed([*self.features], 40)
+            raise ConfigError(f"features.{key} names {name!r}, which the panel lacks; it has {known}")
+        return np.asarray(self.features[name].values, dtype=np.float64)
 
     def units(self, name: str) -> str | None:
-        return self.panel[name].attrs.get("units")
+        return self.features[name].attrs.get("units")
 
     def celsius(self, key: str, name: str) -> Doubles:
         values_ST, units = self.values(key, name), self.units(name)
@@ -135,7 +141,7 @@ class _Derived:
         return values_ST - ZERO_CELSIUS_K if units == "K" else values_ST
 
     def steps(self, key: str, hours: float) -> int:
-        step_hours = float(self.panel.attrs["step_hours"])
+        step_hours = float(self.source.attrs["step_hours"])
         steps = whole_steps(hours, step_hours)
         if steps is None:
             fault = f"{hours:g} h is not a whole number of the panel's steps of {step_hours:g} h"
@@ -143,23 +149,25 @@ class _Derived:
         return steps
 
     def add(self, name: str, values_ST: Doubles, units: str | None) -> None:
-        if name in self.panel:
+        if name in self.features or name in self.source:
             raise ConfigError(f"features would make {name!r}, but the panel has this name already; rename or remove it")
         attrs = {"derived": True} if units is None else {"derived": True, "units": units}
-        self.panel[name] = (("site", "time"), values_ST.astype(np.float32), attrs)
+        self.added[name] = self.features[name] = xr.Variable(("site", "time"), values_ST.astype(np.float32), attrs)
 
 
 def _add_neighbours(new: _Derived, count: int, variables: Sequence[str] | None) -> None:
     """Add the variables of each site's nearest sites at the same time: `rain_near1` is the nearest site's rain."""
-    sites = new.panel.sizes["site"]
+    sites = new.source.sizes["site"]
     if count >= sites:
         raise ConfigError(f"features.neighbours = {count}: the panel has {sites} site(s), so at most {sites - 1}")
-    if not {"latitude", "longitude"} <= set(new.panel.coords):
+    if not {"latitude", "longitude"} <= set(new.source.coords):
         needed = "set data.positions to a table with the columns site, latitude, longitude"
         raise DataError(f"features.neighbours needs the position of each site; {needed}")
-    latitude_S, longitude_S = (np.asarray(new.panel[name].values, float) for name in ("latitude", "longitude"))
+    latitude_S, longitude_S = (
+        np.asarray(new.source.variables[name].values, float) for name in ("latitude", "longitude")
+    )
     near_SK = nearest_sites(latitude_S, longitude_S, count)
-    for name in variables if variables is not None else feature_names(new.panel):
+    for name in variables if variables is not None else [*new.features]:
         values_ST = new.values("neighbour_variables", name)
         for k in range(count):
             new.add(f"{name}_near{k + 1}", values_ST[near_SK[:, k]], new.units(name))

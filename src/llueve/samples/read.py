@@ -28,7 +28,7 @@ def read_panel(config: Config) -> xr.Dataset:
     panel = read_source(config)
     categories: dict[str, list[str]] = panel.attrs["categories"]
     try:
-        cut, _, _ = cut_indices(panel["time"].values, config.split)
+        cut, _, _ = cut_indices(panel.variables["time"].values, config.split)
     except DataError:
         return panel  # the audit reports it
     known = {
@@ -88,6 +88,6 @@ def _read(
 def _seen(panel: xr.Dataset, name: str, values: list[str], cut: int) -> list[str]:
     """Values of a category that occur before the cut; all of them if none occurs."""
     if len(values) == 2:  # one 0/1 variable for both
-        flags = panel[f"{name}={values[1]}"].values[:, :cut]
+        flags = panel.variables[f"{name}={values[1]}"].values[:, :cut]
         return [value for flag, value in enumerate(values) if np.any(flags == flag)] or values
-    return [value for value in values if np.any(panel[f"{name}={value}"].values[:, :cut] == 1)] or values
+    return [value for value in values if np.any(panel.variables[f"{name}={value}"].values[:, :cut] == 1)] or values

@@ -5,14 +5,9 @@ import xarray as xr
 from numpy.lib.stride_tricks import sliding_window_view
 
 from llueve.config import TargetConfig
-from llueve.errors import DataError, UsageError
+from llueve.errors import DataError, UsageError, listed
 from llueve.panel import FloatArray, label_name, minute, whole_steps
-
-MILLIMETRES_PER_UNIT = {"mm": 1.0, "kg m-2": 1.0, "kg m**-2": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4, "inch": 25.4}
-"""One millimetre of water is one kilogram per square metre; an inch is 25.4 mm by definition."""
-
-LEAST_MM = -0.01
-"""Least rain: packing leaves values a little below zero. A lower value is a missing-value mark or a fault."""
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
 
 
 def horizon_steps(horizon_hours: float, step_hours: float) -> int:
@@ -27,7 +22,7 @@ def horizon_steps(horizon_hours: float, step_hours: float) -> int:
 def sampled_share(panel: xr.Dataset, variable: str, horizon_hours: float) -> str | None:
     """The fault of a precipitation variable whose values cover only a part of each step, in words; None without it."""
     step_hours = float(panel.attrs["step_hours"])
-    covered_hours = float(panel[variable].attrs.get("accumulation_hours", step_hours))
+    covered_hours = float(panel.variables[variable].attrs.get("accumulation_hours", step_hours))
     if covered_hours >= step_hours or np.isclose(covered_hours, step_hours):
         return None
     return (
@@ -47,16 +42,16 @@ def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sa
         UsageError: the horizon is not a whole number of steps.
     """
     if variable not in panel:
-        names = ", ".join(map(str, panel.data_vars))
+        names = listed([*panel.data_vars], 40)
         raise DataError(f"target.variable = {variable!r} is not in the panel; it has {names}")
     step_hours = float(panel.attrs["step_hours"])
-    units = panel[variable].attrs.get("units")
+    units = panel.variables[variable].attrs.get("units")
     if units is None:
         raise DataError(f"{variable}: a sum in millimetres needs its unit; set data.units.{variable}, such as 'mm'")
     if units not in MILLIMETRES_PER_UNIT:
         depths = ", ".join(MILLIMETRES_PER_UNIT)
         raise DataError(f"{variable}: unit {units!r} is not a depth of water; expected one of {depths}")
-    covered_hours = float(panel[variable].attrs.get("accumulation_hours", step_hours))
+    covered_hours = float(panel.variables[variable].attrs.get("accumulation_hours", step_hours))
     if covered_hours > step_hours and not np.isclose(covered_hours, step_hours):
         raise DataError(
             f"{variable}: each value sums over {covered_hours:g} h but steps are {step_hours:g} h apart, so sums would count "
@@ -65,14 +60,15 @@ def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sa
     if not allow_sampled and (fault := sampled_share(panel, variable, horizon_hours)) is not None:
         raise DataError(f"{fault}; bring every hour, or set target.allow_sampled = true to accept this")
     steps = horizon_steps(horizon_hours, step_hours)
-    millimetres_ST = panel[variable].values * np.float32(MILLIMETRES_PER_UNIT[units])
-    if (below := millimetres_ST < LEAST_MM).any():
+    millimetres_ST = panel.variables[variable].values * np.float32(MILLIMETRES_PER_UNIT[units])
+    if (below := millimetres_ST < -PACKING_NOISE_MM).any():
         site, time = np.argwhere(below)[0]
         raise DataError(
             f"{variable}: {below.sum()} values are below zero, the first {panel[variable].values[site, time]:g} at "
             f"{panel['site'].values[site]}, {minute(panel['time'].values[time])}; rain cannot be negative: if they mean "
             "missing, name them in data.sentinels"
         )
+    millimetres_ST = np.maximum(millimetres_ST, 0)  # noise below zero would take rain from the sum
     total_ST = np.full_like(millimetres_ST, np.nan)
     if millimetres_ST.shape[1] > steps:
         # In float64, because rounding in a float32 sum of many small amounts can change the comparison "at least".
@@ -86,7 +82,7 @@ def class_labels(panel: xr.Dataset, target: TargetConfig) -> FloatArray:
     if target.label is not None:
         if (name := label_name(panel)) is None:
             raise DataError(f"target.label = {target.label!r}: the table has no such column")
-        return np.asarray(panel[name].values, dtype=np.float32)
+        return np.asarray(panel.variables[name].values, dtype=np.float32)
     assert target.variable is not None and target.threshold_mm is not None  # the configuration guarantees it
     total_ST = next_sum_mm(panel, target.variable, target.horizon_hours, target.allow_sampled)
     # A float32 0.1 is not the decimal 0.1: a sum within half a micrometre of the threshold reaches it.

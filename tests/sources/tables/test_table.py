@@ -1,8 +1,10 @@
 """`read_table` at its public face: tiny tables, then the real ones."""
 
 import re
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from llueve.config import DataConfig, TargetConfig
 from llueve.errors import DataError
 from llueve.panel import Finding, feature_names, label_name, static_names
+from llueve.samples.target import class_labels
 from llueve.sources.tables.table import read_table
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -95,14 +98,35 @@ def test_a_file_of_an_installed_package() -> None:
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        ("package:no_such_package_here/a.csv", "pip install no_such_package_here"),
-        ("package:llueve/no.csv", "has no file 'no.csv'"),
-        ("package:llueve", "package:NAME/FILE"),
+        ("package:no_such_package_here/a.csv", "the package 'no_such_package_here' is not read"),
+        ("package:llueve/panel.py", "the package 'llueve' is not read"),
+        ("package:antigravity/a.csv", "the package 'antigravity' is not read"),
+        ("package:vega_datasets.data/a.csv", "is not read"),
+        ("package:vega_datasets/no.csv", "has no file 'no.csv'"),
+        ("package:vega_datasets//etc/hosts.csv", "leads out of the package"),
+        ("package:vega_datasets/../llueve/a.csv", "leads out of the package"),
+        ("package:vega_datasets/_data/../_data/seattle-weather.csv", "leads out of the package"),
+        ("package:vega_datasets/__init__.py", "is not a data file"),
+        ("package:vega_datasets", "package:NAME/FILE"),
     ],
 )
-def test_a_missing_package_or_file_of_it(path: str, part: str) -> None:
+def test_a_file_that_no_package_may_give(path: str, part: str) -> None:
+    pytest.importorskip("vega_datasets")
     with pytest.raises(DataError, match=re.escape(part)):
         read_table(DataConfig(path=path), None)
+
+
+def test_a_package_of_data_is_found_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vega_datasets").mkdir()
+    (tmp_path / "vega_datasets" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (tmp_path / "vega_datasets" / "rain.csv").write_text(DAYS)
+    (tmp_path / "secret.csv").write_text(DAYS)
+    (tmp_path / "vega_datasets" / "link.csv").symlink_to(tmp_path / "secret.csv")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "vega_datasets", raising=False)
+    assert series(read_table(DataConfig(path="package:vega_datasets/rain.csv"), None), "rain") == [1.0, 2.0, 4.0]
+    with pytest.raises(DataError, match="leads out of the package"):
+        read_table(DataConfig(path="package:vega_datasets/link.csv"), None)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +398,7 @@ def test_sites_are_sorted_and_share_one_axis(tmp_path: Path) -> None:
     panel = read(tmp_path, text, site="site")
     assert panel["site"].values.tolist() == ["a", "b"]
     np.testing.assert_array_equal(panel["rain"].values, [[3, 4, np.nan], [np.nan, 1, 2]])
-    assert panel.attrs["findings"] == ()
+    assert [finding.code for finding in panel.attrs["findings"]] == ["site_spelling"]
 
 
 def test_a_missing_site(tmp_path: Path) -> None:
@@ -675,3 +699,92 @@ def test_stockholm() -> None:
     assert panel.sizes == {"site": 1, "time": 61_368} and panel.attrs["step_hours"] == 1.0
     assert not any(panel[name].isnull().any() for name in feature_names(panel))
     assert panel["precipitation"].attrs["accumulation_hours"] == 1.0
+
+
+# Noise of packing
+
+
+@pytest.mark.parametrize(
+    ("unit", "least"), [("mm", -0.009), ("m", -9e-6), ("cm", -9e-4), ("in", -0.0003), ("kg m-2", -0.01)]
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_noise_below_zero_takes_no_rain_from_a_sum(tmp_path: Path, unit: str, least: float, kind: str) -> None:
+    millimetre = {"mm": 1.0, "m": 1e-3, "cm": 0.1, "in": 1 / 25.4, "kg m-2": 1.0}[unit]
+    hours = pd.date_range("2024-01-01", periods=25, freq="h")
+    rain = [least] * 24 + [1.0 * millimetre]  # together 1 mm, and 0.8 mm if the noise counts
+    path = tmp_path / f"table.{kind}"
+    frame = pd.DataFrame({"time": hours, "rain": rain, "temperature": [-0.005] * 25})
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    data = DataConfig(path=str(path), units={"rain": unit, "temperature": "degC"})
+    target = TargetConfig(variable="rain", threshold_mm=1.0)
+    panel = read_table(data, target)
+    assert panel["rain"].values[0, :24].tolist() == [0.0] * 24
+    assert (panel["temperature"].values == np.float32(-0.005)).all()
+    (finding,) = findings(panel, "packing_noise")
+    assert (finding.variable, finding.count, finding.severity) == ("rain", 24, "info")
+    assert class_labels(panel, target)[0, 0] == 1.0
+    # A table to predict from is read in the same way, although nothing is forecast from its columns.
+    xr.testing.assert_equal(read_table(data, None)["rain"], panel["rain"])
+
+
+def test_a_depth_with_a_sign_stays_as_it_is(tmp_path: Path) -> None:
+    panel = read(tmp_path, "time,tide [m]\n2024-01-01,0.5\n2024-01-02,-0.000005\n2024-01-03,-0.4\n")
+    assert series(panel, "tide")[1] == pytest.approx(-0.000005) and findings(panel, "packing_noise") == []
+
+
+# Names and long cells
+
+
+def test_sites_that_are_spelled_alike_are_named_and_kept_apart(tmp_path: Path) -> None:
+    names = ["Lima", "LIMA", "Cusco", " Cusco", "S\u00e3o Paulo", "Sa\u0303o  Paulo", "Ica"]
+    rows = [f"2024-01-0{day},{name},{day}" for i, name in enumerate(names) for day in (1 + 2 * i % 4, 2 + 2 * i % 4)]
+    panel = read(tmp_path, "\n".join(["time,site,rain", *rows]) + "\n", site="site", duplicates="first")
+    assert panel.sizes["site"] == 6
+    told = [finding.message for finding in findings(panel, "site_spelling")]
+    assert len(told) == 3
+    assert any("'Cusco', ' Cusco'" in message and "it is one site" in message for message in told)
+    assert any("'LIMA', 'Lima'" in message and "were read as 2 sites" in message for message in told)
+
+
+DIGITS = "1" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (f"time,rain\n2024-01-01,x{DIGITS}\n", {}),
+        (f"time,rain\n{DIGITS},1\n", {}),
+        (f"time,{DIGITS}\n2024-01-01,1\n", {}),
+        (f"{DIGITS};rain\n", {}),
+        (f"time,{DIGITS},{DIGITS}\n2024-01-01,1,2\n", {}),
+        (f"time,rain [{DIGITS}]\n2024-01-01,1\n", {"units": {"rain": "mm"}}),
+        (f"time,site,rain\n2024-01-01,{DIGITS},1\n", {"site": "site"}),
+        (f"time,dir,rain\n2024-01-01,{DIGITS},1\n", {"wind_directions": ("dir",)}),
+        (f"time,kind,rain\n2024-01-01,{DIGITS},1\n", {"categories": {"kind": "one-hot"}}),
+        (f"time,wet,rain\n2024-01-01,{DIGITS},1\n", {"target": LABEL}),
+        (f"time,rain\n2024-01-01,{DIGITS}\n", {}),
+    ],
+)
+def test_a_message_quotes_the_start_of_a_long_cell(tmp_path: Path, text: str, options: dict[str, Any]) -> None:
+    message = refused(tmp_path, text, **options)
+    assert len(message) < 1500 and "1" * 61 not in message
+
+
+# Many columns and many sites
+
+
+def test_a_table_with_thousands_of_columns_is_read(tmp_path: Path) -> None:
+    names = [f"v{number}" for number in range(10_000)]
+    rows = [f"2024-01-{day:02},{','.join(str(number % (day + 7)) for number in range(10_000))}" for day in range(1, 7)]
+    start = perf_counter()
+    panel = read(tmp_path, "\n".join([",".join(["time", *names]), *rows]) + "\n", site_name="here")
+    assert feature_names(panel) == names
+    assert perf_counter() - start < 120  # the square of the columns would take hours
+
+
+def test_a_table_with_thousands_of_sites_is_read(tmp_path: Path) -> None:
+    rows = [f"2024-01-{day:02},s{site},{day}" for site in range(5_000) for day in (1, 2, 4, 4)]
+    start = perf_counter()
+    panel = read(tmp_path, "\n".join(["time,site,rain", *rows]) + "\n", site="site", duplicates="mean")
+    assert len(findings(panel, "gaps")) == len(findings(panel, "duplicated_times")) == 5_000
+    assert perf_counter() - start < 120

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llueve.csv_text import with_safe_sites
 from llueve.errors import UsageError
 from llueve.sources.downloads.http import write_output
 from llueve.sources.downloads.openmeteo_archive import OpenMeteoDownload, OpenMeteoRequest
@@ -57,7 +58,7 @@ def _frame(archive: OpenMeteoDownload) -> pd.DataFrame:
 def _csv(archive: OpenMeteoDownload) -> bytes:
     units = archive.series[0].units
     frame = _frame(archive).rename(columns={name: f"{name} [{unit}]" for name, unit in units.items()})
-    return frame.to_csv(index=False, date_format="%Y-%m-%dT%H:%MZ", lineterminator="\n").encode()
+    return with_safe_sites(frame).to_csv(index=False, date_format="%Y-%m-%dT%H:%MZ", lineterminator="\n").encode()
 
 
 def _parquet(archive: OpenMeteoDownload) -> bytes:

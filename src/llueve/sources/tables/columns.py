@@ -5,17 +5,21 @@ All values stay in the order of the file's rows, so that an error can name the r
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llueve.config import DataConfig, TargetConfig
-from llueve.errors import DataError, listed
+from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding
 from llueve.sources.findings import finding_at
-from llueve.sources.tables.raw_table import RawTable
+from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
+from llueve.sources.tables.raw_table import MOST_NAME, RawTable
 
 COMPASS_POINTS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 COMPASS_DEGREES = {point: 22.5 * i for i, point in enumerate(COMPASS_POINTS)}
@@ -24,6 +28,7 @@ RADIANS = ("rad", "radian", "radians")
 MOST_CATEGORIES = 50
 PLAIN_INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+LIKE_NUMBER = re.compile("[0-9]|inf", re.I)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Floats = NDArray[np.float64]
@@ -102,15 +107,18 @@ def refuse_texts(
     """Refuse the rows with a text of `column.values` for which `refused` is True; the message names texts and rows."""
     where = np.flatnonzero(np.append(refused, False)[column.codes])
     if len(where):
-        texts = [repr(column.values[code]) for code in dict.fromkeys(column.codes[where].tolist())]
+        texts = [shortened(column.values[code]) for code in dict.fromkeys(column.codes[where].tolist())]
         found = f"{listed(texts, 3)} in {len(where)} of {len(column.codes)} rows ({table.at(where)})"
         raise DataError(f"{table.source}: column {name!r}: {expected}, found {found}; {advice}")
 
 
 def number_column(table: RawTable, name: str, data: DataConfig, times: Times) -> tuple[list[Variable], list[Finding]]:
     """The numbers of a column as one variable; text is refused, and infinite numbers unless `data.infinite` allows them."""
-    if pd.api.types.is_float_dtype(table.frame[name].dtype):
-        values: Floats = table.frame[name].to_numpy(dtype=np.float64)
+    cells = table.frame[name]
+    if pd.api.types.is_float_dtype(cells.dtype):
+        values: Floats = cells.to_numpy(dtype=np.float64)
+    elif (plain_numbers := _plain_numbers(cells, data.missing)) is not None:
+        values = plain_numbers
     else:
         column = text_column(table, name, data.missing)
         parsed = _parse(column.values)
@@ -122,6 +130,24 @@ def number_column(table: RawTable, name: str, data: DataConfig, times: Times) ->
         values = column.numbers(parsed)
     values, findings = _observed(table, name, values, data, times)
     return [Variable(name, values, table.units.get(name), averaged=True)], findings
+
+
+def without_noise(variable: Variable, times: Times, is_sum: bool) -> tuple[Variable, list[Finding]]:
+    """A depth of water with zero for the noise of packing below zero, at most 0.01 mm; and a finding with the count.
+
+    `is_sum` says that the configuration or the format names it a sum of rain. Another depth with lower values has a sign,
+    such as a water level, and stays as it is.
+    """
+    millimetres = MILLIMETRES_PER_UNIT.get(variable.units or "")
+    if millimetres is None:
+        return variable, []
+    least = -PACKING_NOISE_MM / millimetres * (1 + 1e-6)  # as float32, 0.01 mm may be a little more
+    noise = (variable.values < 0) & (variable.values >= least)
+    if not noise.any() or not (is_sum or np.nanmin(variable.values) >= least):
+        return variable, []
+    message = f"{variable.name}: {noise.sum()} values below zero are within the noise of packing (0.01 mm) and became 0"
+    finding = finding_at("packing_noise", "info", message, times[noise], variable.name)
+    return replace(variable, values=np.where(noise, 0.0, variable.values)), [finding]
 
 
 def wind_column(table: RawTable, name: str, data: DataConfig, times: Times) -> tuple[list[Variable], list[Finding]]:
@@ -172,15 +198,20 @@ def category_column(
         raise DataError(f"{where} is all missing; leave it out with data.exclude")
     elif len(values) > MOST_CATEGORIES:
         raise DataError(
-            f"{where} has {len(values)} different values ({listed(values, 3)}), expected at most {MOST_CATEGORIES} categories; "
-            "it is probably not a category: remove it from data.categories, or data.exclude it"
+            f"{where} has {len(values)} different values ({listed([shortened(each) for each in values], 3)}), expected at most "
+            f"{MOST_CATEGORIES} categories; it is probably not a category: remove it from data.categories, or data.exclude it"
+        )
+    elif long := [shortened(value) for value in values if len(value) > MOST_NAME]:
+        raise DataError(
+            f"{where}: expected categories of at most {MOST_NAME} characters, found {listed(long, 3)}; shorten them, or leave "
+            "the column out with data.exclude"
         )
     numbers = {value: float(i) for i, value in enumerate(values)}
     index = column.numbers([numbers.get(value, np.nan) for value in column.values])
     unknown = column.where(lambda value: value not in numbers)
     findings = []
     if unknown.any():
-        new = listed([value for value in column.values if value not in numbers])
+        new = listed([shortened(value) for value in column.values if value not in numbers])
         message = f"{name}: the categories {new} were not in the training data; {unknown.sum()} cells count as missing"
         findings.append(finding_at("unknown_category", "warning", message, times[unknown], name))
     variables = [
@@ -201,6 +232,34 @@ def label_column(table: RawTable, data: DataConfig, target: TargetConfig, name: 
     return Variable(name, column.numbers([index.get(value, np.nan) for value in column.values]), None, averaged=False)
 
 
+def _plain_numbers(column: "pd.Series[Any]", missing: Sequence[str]) -> Floats | None:
+    """The numbers of a column in which every text is a number or missing, NaN where missing; None for any other column.
+
+    It needs a tenth of the time that `text_column` needs.
+    """
+    if not isinstance(column.dtype, pd.StringDtype):
+        return None
+    texts = pa.array(column)
+    marks = [text.strip() for text in missing]
+    values = None
+    if not any(LIKE_NUMBER.search(mark) for mark in marks):  # else some numbers mean missing
+        values = _cast(texts)
+    if values is None:
+        stripped = pc.utf8_trim_whitespace(texts)
+        values = _cast(pc.if_else(pc.is_in(stripped, pa.array(marks, texts.type)), None, stripped))
+    return values
+
+
+def _cast(texts: "pa.Array[Any]") -> Floats | None:
+    """The number of each text, NaN for a null; None if a text is not a number."""
+    try:
+        numbers = texts.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    values: Floats = numbers.to_numpy(zero_copy_only=False)
+    return values if np.isnan(values).sum() == numbers.null_count else None
+
+
 def _parse(texts: list[str]) -> Floats:
     """The number of each text, NaN for a text that is not a number; `nan` too, unless it is in `data.missing`."""
     return pd.to_numeric(pd.Series(texts, dtype=str), errors="coerce").to_numpy(dtype=np.float64)
@@ -211,6 +270,8 @@ def _observed(
 ) -> tuple[Floats, list[Finding]]:
     """The numbers with NaN for sentinels and, if allowed, for numbers beyond float32; and findings on both."""
     findings: list[Finding] = []
+    if not data.sentinels and not (np.abs(values) > FLOAT32_MAX).any():
+        return values, findings
     # A Parquet float32 column holds a sentinel like -99.9 rounded to float32.
     marks = [*data.sentinels, *(float(np.float32(mark)) for mark in data.sentinels if abs(mark) <= FLOAT32_MAX)]
     sentinel = np.isin(values, marks)

@@ -7,6 +7,7 @@ hour: a sum such as precipitation covers the hour before its time.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -15,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from llueve.config import DataConfig
-from llueve.errors import DataError, listed
+from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding, minute
 from llueve.sources.findings import finding_at
 from llueve.sources.tables.columns import Floats, Times
-from llueve.sources.tables.raw_table import RawTable, SiteLocation
+from llueve.sources.tables.raw_table import MOST_NAME, RawTable, SiteLocation
 from llueve.sources.tables.station_files import given_site_name, read_bytes, station_table
 
 MOST_BYTES = 2**28
@@ -138,17 +139,25 @@ def _series(point: object, where: str) -> PointSeries:
     if not isinstance(point, dict):
         raise DataError(f"{where}: expected an object with latitude, longitude and hourly, found {_kind(point)}")
     if point.get("error"):
-        raise DataError(f"{where}: the API answered with an error: {point.get('reason', 'no reason given')}")
+        raise DataError(f"{where}: the API answered with an error: {str(point.get('reason', 'no reason given'))[:500]}")
     hourly, units = point.get("hourly"), point.get("hourly_units")
     if not isinstance(hourly, dict) or not isinstance(units, dict):
         found = listed(list(point), 12) or "nothing"
         raise DataError(f"{where}: expected hourly and hourly_units, found {found}; ask the API for hourly=")
     if isinstance(offset := point.get("utc_offset_seconds", 0), bool) or offset != 0:
         raise DataError(f"{where}: its times are {offset!r} seconds from UTC; ask again with timezone=GMT")
+    if long := [shortened(name) for name in hourly if len(name) > MOST_NAME]:
+        raise DataError(
+            f"{where}: the name of a variable has more than {MOST_NAME} characters ({listed(long)}); rename it"
+        )
     times = _times(hourly.get("time"), units.get("time"), where)
     values = {name: _numbers(cells, len(times), name, where) for name, cells in hourly.items() if name != "time"}
     if not values:
         raise DataError(f"{where}: hourly holds no variable beside time; ask for some with hourly=")
+    if long := [shortened(name) for name in values if len(name) > MOST_NAME]:
+        raise DataError(
+            f"{where}: the name of a variable has more than {MOST_NAME} characters ({listed(long)}); rename it"
+        )
     if reserved := [name for name in RESERVED if name in values]:
         raise DataError(f"{where}: a variable is named {listed(reserved)}, a name of the panel itself; rename it")
     if wrong := [name for name, unit in units.items() if not isinstance(unit, str)]:
@@ -211,7 +220,7 @@ def _names(series: list[PointSeries], data: DataConfig) -> list[str]:
     if len(series) == 1:
         return [given or series[0].site or data.site_name]
     names = [point.name for point in series]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{data.path}: several points are in the same cell, {listed(twice)}; keep one of them")
     return names
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from llueve.csv_text import from_cell
 from llueve.errors import DataError, listed
 
 SITE_COLUMNS = ("site", "name")
@@ -18,6 +19,10 @@ def with_positions(panel: xr.Dataset, path: str) -> xr.Dataset:
         DataError: the table cannot be read, lacks a column or a site, names a site twice, or holds an impossible
             position.
     """
+    if "://" in path:
+        raise DataError(
+            f"{path}: is an address, and positions are read from files; download it and change data.positions"
+        )
     try:
         # Names stay text: 001 differs from 1, and NA is Namibia.
         table = pd.read_csv(path, dtype=dict.fromkeys(SITE_COLUMNS, str), keep_default_na=False)
@@ -29,7 +34,7 @@ def with_positions(panel: xr.Dataset, path: str) -> xr.Dataset:
             f"{path}: expected the columns site, latitude and longitude, found {listed([str(name) for name in table.columns])}"
         )
     wanted = [str(site) for site in panel["site"].values]
-    rows = table.set_index(table[named].astype(str))
+    rows = table.set_index(table[named].astype(str).map(from_cell))
     rows = rows[rows.index.isin(wanted)]
     if rows.index.has_duplicates:
         raise DataError(

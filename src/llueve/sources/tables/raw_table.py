@@ -6,11 +6,10 @@ All CSV cells stay text, so that no reader guesses the meaning of a column; Parq
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llueve.config import DataConfig
-from llueve.errors import DataError, listed
+from llueve.csv_text import from_cell
+from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding
 from llueve.sources.names_and_units import agreed_units
+from llueve.sources.tables.package_files import package_file
 
 PARQUET_MAGIC = b"PAR1"
 HEADER_WITH_UNIT = re.compile(r"^(?P<name>.*\S)\s*(?:\[(?P<square>[^\[\]]*)\]|\((?P<round>[^()]*)\))$")
+MOST_NAME = 200
+"""Largest number of characters of the name of a column or a site."""
+BLOCK_CELLS = 2**20
+"""Number of cells of a CSV file that wait as Python texts."""
 PANDAS_INDEX = re.compile(r"^__index_level_\d+__$")
 
 
@@ -67,7 +72,7 @@ def load_table(data: DataConfig) -> RawTable:
     """Read the CSV or Parquet file of `data.path`.
 
     Raises:
-        DataError: no such file or package; not CSV or Parquet; an empty file; a row longer or shorter than the header;
+        DataError: no such file; not CSV or Parquet; an empty file; a row longer or shorter than the header;
             a column without a name, or two of one name; or a column with two different units.
     """
     with located(data.path) as path:
@@ -83,41 +88,26 @@ def load_table(data: DataConfig) -> RawTable:
     given: dict[str, Mapping[str, str | None]]
     given = {"the header": dict(headers), "the Parquet field": by_field, "data.units": data.units}
     cells = {name: cells for name, (_, _, cells) in zip(names, columns, strict=True)}
-    return RawTable(data.path, pd.DataFrame(cells), rows, agreed_units(names, given, data.path))
+    frame = pd.DataFrame(cells, copy=False)  # a copy of thousands of columns takes as long as reading them
+    if kind == "csv" and data.site in cells and frame[data.site].str.startswith("'").any():
+        frame[data.site] = frame[data.site].map(from_cell)
+    return RawTable(data.path, frame, rows, agreed_units(names, given, data.path))
 
 
 @contextmanager
 def located(path: str) -> Iterator[Path]:
-    """The file on disk; a file in the archive of an installed package is unpacked first.
+    """The file on disk.
 
     Raises:
-        DataError: no such package, or no such file; or the file cannot be read while the context lasts.
+        DataError: no such file, or a package that is not read; or the file cannot be read while the context lasts.
     """
     try:
-        with resources.as_file(_entry(path)) if path.startswith("package:") else nullcontext(Path(path)) as file:
-            yield file
+        yield package_file(path) if path.startswith("package:") else Path(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; check data.path") from error
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{path}: cannot be read ({reason}); check data.path and the permissions") from error
-
-
-def _entry(path: str) -> Traversable:
-    """The file of an installed package that `package:NAME/FILE` names."""
-    package, _, file = path.removeprefix("package:").partition("/")
-    if not package or not file:
-        raise DataError(f"{path}: expected package:NAME/FILE, such as package:vega_datasets/_data/seattle-weather.csv")
-    try:
-        entry = resources.files(package).joinpath(file)
-    except (ImportError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: package {package!r} is not installed; run pip install {package}") from error
-    if not entry.is_file():
-        raise DataError(
-            f"{path}: package {package!r} is installed but has no file {file!r}; check the name, or get the version that "
-            f"has it with pip install --upgrade {package}"
-        )
-    return entry
 
 
 def _detect_format(path: Path, source: str) -> str:
@@ -138,33 +128,36 @@ def _detect_format(path: Path, source: str) -> str:
 def _read_csv(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int64]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, rows = _scan_csv(file, source)
-        frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig", index_col=False)
+            header, rows, columns = _scan_csv(file, source)
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: is neither Parquet nor UTF-8 text (byte {error.start}: {error.reason})") from error
-    except (csv.Error, pd.errors.ParserError) as error:
+    except csv.Error as error:
         raise DataError(f"{source}: is not a CSV table ({error}); expected commas and closed quotes") from error
-    if len(frame) != len(rows):
-        raise DataError(f"{source}: {len(rows)} rows, or {len(frame)} by another count; check quotes and line ends")
-    return [(name, None, frame.iloc[:, i]) for i, name in enumerate(header)], rows
+    return [(name, None, pd.array(cells, dtype="str")) for name, cells in zip(header, columns, strict=True)], rows
 
 
-def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.int64]]:
-    """The header, and the numbers of the rows that are not blank.
+def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.int64], list[pa.ChunkedArray]]:
+    """The header, the numbers of the rows that are not blank, and the texts of each column.
 
-    Every row must be as long as the header: pandas fills short rows silently, which would hide a cut file.
+    Every row must be as long as the header: a short row may be the end of a file that was cut.
     """
     header: list[str] = []
     rows: list[int] = []
     ragged: list[tuple[int, int]] = []
-    for number, cells in enumerate(csv.reader(file), start=1):
+    lines = _Lines(file)
+    columns = _TextColumns()
+    for number, cells in enumerate(csv.reader(lines), start=1):
+        if lines.ended:  # inside a row
+            raise csv.Error(f"row {number} ends inside quotes")
         if not cells or (len(cells) == 1 and len(header) != 1 and not cells[0].strip()):
             continue
         if not header:
             header = cells
             continue
         rows.append(number)
-        if len(cells) != len(header):
+        if len(cells) == len(header):
+            columns.add(cells)
+        else:
             ragged.append((number, len(cells)))
     if not header:
         raise DataError(f"{source}: holds only blank lines; expected a CSV file with a header")
@@ -172,8 +165,45 @@ def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.i
         found = listed([f"row {number} has {count}" for number, count in ragged])
         raise DataError(f"{source}: the header has {len(header)} cells but {found}; quote cells with commas")
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        raise DataError(f"{source}: the header {header[0]!r} is one cell; expected commas between the cells")
-    return header, np.array(rows, dtype=np.int64)
+        raise DataError(f"{source}: the header {shortened(header[0])} is one cell; expected commas between the cells")
+    return header, np.array(rows, dtype=np.int64), columns.whole(len(header))
+
+
+class _Lines:
+    """The lines of a file; `ended` is True once one more was asked for than it has."""
+
+    def __init__(self, file: io.TextIOBase) -> None:
+        self.file = file
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.file
+        self.ended = True
+
+
+class _TextColumns:
+    """The texts of a table by column. Rows wait as Python texts only until a block of them is full."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[str]] = []
+        self.blocks: list[list[pa.Array]] = []
+
+    def add(self, cells: list[str]) -> None:
+        """Add a row, as long as all others."""
+        self.rows.append(cells)
+        if len(self.rows) * len(cells) >= BLOCK_CELLS:
+            self._end_block()
+
+    def whole(self, count: int) -> list[pa.ChunkedArray]:
+        """The `count` columns from top to bottom."""
+        self._end_block()
+        texts = pa.large_string()
+        return [pa.chunked_array([block[i] for block in self.blocks], texts) for i in range(count)]
+
+    def _end_block(self) -> None:
+        if self.rows:
+            self.blocks.append([pa.array(cells, pa.large_string()) for cells in zip(*self.rows, strict=True)])
+            self.rows = []
 
 
 def _read_parquet(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int64]]:
@@ -221,6 +251,10 @@ def _check_headers(names: list[str], source: str) -> None:
     unnamed = [i for i, name in enumerate(names, start=1) if not name]
     if unnamed:
         raise DataError(f"{source}: column {listed(unnamed)} has no name in the header; name or remove it")
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    if long := [f"column {i}: {shortened(name)}" for i, name in enumerate(names, start=1) if len(name) > MOST_NAME]:
+        raise DataError(
+            f"{source}: a name in the header has more than {MOST_NAME} characters ({listed(long)}); shorten it"
+        )
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f"{source}: the header names {listed(repeated)} more than once (units ignored); rename it")

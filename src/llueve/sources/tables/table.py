@@ -11,10 +11,19 @@ from llueve.config import DataConfig, TargetConfig
 from llueve.errors import DataError, listed
 from llueve.panel import Finding, check_panel
 from llueve.sources.names_and_units import unknown_name
-from llueve.sources.tables.columns import Times, Variable, category_column, label_column, number_column, wind_column
+from llueve.sources.tables.columns import (
+    Times,
+    Variable,
+    category_column,
+    label_column,
+    number_column,
+    wind_column,
+    without_noise,
+)
 from llueve.sources.tables.ghcn import is_ghcn, load_ghcn
 from llueve.sources.tables.openmeteo import is_openmeteo, load_openmeteo
 from llueve.sources.tables.raw_table import RawTable, load_table
+from llueve.sources.tables.site_names import spelling_findings
 from llueve.sources.tables.time_axis import PanelAxes, panel_axes, read_sites, read_times
 
 
@@ -46,12 +55,14 @@ def read_table(
     table, data = _load(data)
     _check_names(table, data, target, require_label)
     times, sites = read_times(table, data), read_sites(table, data)
+    about_sites = spelling_findings(table, data, sites.values)
     axes, about_times = panel_axes(table, data, times, sites)
     arrays, categories, about_columns = _features(table, data, target, axes, times, known_categories)
     _set_accumulation(arrays, table, data, target, axes.step_hours)
     if target is not None and target.label is not None and target.label in table.frame:
         label = label_column(table, data, target, target.label)
-        array = _by_time(axes, label).assign_attrs(role="label", classes=list(target.classes))
+        array = _by_time(axes, label)
+        array.attrs.update(role="label", classes=list(target.classes))
         _add(arrays, table, target.label, label.name, array)
     coords: dict[str, object] = {
         "site": np.array(axes.sites, dtype=str),
@@ -65,7 +76,7 @@ def read_table(
     panel.attrs = {
         "step_hours": axes.step_hours,
         "source": data.path,
-        "findings": (*table.findings, *about_times, *about_columns),
+        "findings": (*table.findings, *about_sites, *about_times, *about_columns),
         "categories": categories,
         "sites_in_file": [axes.sites[code] for code in dict.fromkeys(axes.site_of_row.tolist())],
     }
@@ -92,20 +103,24 @@ def _features(
     axes: PanelAxes,
     times: Times,
     known: Mapping[str, Sequence[str]] | None,
-) -> tuple[dict[str, xr.DataArray], dict[str, list[str]], list[Finding]]:
+) -> tuple[dict[str, xr.Variable], dict[str, list[str]], list[Finding]]:
     """The features by name, the values of each category column, and findings."""
-    arrays: dict[str, xr.DataArray] = {}
+    arrays: dict[str, xr.Variable] = {}
     categories: dict[str, list[str]] = {}
     findings: list[Finding] = []
+    directions = frozenset(data.wind_directions)
+    sums = {*data.accumulation_hours, *(() if target is None or target.variable is None else (target.variable,))}
     for name in _feature_columns(table, data, target):
         kind = data.categories.get(name)
         if kind is not None:
             variables, categories[name], found = category_column(table, name, data, times, known)
         else:
-            read = wind_column if name in data.wind_directions else number_column
+            read = wind_column if name in directions else number_column
             variables, found = read(table, name, data, times)
         findings += found
         for variable in variables:
+            variable, found = without_noise(variable, times, is_sum=name in sums)
+            findings += found
             array = _by_site(axes, variable, table, name) if kind == "static" else _by_time(axes, variable)
             _add(arrays, table, name, variable.name, array)
     return arrays, categories, findings
@@ -124,7 +139,7 @@ def _feature_columns(table: RawTable, data: DataConfig, target: TargetConfig | N
     return [str(name) for name in table.frame.columns if name in chosen]
 
 
-def _add(arrays: dict[str, xr.DataArray], table: RawTable, column: str, name: str, array: xr.DataArray) -> None:
+def _add(arrays: dict[str, xr.Variable], table: RawTable, column: str, name: str, array: xr.Variable) -> None:
     reserved = name in ("site", "time", "recorded")
     if reserved or name in arrays:
         taken = "a coordinate of the panel" if reserved else "another variable"
@@ -135,12 +150,12 @@ def _add(arrays: dict[str, xr.DataArray], table: RawTable, column: str, name: st
     arrays[name] = array
 
 
-def _by_time(axes: PanelAxes, variable: Variable) -> xr.DataArray:
+def _by_time(axes: PanelAxes, variable: Variable) -> xr.Variable:
     attrs = {"units": variable.units} if variable.units else {}
-    return xr.DataArray(axes.place(variable.values, variable.averaged), dims=("site", "time"), attrs=attrs)
+    return xr.Variable(("site", "time"), axes.place(variable.values, variable.averaged), attrs, fastpath=True)
 
 
-def _by_site(axes: PanelAxes, variable: Variable, table: RawTable, column: str) -> xr.DataArray:
+def _by_site(axes: PanelAxes, variable: Variable, table: RawTable, column: str) -> xr.Variable:
     """A static variable by site; refused if a row lacks it or if it changes at a site."""
     by_site = variable.values[np.unique(axes.site_of_row, return_index=True)[1]]
     missing = np.isnan(variable.values)
@@ -153,11 +168,11 @@ def _by_site(axes: PanelAxes, variable: Variable, table: RawTable, column: str) 
             sites = sorted({axes.sites[code] for code in axes.site_of_row[wrong].tolist()})
             where = f"{listed(sites)} ({table.at(wrong)})"
             raise DataError(f"{table.source}: column {column!r} is static (data.categories), {why.format(where)}")
-    return xr.DataArray(by_site.astype(np.float32), dims=("site",))
+    return xr.Variable(("site",), by_site.astype(np.float32))
 
 
 def _set_accumulation(
-    arrays: dict[str, xr.DataArray], table: RawTable, data: DataConfig, target: TargetConfig | None, step_hours: float
+    arrays: dict[str, xr.Variable], table: RawTable, data: DataConfig, target: TargetConfig | None, step_hours: float
 ) -> None:
     """Set the hours of each sum of precipitation: as configured, else one step for the variable of the target."""
     hours = dict(data.accumulation_hours)
@@ -188,13 +203,13 @@ def _check_names(table: RawTable, data: DataConfig, target: TargetConfig | None,
         "target.label": label,
         "target.variable": () if target is None or target.variable is None else (target.variable,),
     }
-    columns = [str(name) for name in table.frame.columns]
+    columns = dict.fromkeys(str(name) for name in table.frame.columns)
     optional = set() if require_label else {*label, *data.exclude}
     needed = ("data.time", "data.site", "data.variables", "target.variable")
     for key, names in named.items():
         for name in names:
             if name not in columns and (key in needed or name not in optional):
-                raise unknown_name(table.source, key, name, "columns", columns)
+                raise unknown_name(table.source, key, name, "columns", [*columns])
     if both := [name for name in data.wind_directions if name in data.categories]:
         raise DataError(f"{table.source}: {listed(both)} is in data.wind_directions and data.categories; keep one")
     if data.site == data.time:

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from llueve.config import DataConfig
-from llueve.errors import DataError
+from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding, FloatArray
 from llueve.sources.findings import finding_at, time_text
 from llueve.sources.tables.columns import Floats, TextColumn, Times, refuse_texts, text_column
-from llueve.sources.tables.raw_table import RawTable
+from llueve.sources.tables.raw_table import MOST_NAME, RawTable
 
 MOST_CELLS = 50_000_000
 SECOND_NS = 1_000_000_000
@@ -99,6 +99,11 @@ def read_sites(table: RawTable, data: DataConfig) -> TextColumn:
         raise DataError(
             f"{table.source}: column {data.site!r} (the site) is missing in {missing.sum()} of {len(missing)} rows "
             f"({table.at(missing)}); fill it in, or remove these rows"
+        )
+    if long := [shortened(name) for name in column.values if len(name) > MOST_NAME]:
+        raise DataError(
+            f"{table.source}: column {data.site!r} (the site): expected names of at most {MOST_NAME} characters, found "
+            f"{listed(long, 3)}; shorten them"
         )
     rank = {name: i for i, name in enumerate(sorted(column.values))}
     return TextColumn(list(rank), np.array([rank[name] for name in column.values], dtype=np.int64)[column.codes])
@@ -206,8 +211,10 @@ def _duplicated(
             'them, name the column of sites in data.site, or set data.duplicates to "first" or "mean"'
         )
     findings = []
-    for code in np.unique(sites.codes[later]).tolist():
-        name, rows = sites.values[code], later[sites.codes[later] == code]
+    # `later` is ordered by site.
+    codes, starts = np.unique(sites.codes[later], return_index=True)
+    for code, rows in zip(codes.tolist(), np.split(later, starts[1:]), strict=True) if len(later) else ():
+        name = sites.values[code]
         message = f"{name}: {len(rows)} rows repeat a time; merged by data.duplicates = {data.duplicates!r}"
         findings.append(finding_at("duplicated_times", "warning", message, times[rows], site=name))
     return findings
@@ -257,8 +264,10 @@ def _check_phase(table: RawTable, data: DataConfig, times: Times, sites: TextCol
 def _gaps(axes: PanelAxes) -> list[Finding]:
     """Findings on steps that a site skips between its own first and last time."""
     findings = []
-    for code, name in enumerate(axes.sites):
-        present = np.unique(axes.cell_of_row[axes.site_of_row == code]) - code * len(axes.times)
+    cells, count = np.unique(axes.cell_of_row), len(axes.times)
+    first = np.searchsorted(cells, count * np.arange(len(axes.sites)))
+    for code, (name, here) in enumerate(zip(axes.sites, np.split(cells, first[1:]), strict=True)):
+        present = here - code * count
         skipped = np.diff(present) - 1
         if (gaps := np.count_nonzero(skipped)) == 0:
             continue
