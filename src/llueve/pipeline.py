@@ -20,9 +20,9 @@ from rich.console import Console
 from llueve.audit import audit_panel
 from llueve.config import Config
 from llueve.distributed.processes import join_processes
-from llueve.distributed.torchrun import is_restarted
+from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
-from llueve.files import write_whole
+from llueve.files import make_folder, write_whole
 from llueve.model.batch import best_device
 from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.convert import encode_checkpoint
@@ -30,7 +30,9 @@ from llueve.model.checkpoints.pretrained import Format, load_pretrained, read_pr
 from llueve.model.timer_xl import TimerXL
 from llueve.panel import feature_cube, feature_names, fingerprint, minute, static_table
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
-from llueve.runs.saved_model import SavedModel, load_model, save_model
+from llueve.runs.lock import RunLock
+from llueve.runs.replacement import replace_run, saying_how_to_resume
+from llueve.runs.saved_model import SavedModel, load_model, require_own_configuration, save_model
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
@@ -66,7 +68,7 @@ def train(
 
     Args:
         config, directory: the configuration, and the run directory to create.
-        overwrite: replace an earlier run there.
+        overwrite: replace an earlier run there. That run stays whole until the new one is verified.
         console: receives the progress; standard error if None.
         resume: continue an interrupted training there, bit-for-bit identical to an uninterrupted run. If there is no run yet,
             start it; if it is finished, leave it as it is.
@@ -77,18 +79,17 @@ def train(
     require_trackers(config.track)
     if resume and overwrite:
         raise UsageError("resume keeps what overwrite replaces: give one of them")
-    if is_restarted():  # torchrun starts the same command again after a process was lost
-        resume, overwrite = True, False
     pretrained = None
     if config.model.pretrained != "none":
         pretrained = read_pretrained(config.model.pretrained, config.model.allow_missing)
         config = _with_sizes(config, pretrained.report.sizes)
     run = Run(Path(directory))
-    with join_processes(timedelta(minutes=config.processes.timeout_minutes)) as processes:
+    timeout = timedelta(minutes=config.processes.timeout_minutes)
+    with join_processes(timeout) as processes, RunLock(run.directory) as lock:
         start = processes.on_first(
-            lambda: find_start(run, config, overwrite, resume),
-            lambda found: found.verification,
-            lambda verification: StartingPoint(verification=verification),
+            lambda: _find_start(run, config, overwrite, resume, lock),
+            lambda found: [str(found.run.directory), found.verification],
+            lambda found: StartingPoint(Run(Path(found[0])), verification=found[1]),
         )
         if start.verification is not None:
             return Result(run.directory, start.verification)
@@ -98,27 +99,38 @@ def train(
         audit.require_clean(config.audit.allow)
         split = audit.split or split_panel(panel, config)
         # Only now, so that neither a typing error nor bad data costs an earlier run.
-        processes.on_first(lambda: _create(run, config, start, audit.as_dict()))
+        processes.on_first(lambda: _create(run, config, start, audit.as_dict(), lock))
         scaler = fit_scaler(panel, split.training_rows)
         windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
         saved = SavedModel.build(panel, split, scaler, config, pretrained)
         del pretrained  # its tensors are as large as the model
 
         console = console or Console(stderr=True, quiet=not processes.is_first)
-        with Tracking(config, run.directory) if processes.is_first else nullcontext() as tracking:
-            job = Job(config, run, processes, console, tracking)
+        name = run.directory.resolve().name
+        with (
+            saying_how_to_resume(run, start.run) if processes.is_first else nullcontext(),
+            Tracking(config, start.run.directory, name) if processes.is_first else nullcontext() as tracking,
+        ):
+            job = Job(config, start.run, processes, console, tracking)
             fit(job, saved, panel, split, windows, start.state)
-            return Result(run.directory, processes.on_first(lambda: _finish(job, saved, panel, split, windows)))
+            return Result(run.directory, processes.on_first(lambda: _finish(job, run, saved, panel, split, windows)))
 
 
 def evaluate(directory: str | Path, console: Console | None = None) -> dict[str, Any]:
     """Verify a trained run on its test period again; write `verification.json` again, and return its content.
 
     Raises:
-        RunError: the run is incomplete. DataError: the table is gone or has changed, and its periods with it.
+        RunError: the run is incomplete, or a training uses its directory.
+        CheckpointError: its files are damaged, or do not belong together.
+        DataError: the table is gone or has changed, and its periods with it.
     """
-    run, config = Run.open(directory)
-    saved = load_model(run)
+    run, config, saved = _open(directory)
+    with RunLock(run.directory) as lock:
+        lock.take()
+        return _evaluate(run, config, saved, console or Console(stderr=True))
+
+
+def _evaluate(run: Run, config: Config, saved: SavedModel, console: Console) -> dict[str, Any]:
     panel = saved.aligned(read_source(config, known_categories=saved.categories))
     if fingerprint(panel) != saved.fingerprint:
         raise DataError(
@@ -128,7 +140,7 @@ def evaluate(directory: str | Path, console: Console | None = None) -> dict[str,
     split = split_panel(panel, config)
     windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
     probability = _probability(saved, panel, windows, split.test)
-    return _verify(run, config, saved, panel, split, probability, console or Console(stderr=True))
+    return _verify(run, config, saved, panel, split, probability, console)
 
 
 def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
@@ -141,10 +153,10 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
         every_window: forecast every complete window, not only the last one of each site.
 
     Raises:
+        RunError: the run is incomplete. CheckpointError: its files are damaged, or do not belong together.
         DataError: the table's variables, units or step differ from the trained ones, or no site has a whole context.
     """
-    run, config = Run.open(directory)
-    saved = load_model(run)
+    _, config, saved = _open(directory)
     panel = saved.aligned(read_source(config, new=str(table), known_categories=saved.categories))
     for finding in panel.attrs["findings"]:
         if finding.severity == "warning":
@@ -195,20 +207,46 @@ def _with_sizes(config: Config, sizes: EncoderSizes) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update=vars(sizes))})
 
 
-def _create(run: Run, config: Config, start: StartingPoint, audit: dict[str, Any]) -> None:
+def _open(directory: str | Path) -> tuple[Run, Config, SavedModel]:
+    """A trained run, whose files belong together."""
+    run, config = Run.open(directory)
+    saved = load_model(run)
+    require_own_configuration(run, config, saved)
+    return run, config, saved
+
+
+def _find_start(run: Run, config: Config, overwrite: bool, resume: bool, lock: RunLock) -> StartingPoint:
+    """The starting point of a training, under the lock of the run directory if there is a run in it."""
+    if run.exists:
+        lock.take(is_restarted())
+    if has_begun(run.directory):  # torchrun starts the same command again after a process was lost
+        resume, overwrite = True, False
+    return find_start(run, config, overwrite, resume)
+
+
+def _create(run: Run, config: Config, start: StartingPoint, audit: dict[str, Any], lock: RunLock) -> None:
     if start.state is None:  # process 0 alone knows it
-        run.create(config, start.replace)
-        run.write_json(AUDIT, audit)
+        with run.writing():
+            make_folder(run.directory)
+        lock.take(is_restarted())
+        start.run.create(config, start.replace)
+        start.run.write_json(AUDIT, audit)
+    remember_begun(run.directory)
 
 
-def _finish(job: Job, saved: SavedModel, panel: xr.Dataset, split: Split, windows: Windows) -> dict[str, Any]:
-    """Forecast the test period, write the model, verify. Without finite forecasts no model is written."""
+def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, windows: Windows) -> dict[str, Any]:
+    """Forecast the test period, write the model, verify. Without finite forecasts no model is written.
+
+    A run that was trained to replace another one is moved over `run` at the end.
+    """
     probability = _probability(saved, panel, windows, split.test)
     save_model(job.run, saved)
     verification = _verify(job.run, job.config, saved, panel, split, probability, job.console)
     if job.tracking is not None:
         job.tracking.scores(verification)
     job.run.remove_checkpoints()
+    if job.run != run:
+        replace_run(run)
     return verification
 
 

@@ -162,7 +162,7 @@ def test_a_failure_inside_the_write_costs_nothing(table, whole, tmp_path, monkey
         elif where == "fsync":
             patch.setattr(writing.os, "fsync", failing(os.fsync))
         else:
-            patch.setattr(writing, "_flush_folder", failing(writing._flush_folder))
+            patch.setattr(writing, "flush_folder", failing(writing.flush_folder))
         with pytest.raises(RunError, match="No space left on device"):
             pipeline.train(config, run)
     assert not list((run / files.CHECKPOINTS).glob("*.part")) if (run / files.CHECKPOINTS).is_dir() else True

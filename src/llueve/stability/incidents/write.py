@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llueve.errors import RunError
+from llueve.files import make_folder
 from llueve.model.batch import Batch
 from llueve.runs.directory import INCIDENT, INCIDENTS
 from llueve.runs.sealed_file import write_sealed
@@ -119,7 +120,9 @@ def _next_folder(run_directory: Path, size: int) -> Path | None:
     """Create the folder of the next incident; None if it may not be kept."""
     folder = run_directory / INCIDENTS
     earlier = incident_folders(run_directory)
-    folder.mkdir(exist_ok=True)
+    if folder.is_symlink():
+        raise OSError("the folder is a link, which is not followed")
+    make_folder(folder)
     used = sum(path.lstat().st_size for each in earlier.values() for path in each.iterdir())
     refusal = None
     if len(earlier) >= MOST or 999 in earlier:
@@ -132,7 +135,7 @@ def _next_folder(run_directory: Path, size: int) -> Path | None:
         logger.warning("this step is not kept in %s: %s", folder, refusal)
         return None
     place = folder / f"{max(earlier, default=0) + 1:03d}"
-    place.mkdir()
+    make_folder(place)
     return place
 
 
