@@ -54,6 +54,22 @@ def read_small(path: Path, most_bytes: int) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def write_result(path: Path, content: bytes) -> None:
+    """Write a result where a user asked for it, whole or not at all; a link is followed.
+
+    A device or a pipe receives the content, and is not replaced by a file.
+
+    Raises:
+        OSError: the disk is full or read-only, the folder does not exist, or the path is a folder.
+    """
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        with place.open("wb") as file:
+            file.write(content)
+    else:
+        write_whole(place, [content])
+
+
 def append(path: Path, content: bytes) -> None:
     """Add bytes at the end of a file, which is made if it does not exist, and flush it to the disk.
 

@@ -4,6 +4,7 @@ table → panel → audit → split → windows → encoder + head → probabili
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from llueve.model.timer_xl import TimerXL
 from llueve.panel import feature_cube, feature_names, fingerprint, minute, static_table
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
 from llueve.runs.lock import RunLock
+from llueve.runs.outputs import require_separate, require_separate_data
 from llueve.runs.replacement import replace_run, saying_how_to_resume
 from llueve.runs.saved_model import SavedModel, load_model, require_own_configuration, save_model
 from llueve.samples.read import read_panel, read_source
@@ -40,7 +42,7 @@ from llueve.samples.target import event_outcomes
 from llueve.samples.windows import Windows, build_windows
 from llueve.step.predict import predict_logits, probabilities
 from llueve.training.fit import Job, fit
-from llueve.training.resume import StartingPoint, find_start
+from llueve.training.resume import StartingPoint, find_start, resume_run
 from llueve.training.tracking import Tracking, require_trackers
 from llueve.verification.references import ReferenceData
 from llueve.verification.verify import verify
@@ -98,12 +100,12 @@ def train(
         audit = audit_panel(panel, config)
         audit.require_clean(config.audit.allow)
         split = audit.split or split_panel(panel, config)
-        # Only now, so that neither a typing error nor bad data costs an earlier run.
-        processes.on_first(lambda: _create(run, config, start, audit.as_dict(), lock))
         scaler = fit_scaler(panel, split.training_rows)
         windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
         saved = SavedModel.build(panel, split, scaler, config, pretrained)
         del pretrained  # its tensors are as large as the model
+        # Only now, so that neither a typing error nor bad data leaves anything behind.
+        processes.on_first(lambda: _begin(run, config, start, saved, audit.as_dict(), lock))
 
         console = console or Console(stderr=True, quiet=not processes.is_first)
         name = run.directory.resolve().name
@@ -185,10 +187,12 @@ def convert(source: str | Path, to: Format, output: str | Path, allow_missing: S
     if isinstance(encoder, TimerXL) and encoder.positions != "flattened":
         logger.warning("the encoder was trained with positions = %r: set this when you load it", encoder.positions)
     contents = {Path(output) / name: content for name, content in encode_checkpoint(encoder, to).items()}
-    if present := [path for path in contents if path.exists()]:
+    if present := [path for path in contents if os.path.lexists(path)]:
         raise UsageError(f"{present[0]}: exists already; give another --output, or remove it")
+    for path in contents:
+        require_separate(path, [])
     try:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(output))
         for path, content in contents.items():
             write_whole(path, [content])
     except OSError as error:
@@ -217,6 +221,7 @@ def _open(directory: str | Path) -> tuple[Run, Config, SavedModel]:
 
 def _find_start(run: Run, config: Config, overwrite: bool, resume: bool, lock: RunLock) -> StartingPoint:
     """The starting point of a training, under the lock of the run directory if there is a run in it."""
+    require_separate_data(run.directory, config)
     if run.exists:
         lock.take(is_restarted())
     if has_begun(run.directory):  # torchrun starts the same command again after a process was lost
@@ -224,13 +229,18 @@ def _find_start(run: Run, config: Config, overwrite: bool, resume: bool, lock: R
     return find_start(run, config, overwrite, resume)
 
 
-def _create(run: Run, config: Config, start: StartingPoint, audit: dict[str, Any], lock: RunLock) -> None:
-    if start.state is None:  # process 0 alone knows it
+def _begin(
+    run: Run, config: Config, start: StartingPoint, saved: SavedModel, audit: dict[str, Any], lock: RunLock
+) -> None:
+    """Create the run, or bring it to the state that the training resumes from."""
+    if start.state is None:
         with run.writing():
             make_folder(run.directory)
         lock.take(is_restarted())
         start.run.create(config, start.replace)
-        start.run.write_json(AUDIT, audit)
+    else:
+        resume_run(start.run, start.state, saved, config)
+    start.run.write_json(AUDIT, audit)
     remember_begun(run.directory)
 
 

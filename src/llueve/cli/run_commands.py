@@ -11,6 +11,7 @@ from llueve.cli.arguments import AsJson, ConfigFile, Overrides, RunDirectory
 from llueve.cli.output import say, show, verification_table
 from llueve.distributed.torchrun import process_rank
 from llueve.errors import RunError, UsageError
+from llueve.files import write_result
 
 
 def train(
@@ -25,7 +26,7 @@ def train(
     from llueve.runs.directory import CONFIG
 
     settings = load_config(config, tuple(overrides or ()))
-    if not resume and config.resolve() == (run / CONFIG).resolve():
+    if not resume and (run / CONFIG).exists() and config.samefile(run / CONFIG):
         raise UsageError(
             f"{config}: lies in the run directory, which would replace it; copy it elsewhere, or give another --run"
         )
@@ -53,14 +54,20 @@ def predict(
     output: Annotated[Path | None, Option(metavar="FILE.csv", help="Write to this file, not to the screen.")] = None,
 ) -> None:
     """Forecast the probability of the event: CSV with the columns site, time and probability."""
+    if output is not None:
+        from llueve.runs.directory import Run
+        from llueve.runs.outputs import input_paths, require_separate
+
+        require_separate(output, (table, *input_paths(Run.open(run)[1])), run)
     from llueve import pipeline
 
-    forecasts = pipeline.predict(run, table, every_window)
+    content = pipeline.predict(run, table, every_window).to_csv(index=False, float_format="%.6f")
+    if output is None:
+        sys.stdout.write(content)
+        return
     try:
-        forecasts.to_csv(output or sys.stdout, index=False, float_format="%.6f")
+        write_result(output, content.encode())
     except OSError as error:
-        if output is None:
-            raise
         raise RunError(
             f"{output}: cannot be written ({error.strerror or error}); give --output a file in a folder that exists"
         ) from error

@@ -106,6 +106,7 @@ class Run:
         for name in (*FILES, MLFLOW):
             if name != keep:
                 (self.directory / name).unlink(missing_ok=True)
+            with suppress(OSError):  # a folder of this name is not of the run
                 (self.directory / f".{name}.part").unlink(missing_ok=True)
         _remove_incidents(self.directory / INCIDENTS)
         self.remove_checkpoints()

@@ -47,11 +47,11 @@ def find_start(run: Run, config: Config, overwrite: bool, resume: bool) -> Start
     if not resume:
         run.require_free(overwrite)
     if overwrite and run.exists:
-        return StartingPoint(Run(run.directory / UNFINISHED), replace=replacement is not None)
+        return StartingPoint(Run(run.directory / UNFINISHED), replace=True)
     return StartingPoint(run)
 
 
-def require_same_training(saved: SavedModel, config: Config, run: Run, state: SavedState | None) -> None:
+def resume_run(run: Run, state: SavedState, saved: SavedModel, config: Config) -> None:
     """Check that a state was trained on this table and from this checkpoint, and bring the run directory to the state.
 
     Records that are newer than the state are dropped, and `config.toml` holds the present configuration.
@@ -59,8 +59,6 @@ def require_same_training(saved: SavedModel, config: Config, run: Run, state: Sa
     Raises:
         DataError: the table or the checkpoint has changed.
     """
-    if state is None:
-        return
     facts, path = state.snapshot.facts, config.data.path
     if facts.get("fingerprint") != saved.fingerprint:
         raise DataError(
@@ -88,7 +86,7 @@ def require_same_training(saved: SavedModel, config: Config, run: Run, state: Sa
 
 
 def training_facts(saved: SavedModel, config: Config, run: Run) -> dict[str, Any]:
-    """What `require_same_training` compares, for a saved state."""
+    """Facts that `resume_run` compares, for a saved state."""
     return {
         **run.facts(),
         "fingerprint": saved.fingerprint,
