@@ -17,7 +17,7 @@ from llueve.files import write_result
 def train(
     config: ConfigFile,
     run: Annotated[Path, Option("--run", "-r", metavar="DIR", help="Run directory to create.")],
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run in this directory.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run when this one is verified.")] = False,
     resume: Annotated[bool, Option("--resume", help="Resume an interrupted run, or start a new one.")] = False,
     overrides: Overrides = None,
 ) -> None:
