@@ -16,6 +16,7 @@ recipe and head, without torchrun.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -74,7 +75,8 @@ steps = 2
 [verify]
 bootstrap = 100
 """
-MOST_RESTARTS = 20
+MOST_RESTARTS, TORCHRUN_KILLS = 20, 2
+"""Restarts that torchrun may do, and kills in a run under it: each start takes several seconds."""
 WORKER = """
 import os, sys
 from pathlib import Path
@@ -222,7 +224,7 @@ def is_replacing(run: Path, earlier: Path) -> bool:
 
 def kill_torchrun(cell: Cell, kills: int, random: np.random.Generator) -> None:
     """Kill one of two processes again and again; torchrun restarts both."""
-    durations = []
+    duration_s = 0.0
     for name, count in (("whole", 0), ("run", kills)):
         numbers = cell.folder / f"{name}.processes"
         numbers.mkdir()
@@ -230,7 +232,6 @@ def kill_torchrun(cell: Cell, kills: int, random: np.random.Generator) -> None:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         options = [f"--max-restarts={MOST_RESTARTS}", "--monitor-interval=0.1", "--shutdown-timeout=3"]
         worker = [str(cell.folder.parent / "worker.py"), "--", *cell.command(cell.folder / name)]
-        start = time.monotonic()
         with log.open("w", encoding="utf-8") as file:
             job = subprocess.Popen(
                 [*launcher, *options, *worker],
@@ -239,7 +240,7 @@ def kill_torchrun(cell: Cell, kills: int, random: np.random.Generator) -> None:
                 env={**os.environ, "KILLS": str(numbers)},
             )
             for pid in generations(job, numbers, count, random):
-                time.sleep(random.uniform(0, durations[0]))
+                time.sleep(random.uniform(0, duration_s))
                 if job.poll() is None:
                     try:
                         os.kill(pid, signal.SIGKILL)
@@ -247,7 +248,7 @@ def kill_torchrun(cell: Cell, kills: int, random: np.random.Generator) -> None:
                         break  # it has finished
                     cell.kills += 1
             code = job.wait()
-        durations.append(time.monotonic() - start)
+        duration_s = time.time() - (numbers / "0").stat().st_mtime  # from the start of the processes
         if code:
             cell.faults.append(f"{name}: exit code {code}: {log.read_text()[-500:]}")
             return
@@ -294,7 +295,8 @@ def main() -> None:
         print(f"{'recipe, head, way':<34}{'kills':>7}{'runs':>6}  identical", flush=True)
         for number, cell in enumerate(chosen):
             cell.folder.mkdir()
-            share = -((sum(each.kills for each in done) - total) // (len(chosen) - number))  # of those that are left
+            left = total - sum(each.kills for each in done)
+            share = TORCHRUN_KILLS if cell.way == "torchrun" else math.ceil(left / (len(chosen) - number))
             (kill_torchrun if cell.way == "torchrun" else kill_forks)(cell, share, random)
             print(f"{cell.name:<34}{cell.kills:>7}{cell.runs:>6}  {'; '.join(cell.faults) or 'yes'}", flush=True)
             shutil.rmtree(cell.folder)

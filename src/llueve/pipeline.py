@@ -126,9 +126,9 @@ def evaluate(directory: str | Path, console: Console | None = None) -> dict[str,
         CheckpointError: its files are damaged, or do not belong together.
         DataError: the table is gone or has changed, and its periods with it.
     """
-    run, config, saved = _open(directory)
-    with RunLock(run.directory) as lock:
+    with RunLock(Run.open(directory)[0].directory) as lock:
         lock.take()
+        run, config, saved = _open(directory)
         return _evaluate(run, config, saved, console or Console(stderr=True))
 
 

@@ -115,14 +115,16 @@ class RunLock:
         if earlier:
             logger.warning("%s: was left by %s, which has ended; its lock is taken over", self.path, _in_words(earlier))
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"process": os.getpid(), "host": host}).encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps({"process": os.getpid(), "host": host}).encode())
         os.fsync(descriptor)
 
 
 def _owner(descriptor: int) -> dict[str, Any]:
     """Process and host in a lock file; empty if it has none."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
     try:
-        content = json.loads(os.pread(descriptor, LARGEST, 0))
+        content = json.loads(os.read(descriptor, LARGEST))
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -24,7 +24,7 @@ from llueve.training.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Format number; raised when older code would misread the content."""
 NUMBERED = re.compile(r"\d{6}\.safetensors")
 KEPT = 2
