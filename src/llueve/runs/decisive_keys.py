@@ -12,11 +12,12 @@ from llueve.config.train_keys import PhaseKeys
 
 PLACES = {"data": {"path", "more_paths", "format", "land_mask", "positions", "dask"}, "model": {"pretrained"}}
 """Keys that say where data and weights are, and how they are read there."""
-ONLY_PERMISSIONS = {"target": {"allow_sampled"}, "model": {"allow_missing"}}
-ONLY_SCORED = {"target": {"event"}}
+PERMISSIONS = {"target": {"allow_sampled"}, "model": {"allow_missing"}}
+"""Keys that only let something pass."""
+SCORED = {"target": {"event"}}
 """Keys that choose the scores, and no step."""
-ONLY_LIMITS = {"train": {"feature_cache_gb"}}
 ABSENT = "not used"
+"""Value, in messages, of a key that is not set or has no effect."""
 
 
 def decisive_keys(config: Config) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def decisive_keys(config: Config) -> dict[str, Any]:
     Recipes are written out as phases, and a key that has no effect beside the others is left out.
     """
     table = config.model_dump(mode="json", include={"data", "target", "features", "split", "windows", "model", "guard"})
-    for left_out in (PLACES, ONLY_PERMISSIONS, ONLY_SCORED):
+    for left_out in (PLACES, PERMISSIONS, SCORED):
         for section, keys in left_out.items():
             table[section] = {key: value for key, value in table[section].items() if key not in keys}
     if config.data.site is not None:
@@ -51,14 +52,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def other_keys(config: Config) -> dict[str, Any]:
     """Return the keys that decide no step, but which table a run has and how it was verified."""
-    table = config.model_dump(mode="json", include={**PLACES, **ONLY_SCORED, "verify": True, "regions": True})
+    table = config.model_dump(mode="json", include={**PLACES, **SCORED, "verify": True, "regions": True})
     named = {f"{section}.{key}": value for section, keys in table.items() for key, value in keys.items()}
     return {key: value for key, value in named.items() if key not in ("data.format", "data.dask")}
 
 
 def _training_keys(config: Config) -> dict[str, Any]:
     train = config.train.resolved()
-    own = train.model_dump(mode="json", exclude={*PhaseKeys.model_fields, "recipe", "phases", *ONLY_LIMITS["train"]})
+    own = train.model_dump(mode="json", exclude={*PhaseKeys.model_fields, "recipe", "phases", "feature_cache_gb"})
     found = {f"train.{key}": value for key, value in own.items()}
     phases = train.phases or (PhaseConfig(name="training"),)
     found["train.phases"] = [[phase.name, *sorted(phase.freeze)] for phase in phases]
