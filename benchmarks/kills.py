@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -37,6 +38,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch._dynamo
+
+with suppress(ImportError):  # xarray imports it, if it is there; before the forks that is done once
+    import dask.array  # noqa: F401
 
 from benchmarks import measure
 from llueve import pipeline  # noqa: F401 (imported before the forks)
