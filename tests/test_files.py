@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llueve.errors import CheckpointError
-from llueve.files import read_small, write_whole
+from llueve.files import append, make_folder, read_small, shorten, write_result, write_whole
 
 OLD, NEW = b"old content", [b"new ", memoryview(b"content")]
 
@@ -132,6 +132,60 @@ def test_a_kill_between_two_pieces_leaves_the_old_file(path):
     assert names(path) == [".state.part", "state"]
     write_whole(path, NEW)
     assert path.read_bytes() == b"new content" and names(path) == ["state"]
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """The inodes that are flushed, in order."""
+    seen, fsync = [], os.fsync
+
+    def remembered(number):
+        seen.append(os.fstat(number).st_ino)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", remembered)
+    return seen
+
+
+def test_what_is_added_is_flushed_and_the_folder_once(path, flushed):
+    path.unlink()
+    append(path, b"one\n")
+    append(path, b"two\n")
+    shorten(path, 4)
+    shorten(path, 100)
+    file, folder = path.stat().st_ino, path.parent.stat().st_ino
+    assert path.read_bytes() == b"one\n" and flushed == [file, folder, file, file]
+
+
+@pytest.mark.parametrize("change", [lambda path: append(path, b"more"), lambda path: shorten(path, 1)])
+def test_a_link_is_neither_added_to_nor_shortened(path, change):
+    path.with_name("link").symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        change(path.with_name("link"))
+    assert path.read_bytes() == OLD
+
+
+def test_new_folders_are_flushed_in_the_folder_above(tmp_path, flushed):
+    make_folder(tmp_path / "a" / "b")
+    assert set(flushed) == {tmp_path.stat().st_ino, (tmp_path / "a").stat().st_ino}
+    make_folder(tmp_path / "a" / "b")
+    assert len(flushed) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists"):
+        make_folder(tmp_path / "file")
+
+
+def test_a_result_is_written_whole_through_a_link_and_into_a_pipe(path, tmp_path):
+    path.with_name("link").symlink_to(path)
+    write_result(path.with_name("link"), b"new")
+    assert path.read_bytes() == b"new" and path.with_name("link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_result(tmp_path / "pipe", b"sent")
+    assert os.read(reader, 10) == b"sent" and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    os.close(reader)
+    with pytest.raises(IsADirectoryError):
+        write_result(tmp_path, b"new")
 
 
 def test_a_small_file_is_read_and_a_larger_one_or_a_link_is_refused(path):

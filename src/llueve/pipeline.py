@@ -4,6 +4,7 @@ table → panel → audit → split → windows → encoder + head → probabili
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from llueve.audit import audit_panel
 from llueve.config import Config
 from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
-from llueve.distributed.torchrun import is_restarted
+from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
 from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
-from llueve.files import write_whole
+from llueve.files import make_folder, write_whole
 from llueve.model.batch import best_device
 from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.convert import encode_checkpoint
@@ -31,7 +32,10 @@ from llueve.model.checkpoints.pretrained import Format, load_pretrained, read_pr
 from llueve.model.timer_xl import TimerXL
 from llueve.panel import feature_cube, feature_names, fingerprint, minute, static_table
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
-from llueve.runs.saved_model import SavedModel, load_model, save_model
+from llueve.runs.lock import RunLock
+from llueve.runs.outputs import require_separate, require_separate_data
+from llueve.runs.replacement import replace_run, saying_how_to_resume
+from llueve.runs.saved_model import SavedModel, load_model, require_own_configuration, save_model
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
@@ -39,7 +43,7 @@ from llueve.samples.target import event_outcomes
 from llueve.samples.windows import Windows, build_windows
 from llueve.step.predict import predict_logits, probabilities
 from llueve.training.fit import Job, fit
-from llueve.training.resume import StartingPoint, find_start
+from llueve.training.resume import StartingPoint, find_start, resume_run
 from llueve.training.tracking import Tracking, require_trackers
 from llueve.verification.reference_data import ReferenceData
 from llueve.verification.verify import verify
@@ -67,7 +71,7 @@ def train(
 
     Args:
         config, directory: the configuration, and the run directory to create.
-        overwrite: replace an earlier run there.
+        overwrite: replace an earlier run there. That run stays whole until the new one is verified.
         console: receives the progress; standard error if None.
         resume: continue an interrupted training there, bit-for-bit identical to an uninterrupted run. If there is no run yet,
             start it; if it is finished, leave it as it is.
@@ -78,18 +82,17 @@ def train(
     require_trackers(config.track)
     if resume and overwrite:
         raise UsageError("resume keeps what overwrite replaces: give one of them")
-    if is_restarted():  # torchrun starts the same command again after a process was lost
-        resume, overwrite = True, False
     pretrained = None
     if config.model.pretrained != "none":
         pretrained = read_pretrained(config.model.pretrained, config.model.allow_missing)
         config = _with_sizes(config, pretrained.report.sizes)
     run = Run(Path(directory))
-    with join_processes(timedelta(minutes=config.processes.timeout_minutes)) as processes:
+    timeout = timedelta(minutes=config.processes.timeout_minutes)
+    with join_processes(timeout) as processes, RunLock(run.directory) as lock:
         start = processes.on_first(
-            lambda: find_start(run, config, overwrite, resume),
-            lambda found: found.verification,
-            lambda verification: StartingPoint(verification=verification),
+            lambda: _find_start(run, config, overwrite, resume, lock),
+            lambda found: [str(found.run.directory), found.verification],
+            lambda found: StartingPoint(Run(Path(found[0])), verification=found[1]),
         )
         if start.verification is not None:
             return Result(run.directory, start.verification)
@@ -98,28 +101,39 @@ def train(
         audit = audit_panel(panel, config)
         audit.require_clean(config.audit.allow)
         split = audit.split or split_panel(panel, config)
-        # Only now, so that neither a typing error nor bad data costs an earlier run.
-        processes.on_first(lambda: _create(run, config, start, audit.as_dict()))
         scaler = fit_scaler(panel, split.training_rows)
         windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
         saved = SavedModel.build(panel, split, scaler, config, pretrained)
         del pretrained  # its tensors are as large as the model
+        # Only now, so that neither a typing error nor bad data leaves anything behind.
+        processes.on_first(lambda: _begin(run, config, start, saved, audit.as_dict(), lock))
 
         console = console or Console(stderr=True, quiet=not processes.is_first)
-        with Tracking(config, run.directory) if processes.is_first else nullcontext() as tracking:
-            job = Job(config, run, processes, console, tracking)
+        name = run.directory.resolve().name
+        with (
+            saying_how_to_resume(run, start.run) if processes.is_first else nullcontext(),
+            Tracking(config, start.run.directory, name) if processes.is_first else nullcontext() as tracking,
+        ):
+            job = Job(config, start.run, processes, console, tracking)
             fit(job, saved, panel, split, windows, start.state)
-            return Result(run.directory, processes.on_first(lambda: _finish(job, saved, panel, split, windows)))
+            return Result(run.directory, processes.on_first(lambda: _finish(job, run, saved, panel, split, windows)))
 
 
 def evaluate(directory: str | Path, console: Console | None = None) -> dict[str, Any]:
     """Verify a trained run on its test period again; write `verification.json` again, and return its content.
 
     Raises:
-        RunError: the run is incomplete. DataError: the table is gone or has changed, and its periods with it.
+        RunError: the run is incomplete, or a training uses its directory.
+        CheckpointError: its files are damaged, or do not belong together.
+        DataError: the table is gone or has changed, and its periods with it.
     """
-    run, config = Run.open(directory)
-    saved = load_model(run)
+    with RunLock(Run.open(directory)[0].directory) as lock:
+        lock.take()
+        run, config, saved = _open(directory)
+        return _evaluate(run, config, saved, console or Console(stderr=True))
+
+
+def _evaluate(run: Run, config: Config, saved: SavedModel, console: Console) -> dict[str, Any]:
     panel = saved.aligned(read_source(config, known_categories=saved.categories))
     if fingerprint(panel) != saved.fingerprint:
         raise DataError(
@@ -129,7 +143,7 @@ def evaluate(directory: str | Path, console: Console | None = None) -> dict[str,
     split = split_panel(panel, config)
     windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
     probability = _probability(saved, panel, windows, split.test)
-    return _verify(run, config, saved, panel, split, probability, console or Console(stderr=True))
+    return _verify(run, config, saved, panel, split, probability, console)
 
 
 def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
@@ -142,10 +156,10 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
         every_window: forecast every complete window, not only the last one of each site.
 
     Raises:
+        RunError: the run is incomplete. CheckpointError: its files are damaged, or do not belong together.
         DataError: the table's variables, units or step differ from the trained ones, or no site has a whole context.
     """
-    run, config = Run.open(directory)
-    saved = load_model(run)
+    _, config, saved = _open(directory)
     panel = saved.aligned(read_source(config, new=str(table), known_categories=saved.categories))
     for finding in panel.attrs["findings"]:
         if finding.severity == "warning":
@@ -174,10 +188,12 @@ def convert(source: str | Path, to: Format, output: str | Path, allow_missing: S
     if isinstance(encoder, TimerXL) and encoder.positions != "flattened":
         logger.warning("the encoder was trained with positions = %r: set this when you load it", encoder.positions)
     contents = {Path(output) / name: content for name, content in encode_checkpoint(encoder, to).items()}
-    if present := [path for path in contents if path.exists()]:
+    if present := [path for path in contents if os.path.lexists(path)]:
         raise UsageError(f"{present[0]}: exists already; give another --output, or remove it")
+    for path in contents:
+        require_separate(path, [])
     try:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(output))
         for path, content in contents.items():
             write_whole(path, [content])
     except OSError as error:
@@ -196,20 +212,52 @@ def _with_sizes(config: Config, sizes: EncoderSizes) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update=vars(sizes))})
 
 
-def _create(run: Run, config: Config, start: StartingPoint, audit: dict[str, Any]) -> None:
-    if start.state is None:  # process 0 alone knows it
-        run.create(config, start.replace)
-        run.write_json(AUDIT, audit)
+def _open(directory: str | Path) -> tuple[Run, Config, SavedModel]:
+    """A trained run, whose files belong together."""
+    run, config = Run.open(directory)
+    saved = load_model(run)
+    require_own_configuration(run, config, saved)
+    return run, config, saved
 
 
-def _finish(job: Job, saved: SavedModel, panel: xr.Dataset, split: Split, windows: Windows) -> dict[str, Any]:
-    """Forecast the test period, write the model, verify. Without finite forecasts no model is written."""
+def _find_start(run: Run, config: Config, overwrite: bool, resume: bool, lock: RunLock) -> StartingPoint:
+    """The starting point of a training, under the lock of the run directory if there is a run in it."""
+    require_separate_data(run.directory, config)
+    if run.exists:
+        lock.take(is_restarted())
+    if has_begun(run.directory):  # torchrun starts the same command again after a process was lost
+        resume, overwrite = True, False
+    return find_start(run, config, overwrite, resume)
+
+
+def _begin(
+    run: Run, config: Config, start: StartingPoint, saved: SavedModel, audit: dict[str, Any], lock: RunLock
+) -> None:
+    """Create the run, or bring it to the state that the training resumes from."""
+    if start.state is None:
+        with run.writing():
+            make_folder(run.directory)
+        lock.take(is_restarted())
+        start.run.create(config, start.replace)
+    else:
+        resume_run(start.run, start.state, saved, config)
+    start.run.write_json(AUDIT, audit)
+    remember_begun(run.directory)
+
+
+def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, windows: Windows) -> dict[str, Any]:
+    """Forecast the test period, write the model, verify. Without finite forecasts no model is written.
+
+    A run that was trained to replace another one is moved over `run` at the end.
+    """
     probability = _probability(saved, panel, windows, split.test)
     save_model(job.run, saved)
     verification = _verify(job.run, job.config, saved, panel, split, probability, job.console)
     if job.tracking is not None:
         job.tracking.scores(verification)
     job.run.remove_checkpoints()
+    if job.run != run:
+        replace_run(run)
     return verification
 
 

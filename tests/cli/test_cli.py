@@ -745,9 +745,15 @@ def test_weights_that_cannot_be_written(project: Project, monkeypatch: pytest.Mo
 
 
 def test_a_place_in_the_way_of_the_weights(copy: Project) -> None:
-    (copy.run / ".model.safetensors.part").mkdir()
+    before = {name: (copy.run / name).read_bytes() for name in copy.files()}
+    place = copy.run / "unfinished" / ".model.safetensors.part"
+    place.mkdir(parents=True)
+    shutil.copy(copy.run / "config.toml", place.parent)
     copy.train("--overwrite", "--set", "train.epochs=1").refused(1, str(copy.run), "cannot be written")
-    assert "verification.json" not in copy.files()
+    assert {name: (copy.run / name).read_bytes() for name in copy.files() - {"unfinished"}} == before
+    place.rmdir()
+    copy.train("--resume", "--set", "train.epochs=1").fine()
+    assert copy.files() == {*before}
 
 
 @pytest.fixture
@@ -805,14 +811,14 @@ def test_weights_of_another_architecture(copy: Project) -> None:
     model = copy.json("model.json")
     model["model"]["width"] = 16
     (copy.run / "model.json").write_text(json.dumps(model))
-    llueve("evaluate", copy.run).refused(1, "model.safetensors", "cannot be read together")
+    llueve("evaluate", copy.run).refused(1, "model.json", "does not belong to these weights")
 
 
 def test_weights_that_are_not_finite(copy: Project, unlabelled: Path) -> None:
     weights = load_file(copy.run / "model.safetensors")
     weights["head.out.bias"][0] = math.nan
     (copy.run / "model.safetensors").write_bytes(save(weights))
-    llueve("predict", copy.run, unlabelled).refused(3, "2 of 2 forecasts are not finite", "the weights of the model")
+    llueve("predict", copy.run, unlabelled).refused(1, "not finite in head.out.bias")
 
 
 @pytest.mark.parametrize("length", [1, 3])
@@ -854,7 +860,7 @@ def test_a_description_with_a_part_too_many(copy: Project) -> None:
 
 
 def test_a_description_of_another_version(copy: Project) -> None:
-    (copy.run / "model.json").write_text(json.dumps({**copy.json("model.json"), "format": 2}))
+    (copy.run / "model.json").write_text(json.dumps({**copy.json("model.json"), "format": 1}))
     llueve("evaluate", copy.run).refused(1, "model.json", "another version of llueve")
 
 

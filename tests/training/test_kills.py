@@ -199,6 +199,19 @@ def test_any_kill_is_without_trace(table, tmp_path):
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_a_kill_is_without_trace_with_every_recipe_and_head():
+    """Once each, alone or over an earlier run; the bench has more kills, and those of processes under torchrun."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kills", "--tiny"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "8 kills, 8 runs: all bit-identical" in done.stdout
+
+
 def assert_same_run(first: Path, second: Path):
     """Weights, forecasts, what was recorded, and what was kept of refused steps."""
     one, other = load_file(first / files.WEIGHTS), load_file(second / files.WEIGHTS)

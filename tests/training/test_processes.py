@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -302,6 +303,29 @@ def test_torchrun_starts_again_and_goes_on_by_itself(table, one, tmp_path):
     assert job.returncode == 0, told
     assert "resuming from" in told and codes(table) == {0: 0, 1: 0}
     np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
+
+
+def test_torchrun_goes_on_with_a_training_that_replaces_a_run(table, one, tmp_path):
+    """With a recipe, whose phases `config.toml` writes out; the earlier run stays until the new one is verified."""
+    run = tmp_path / "run"
+    shutil.copytree(one, run)
+    recipe = ("--set", "train.recipe=default", "--set", "train.epochs=1")
+    job = train(table, run, "--overwrite", *recipe, options=(*TWO, "--max-restarts=1"))
+    wait_for(lambda: has_state(run / "unfinished"))
+    assert (run / files.VERIFICATION).read_bytes() == (one / files.VERIFICATION).read_bytes()
+    os.kill(process(table, 0), signal.SIGKILL)
+    told = output(job)
+    assert job.returncode == 0, told
+    assert "resuming from" in told and len(losses(run)) == 4
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in one.iterdir())
+
+
+def test_a_restart_does_not_resume_a_run_that_the_command_may_not_touch(table, one, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(one, run)
+    job = train(table, run, options=(*TWO, "--max-restarts=1"))
+    told = output(job)
+    assert job.returncode == 1 and "holds a finished run" in told and "finished already" not in told, told
 
 
 def test_two_machines_meet(table, one, tmp_path):

@@ -20,6 +20,7 @@ from llueve.config import load_config
 from llueve.errors import ConfigError, DataError, RunError
 from llueve.runs import directory as files
 from llueve.runs import sealed_file
+from llueve.runs.decisive_keys import decisive_keys, differences
 from llueve.training.saved_states import Health, SavedStates
 from llueve.training.snapshot import Snapshot
 
@@ -162,7 +163,7 @@ def test_a_failure_inside_the_write_costs_nothing(table, whole, tmp_path, monkey
         elif where == "fsync":
             patch.setattr(writing.os, "fsync", failing(os.fsync))
         else:
-            patch.setattr(writing, "_flush_folder", failing(writing._flush_folder))
+            patch.setattr(writing, "flush_folder", failing(writing.flush_folder))
         with pytest.raises(RunError, match="No space left on device"):
             pipeline.train(config, run)
     assert not list((run / files.CHECKPOINTS).glob("*.part")) if (run / files.CHECKPOINTS).is_dir() else True
@@ -289,6 +290,207 @@ def test_another_configuration_or_table_is_refused(table, stopped, tmp_path):
             pipeline.train(load_config(table), stopped, resume=True)
     finally:
         (table.parent / "table.csv").write_text(original)
+
+
+RECIPES = {
+    "plain": (),
+    "default": ("train.recipe=default",),
+    "conservative": ("train.recipe=conservative",),
+    "scratch": ("train.recipe=scratch",),
+    "phases": ('train.phases=[{name="a", freeze="norms"}, {name="b", warmup_steps=2}]',),
+}
+
+
+def stop_after(monkeypatch, states, config, run):
+    """A training that is ended after so many saved states."""
+    written, write = [], SavedStates.write
+
+    def once(self, *arguments):
+        written.append(write(self, *arguments))
+        if len(written) == states:
+            raise KeyboardInterrupt
+        return written[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SavedStates, "write", once)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(config, run)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, write_rainy_table):
+    """A table and a configuration of one short epoch."""
+    sections = "[train]\nepochs = 1\nbatch_size = 64\n[checkpoints]\nsteps = 1\n"
+    return write_rainy_table(tmp_path_factory.mktemp("small"), sections, days=140)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_resumes_with_other_keys_around_the_training(small, tmp_path, monkeypatch, recipe):
+    """The verification, saving, the audit and the place of the table may change; `config.toml` says what was used."""
+    keys = (*RECIPES[recipe], "train.patience=1")
+    whole, run, moved = tmp_path / "whole", tmp_path / "run", tmp_path / "moved.csv"
+    changed = ("verify.bootstrap=150", "checkpoints.minutes=3", "audit.allow=['sentinel']", "track.experiment=other")
+    stop_after(monkeypatch, 2, load_config(small, keys), run)
+    shutil.copy(small.parent / "table.csv", moved)
+    config = load_config(small, (*keys, *changed, "processes.timeout_minutes=1", f'data.path="{moved}"'))
+    pipeline.train(config, run, resume=True)
+    pipeline.train(config, whole)
+    assert_same_run(run, whole)
+    for name in ("config.toml", "verification.json", "model.json", "audit.json"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert "bootstrap = 150" in (run / files.CONFIG).read_text() and str(moved) in (run / files.CONFIG).read_text()
+    before = (run / files.WEIGHTS).stat().st_mtime_ns
+    assert pipeline.train(config, run, resume=True).directory == run
+    assert (run / files.WEIGHTS).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("begun", "now"),
+    [
+        (("train.recipe=default",), ("train.recipe=plain", "train.phases=[{name='head', freeze='encoder', epochs=3, "
+          "head_learning_rate=1e-3}, {name='all', encoder_learning_rate=1e-4, head_learning_rate=5e-4, layer_decay=0.8}]")),
+        ((), ("train.phases=[{name='training', epochs=1}]", "train.epochs=7")),
+        (("train.warmup_epochs=1",), ("train.warmup_epochs=1", "train.warmup_steps=3")),
+        ((), ("features.neighbour_variables=['pressure']",)),
+        ((), ("data.site_name=other",)),
+        ((), ("data.format=csv", "target.event='0'", "model.allow_missing=['x']", "target.allow_sampled=true")),
+        (("train.phases=[{name='a', freeze='encoder'}]",),
+         ("train.phases=[{name='a', freeze=['encoder'], encoder_learning_rate=0.5, layer_decay=0.5}]",)),
+    ],
+)  # fmt: skip
+def test_another_spelling_of_the_same_training_is_the_same(small, begun, now):
+    assert differences(decisive_keys(load_config(small, begun)), decisive_keys(load_config(small, now))) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "train.recipe=conservative",
+            "train.phases was [['training', 'none']] and is [['head', 'encoder'], ['all', 'none']]",
+        ),
+        ("train.batch_size=4", "train.batch_size was 64 and is 4"),
+        ("train.seed=4", "train.seed was 0 and is 4"),
+        ("windows.stride=2", "windows.stride was 1 and is 2"),
+        ("guard.policy=stop", "guard.policy was 'repair' and is 'stop'"),
+        ("model.dropout=0.2", "model.dropout was 0.1 and is 0.2"),
+        ("split.test_fraction=0.3", "split.test_fraction was 0.2 and is 0.3"),
+        ("data.exclude=['pressure']", "data.exclude was [] and is ['pressure']"),
+        ("features.neighbours=1", "features.neighbours was 0 and is 1"),
+        ("target.horizon_hours=48", "target.horizon_hours was 24.0 and is 48.0"),
+        ("regions.a={box=[1,0,0,1]}", "regions.a.box was 'not used' and is [1.0, 0.0, 0.0, 1.0]"),
+    ],
+)
+def test_another_training_is_named(small, override, message):
+    found = differences(decisive_keys(load_config(small)), decisive_keys(load_config(small, (override,))))
+    assert message in found
+
+
+def test_every_section_is_decided_upon(small):
+    """A new section has to be named here: does it decide a step?"""
+    config = load_config(small)
+    named = {key.partition(".")[0] for key in decisive_keys(config)}
+    around = {"audit", "checkpoints", "track", "processes", "verify", "regions"}
+    assert named | around == set(type(config).model_fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("humidity,pressure", "humidity [%],pressure"), "humidity has another unit"),
+        (lambda text: _swapped(text), "has its columns in another order"),
+    ],
+)
+def test_a_moved_table_with_other_units_or_another_order_is_refused(small, tmp_path, monkeypatch, change, message):
+    moved, run = tmp_path / "moved.csv", tmp_path / "run"
+    moved.write_text(change((small.parent / "table.csv").read_text()))
+    stop_after(monkeypatch, 1, load_config(small), run)
+    before = (run / files.CONFIG).read_bytes()
+    with pytest.raises(DataError, match=message):
+        pipeline.train(load_config(small, (f'data.path="{moved}"',)), run, resume=True)
+    assert (run / files.CONFIG).read_bytes() == before
+
+
+def _swapped(text):
+    rows = [line.split(",") for line in text.splitlines()]
+    return "\n".join(",".join((row[0], row[1], row[3], row[2], *row[4:])) for row in rows) + "\n"
+
+
+def test_a_moved_checkpoint_goes_on_and_another_one_is_refused(small, tmp_path, monkeypatch):
+    trained, run = tmp_path / "trained", tmp_path / "run"
+    pipeline.train(load_config(small), trained)
+    for name in ("one", "two"):
+        pipeline.convert(trained, "openltm", tmp_path / name)
+    state = torch.load(tmp_path / "two" / "checkpoint.pth", weights_only=True)
+    next(iter(state.values())).view(-1)[0] += 1
+    torch.save(state, tmp_path / "two" / "checkpoint.pth")
+
+    def config(folder):
+        return load_config(small, (f'model.pretrained="{tmp_path / folder}"', "train.recipe=default"))
+
+    stop_after(monkeypatch, 2, config("one"), run)
+    with pytest.raises(DataError, match="is not the checkpoint that this training began with"):
+        pipeline.train(config("two"), run, resume=True)
+    shutil.move(tmp_path / "one", tmp_path / "elsewhere")
+    pipeline.train(config("elsewhere"), run, resume=True)
+    assert f"{tmp_path / 'elsewhere'}" in (run / files.CONFIG).read_text()
+
+
+def test_a_finished_run_says_which_keys_have_no_effect_any_more(table, whole, tmp_path, caplog):
+    pipeline.train(load_config(table, ("verify.bootstrap=150",)), whole, resume=True)
+    assert "its verification stays as it is: verify.bootstrap was 100 and is 150" in caplog.text
+    moved = tmp_path / "other.csv"
+    shutil.copy(table.parent / "table.csv", moved)
+    with pytest.raises(ConfigError, match=r"data\.path was .* and is .*other\.csv"):
+        pipeline.train(load_config(table, (f'data.path="{moved}"',)), whole, resume=True)
+
+
+def test_a_kill_after_the_verification_leaves_no_saved_states(table, whole, stopped):
+    for name in (files.MODEL, files.WEIGHTS, files.VERIFICATION):
+        shutil.copy(whole / name, stopped)
+    pipeline.train(load_config(table), stopped, resume=True)
+    assert not (stopped / files.CHECKPOINTS).exists()
+
+
+def test_a_kill_while_an_unusable_training_starts_again_can_be_resumed(small, tmp_path, monkeypatch):
+    """Without a usable state the files are removed; killed there, the directory is still that of this run."""
+    stopped = tmp_path / "run"
+    stop_after(monkeypatch, 1, load_config(small), stopped)
+    for path in (stopped / files.CHECKPOINTS).iterdir():
+        path.unlink()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.Run, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(load_config(small), stopped, resume=True)
+    assert pipeline.train(load_config(small), stopped, resume=True).directory == stopped
+
+
+def test_records_are_flushed_and_no_link_is_followed(tmp_path, monkeypatch):
+    run, flushed, fsync = files.Run(tmp_path), [], os.fsync
+
+    def remembered(descriptor):
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", remembered)
+    run.append_history({"epoch": 1})
+    history = tmp_path / files.HISTORY
+    assert flushed == [history.stat().st_ino, tmp_path.stat().st_ino]
+    run.append_history({"epoch": 2})
+    run.shorten_history(13)
+    assert flushed[2:] == [history.stat().st_ino] * 2 and history.read_text() == '{"epoch": 1}\n'
+    history.rename(tmp_path / "outside")
+    history.symlink_to(tmp_path / "outside")
+    for change in (lambda: run.append_history({"epoch": 2}), lambda: run.shorten_history(0)):
+        with pytest.raises(RunError, match="cannot be written"):
+            change()
+    assert (tmp_path / "outside").read_text() == '{"epoch": 1}\n'
+    SavedStates(tmp_path).write_best(1, {"w": torch.ones(1)})
+    assert tmp_path.stat().st_ino in flushed[4:], "the name of the new folder"
 
 
 def test_a_poisoned_state_is_not_gone_on_from_and_the_healthy_one_stays(tmp_path, caplog):

@@ -36,6 +36,7 @@ def openmeteo(
 
     Data by Open-Meteo.com, CC BY 4.0. The same command continues an interrupted download.
     """
+    from llueve.runs.outputs import require_separate
     from llueve.sources.downloads import openmeteo_files as files
     from llueve.sources.downloads.openmeteo_archive import MODEL, URL, VARIABLES, OpenMeteoRequest, download, forget
 
@@ -44,6 +45,7 @@ def openmeteo(
     names = _names(variables) or VARIABLES
     request = OpenMeteoRequest(*points, first, last, tuple(site or ()), names, model or MODEL, url or URL)
     files.check_output(output, overwrite)
+    require_separate(output, [])
     parts = output.with_name(f"{output.name}.parts")
     archive = download(request, parts, Console(stderr=True, emoji=False))
     files.write_series(archive, output)

@@ -11,12 +11,13 @@ from llueve.cli.arguments import AsJson, ConfigFile, Overrides, RunDirectory
 from llueve.cli.output import say, show, verification_table
 from llueve.distributed.torchrun import process_rank
 from llueve.errors import RunError, UsageError
+from llueve.files import write_result
 
 
 def train(
     config: ConfigFile,
     run: Annotated[Path, Option("--run", "-r", metavar="DIR", help="Run directory to create.")],
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run in this directory.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run when this one is verified.")] = False,
     resume: Annotated[bool, Option("--resume", help="Resume an interrupted run, or start a new one.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -25,7 +26,7 @@ def train(
     from llueve.runs.directory import CONFIG
 
     settings = load_config(config, tuple(overrides or ()))
-    if not resume and config.resolve() == (run / CONFIG).resolve():
+    if not resume and (run / CONFIG).exists() and config.samefile(run / CONFIG):
         raise UsageError(
             f"{config}: lies in the run directory, which would replace it; copy it elsewhere, or give another --run"
         )
@@ -53,15 +54,21 @@ def predict(
     output: Annotated[Path | None, Option(metavar="FILE.csv", help="Write to this file, not to the screen.")] = None,
 ) -> None:
     """Forecast the probability of the event: CSV with the columns site, time and probability."""
+    if output is not None:
+        from llueve.runs.directory import Run
+        from llueve.runs.outputs import input_paths, require_separate
+
+        require_separate(output, (table, *input_paths(Run.open(run)[1])), run)
     from llueve import pipeline
     from llueve.csv_text import with_safe_sites
 
-    forecasts = with_safe_sites(pipeline.predict(run, table, every_window))
+    content = with_safe_sites(pipeline.predict(run, table, every_window)).to_csv(index=False, float_format="%.6f")
+    if output is None:
+        sys.stdout.write(content)
+        return
     try:
-        forecasts.to_csv(output or sys.stdout, index=False, float_format="%.6f")
+        write_result(output, content.encode())
     except OSError as error:
-        if output is None:
-            raise
         raise RunError(
             f"{output}: cannot be written ({error.strerror or error}); give --output a file in a folder that exists"
         ) from error

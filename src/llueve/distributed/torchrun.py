@@ -5,7 +5,9 @@ These are the parts that a command line needs. The training uses `llueve.distrib
 
 import hashlib
 import os
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,18 +34,49 @@ def is_restarted() -> bool:
 
 def open_store(timeout: timedelta) -> "Store":
     """Return the store through which the processes exchange their addresses; without an answer, RuntimeError is raised."""
-    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # only for several processes
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # only for several processes
 
-    agent_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
+    # After a restart torchrun offers the same store, which still holds the old addresses.
+    return PrefixStore(f"llueve/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _open_job_store(timeout))
+
+
+def remember_begun(directory: Path) -> None:
+    """Remember in the store of torchrun, for a restart, that this job has begun the run of a directory."""
+    if process_count() > 1 and _keeps_store():
+        with suppress(RuntimeError):
+            _open_job_store(timedelta(seconds=STORE_SECONDS)).set(f"begun/{directory.resolve()}", "1")
+
+
+def has_begun(directory: Path) -> bool:
+    """Return True if this job had begun the run of a directory before torchrun restarted it.
+
+    Without a store that outlives a restart it is always True after one.
+    """
+    if not is_restarted():
+        return False
+    if not _keeps_store():
+        return True
+    try:
+        return bool(_open_job_store(timedelta(seconds=STORE_SECONDS)).check([f"begun/{directory.resolve()}"]))
+    except RuntimeError:
+        return True
+
+
+def _keeps_store() -> bool:
+    """True if torchrun itself keeps the store, also over restarts."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _open_job_store(timeout: timedelta) -> "Store":
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # only for several processes
+
+    return TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=not agent_hosts and process_rank() == 0,
+        is_master=not _keeps_store() and process_rank() == 0,
         multi_tenant=True,
         timeout=timeout,
     )
-    # After a restart torchrun offers the same store, which still holds the old addresses.
-    return PrefixStore(f"llueve/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def is_first_to_say(message: str) -> bool:

@@ -13,10 +13,11 @@
 | `features/` | features of a frozen encoder during the training: see `llueve.training.batches.feature_cache` |
 | `tensorboard/`, `mlflow.json` | output of the trackers: see `llueve.training.tracking` |
 | `incidents/NNN/` | refused training steps: see `llueve.stability.incidents` |
+| `unfinished/` | the run that is to replace this one, in training: see `llueve.runs.replacement` |
+| `.lock` | process and host of the command that uses the directory: see `llueve.runs.lock` |
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,8 @@ from typing import Any
 
 from llueve.config import Config, load_config
 from llueve.errors import RunError
-from llueve.files import write_whole
+from llueve.files import append, flush_folder, make_folder, shorten, write_whole
+from llueve.runs.lock import LOCK
 
 CONFIG, AUDIT, HISTORY = "config.toml", "audit.json", "history.jsonl"
 WEIGHTS, MODEL, PREDICTIONS, VERIFICATION = "model.safetensors", "model.json", "predictions.csv", "verification.json"
@@ -45,6 +47,10 @@ TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"
 """Folder of TensorBoard's events, and file with the address and number of the MLflow run."""
 EVENTS_PREFIX = "events.out.tfevents.llueve."
 EVENTS_NAME = re.compile(re.escape(EVENTS_PREFIX) + r"[0-9]+")
+UNFINISHED, REPLACING = "unfinished", ".replacing"
+"""Folder of the run that is to replace this one; and its name from the moment when it counts as this run."""
+BEFORE_A_RUN = (LOCK, f".{CONFIG}.part")
+"""Files that a process may leave behind which was killed before the run began."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Run:
             RunError: the directory holds a run that may not be replaced, or other files than those of a run.
         """
         try:
-            present = [path.name for path in self.directory.iterdir()]
+            present = [path.name for path in self.directory.iterdir() if path.name not in BEFORE_A_RUN]
         except FileNotFoundError:
             return
         except NotADirectoryError as error:
@@ -69,35 +75,66 @@ class Run:
             raise self._unwritable(error) from error
         if present and not overwrite:
             state = "holds a finished run" if self.is_finished else "already exists"
-            resume = ", --resume to continue it" if CONFIG in present and not self.is_finished else ""
+            if UNFINISHED in present:
+                state += f", and in {UNFINISHED} a training that is to replace it"
+            has_more = CONFIG in present and (UNFINISHED in present or not self.is_finished)
+            resume = ", --resume to continue it" if has_more else ""
             raise RunError(f"{self.directory}: {state}; give another --run{resume}, or --overwrite to replace it")
-        if present and CONFIG not in present:
+        if present and not {CONFIG, UNFINISHED} & {*present}:
             raise RunError(f"{self.directory}: holds files but no run (no {CONFIG}); give another --run")
-        if (self.directory / INCIDENTS).is_symlink():
-            raise RunError(f"{self.directory / INCIDENTS}: is a link, which is not followed; remove it")
+        for name in (INCIDENTS, TENSORBOARD, CHECKPOINTS, FEATURES):
+            if (self.directory / name).is_symlink():
+                raise RunError(f"{self.directory / name}: is a link, which is not followed; remove it")
 
     def create(self, config: Config, overwrite: bool) -> None:
         """Make the directory and write the configuration into it.
 
-        With `overwrite`, the files of an earlier run are removed first, and no others.
+        With `overwrite`, the files of an earlier run are removed first, and no others. Its configuration is replaced
+        last, so that the directory is that of a run at any moment.
 
         Raises:
             RunError: as for `require_free`, or the directory cannot be written.
         """
         self.require_free(overwrite)
-        with self._writing():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            for name in (*FILES, MLFLOW):
-                (self.directory / name).unlink(missing_ok=True)
-            _remove_incidents(self.directory / INCIDENTS)
-            self.remove_checkpoints()
-            remove_matching(self.directory / TENSORBOARD, EVENTS_NAME)
+        with self.writing():
+            make_folder(self.directory)
+            self.remove_files(keep=CONFIG)
         self.write(CONFIG, config.to_toml().encode())
+
+    def remove_files(self, keep: str | None = None) -> None:
+        """Remove what a run has made, and no other files; may raise OSError."""
+        for name in (*FILES, MLFLOW):
+            if name != keep:
+                (self.directory / name).unlink(missing_ok=True)
+            with suppress(OSError):  # a folder of this name is not of the run
+                (self.directory / f".{name}.part").unlink(missing_ok=True)
+        _remove_incidents(self.directory / INCIDENTS)
+        self.remove_checkpoints()
+        remove_matching(self.directory / TENSORBOARD, EVENTS_NAME)
+        flush_folder(self.directory)
+
+    @property
+    def replacing(self) -> Path:
+        """Folder of a finished run that is being moved over this one."""
+        return self.directory / REPLACING
+
+    @property
+    def exists(self) -> bool:
+        """True if the directory holds a run, or a part of one."""
+        return any((self.directory / name).exists() for name in (CONFIG, UNFINISHED, REPLACING))
 
     @classmethod
     def open(cls, directory: str | Path) -> tuple["Run", Config]:
         """Return an existing run and its configuration; a directory without a run raises RunError."""
         run = cls(Path(directory))
+        if run.replacing.is_dir():
+            config = next(
+                (each / CONFIG for each in (run.replacing, run.directory) if (each / CONFIG).is_file()), CONFIG
+            )
+            raise RunError(
+                f"{directory}: a new run was to replace it, and the move of its files was interrupted; complete it with "
+                f"`llueve train {config} --run {directory} --resume`"
+            )
         if not (run.directory / CONFIG).is_file():
             raise RunError(
                 f"{directory}: is not a run directory (no {CONFIG} in it); give the DIR of `llueve train --run DIR`"
@@ -109,7 +146,8 @@ class Run:
         path = self.directory / name
         if not path.is_file():
             raise RunError(
-                f"{self.directory}: has no {name}: the training did not finish; train again with --overwrite"
+                f"{self.directory}: has no {name}: the training did not finish; continue it with --resume, or train again "
+                "with --overwrite"
             )
         return path
 
@@ -139,9 +177,9 @@ class Run:
 
     def shorten_history(self, size: int) -> None:
         """Remove everything after the first `size` bytes of the history."""
-        with self._writing():
+        with self.writing():
             if self.history_bytes > size:
-                os.truncate(self.directory / HISTORY, size)
+                shorten(self.directory / HISTORY, size)
 
     def facts(self) -> dict[str, int]:
         """The length of the records, for a saved state: newer records are dropped when a training resumes from it."""
@@ -150,7 +188,7 @@ class Run:
 
     def forget_incidents(self, after: int) -> None:
         """Remove the incidents with higher numbers: a training that resumes before them meets them again."""
-        with self._writing():
+        with self.writing():
             _remove_incidents(self.directory / INCIDENTS, after)
 
     def remove_checkpoints(self) -> None:
@@ -160,7 +198,7 @@ class Run:
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file whole or not at all."""
-        with self._writing():
+        with self.writing():
             write_whole(self.directory / name, [content])
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -169,11 +207,12 @@ class Run:
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Add one line to the history."""
-        with self._writing(), (self.directory / HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        with self.writing():
+            append(self.directory / HISTORY, (json.dumps(record, allow_nan=False) + "\n").encode())
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Inside, an OSError becomes the RunError of a disk that is full or read-only."""
         try:
             yield
         except OSError as error:

@@ -3,6 +3,8 @@
 Shapes: C variables.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
@@ -10,23 +12,26 @@ import numpy as np
 import torch
 import xarray as xr
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from torch import Tensor
 
 from llueve.config import Config, ModelConfig, Section
-from llueve.errors import CheckpointError, DataError, listed
+from llueve.errors import CheckpointError, DataError, GuardStop, listed
 from llueve.model.build import build_classifier, build_encoder
 from llueve.model.checkpoints.pretrained import PretrainedWeights
 from llueve.model.classifier import TimerXLForClassification, VariablesHead
 from llueve.model.patches import PatchEncoder
 from llueve.panel import feature_names, fingerprint, label_name, static_names
-from llueve.runs.directory import MODEL, WEIGHTS, Run
+from llueve.runs.decisive_keys import decisive_keys, differences
+from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
+from llueve.runs.sealed_file import read_unchecked, seal, sealed_text, write_sealed
 from llueve.samples.scale import Scaler
 from llueve.samples.split import Split
 from llueve.samples.windows import calendar_facts
 
-FORMAT = 1
+FORMAT = 2
 """Version of `model.json`: raised when older code would misread it."""
+DESCRIBED = "description_sha256"
+"""Entry of the sealed text in the weights: the hash of their description."""
 
 
 class ScalerNumbers(Section):
@@ -75,6 +80,10 @@ class ModelDescription(Section):
     ]
     """Mean and standard deviation of each variable in the training period."""
     model: ModelConfig
+    configuration: dict[str, Any]
+    """The keys of the configuration that decided the steps of the training: see `llueve.runs.decisive_keys`."""
+    checkpoint: str | None = None
+    """SHA-256 of the tensors of the checkpoint that the encoder began with."""
 
     @field_validator("event_index")
     @classmethod
@@ -123,6 +132,8 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             cells=panel.attrs.get("cells", {}),
             scaler=scaler,
             model=model,
+            configuration=decisive_keys(config),
+            checkpoint=None if pretrained is None else seal("", pretrained.tensors),
         )
         torch.manual_seed(config.train.seed)
         encoder = build_encoder(model) if pretrained is None else pretrained.build(model.dropout, model.positions)
@@ -182,11 +193,17 @@ def _in_cells(cells: Mapping[str, int | str]) -> str:
 
 
 def save_model(run: Run, saved: SavedModel) -> None:
-    """Write both files. The description comes last: a run without it is not finished."""
-    weights = {name: value.contiguous() for name, value in saved.classifier.state_dict().items()}
-    # safetensors' own file writer does not report a full disk as an OSError.
-    run.write(WEIGHTS, save(weights))
-    run.write_json(MODEL, saved.model_dump())
+    """Write both files. The description comes last: a run without it is not finished.
+
+    Raises:
+        GuardStop: a weight is not finite; nothing is written. RunError: the disk is full or read-only.
+    """
+    weights, description = saved.classifier.state_dict(), saved.model_dump(mode="json")
+    if bad := not_finite(weights):
+        raise GuardStop(f"no model is written: weights are not finite in {listed(bad)}; see history.jsonl")
+    with run.writing():
+        write_sealed(run.directory / WEIGHTS, weights, json.dumps({DESCRIBED: _sha256(description)}))
+    run.write_json(MODEL, description)
 
 
 def load_model(run: Run) -> SavedModel:
@@ -194,7 +211,7 @@ def load_model(run: Run) -> SavedModel:
 
     Raises:
         RunError: a file is absent.
-        CheckpointError: a file is damaged, or the two do not belong together.
+        CheckpointError: a file is damaged, a weight is not finite, or the two files do not belong together.
     """
     weights, content, path = run.path(WEIGHTS), run.read_json(MODEL), run.directory / MODEL
     if content.get("format") != FORMAT:
@@ -204,9 +221,41 @@ def load_model(run: Run) -> SavedModel:
     except ValidationError as error:
         keys = listed([".".join(map(str, each["loc"])) for each in error.errors()])
         raise CheckpointError(f"{path}: has missing, unknown or invalid entries: {keys}; train again") from error
+    tensors, metadata = read_unchecked(weights.resolve())
+    if bad := not_finite(tensors):
+        raise CheckpointError(
+            f"{weights}: has numbers that are not finite in {listed(bad)}; restore it, or train again"
+        )
+    if sealed_text(weights, tensors, metadata) != json.dumps({DESCRIBED: _sha256(content)}):
+        raise CheckpointError(
+            f"{path}: does not belong to these weights ({WEIGHTS} records the hash of another description): one of the two "
+            "was changed, or comes from another run; restore both from the same run, or train again"
+        )
     try:
         classifier = description.build_classifier(build_encoder(description.model))
-        classifier.load_state_dict(load_file(weights))
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        classifier.load_state_dict(tensors)
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{weights}: cannot be read together with {MODEL} ({error}); train again") from error
     return SavedModel(classifier=classifier, **dict(description))
+
+
+def require_own_configuration(run: Run, config: Config, saved: SavedModel) -> None:
+    """Check that the configuration of a run is the one that its model was trained with.
+
+    Raises:
+        CheckpointError: it is that of another training; the message names the keys that differ.
+    """
+    if different := differences(saved.configuration, decisive_keys(config)):
+        raise CheckpointError(
+            f"{run.directory / CONFIG}: does not belong to the model of this run: {'; '.join(different)}. Restore it"
+        )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with a number that is not finite."""
+    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+
+
+def _sha256(description: Any) -> str:
+    """Hash of a description as JSON holds it, whatever the order and the spacing of its entries."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], text: str) -> None:
     """Write tensors and a text, whole or not at all; OSError means that the disk is full or read-only."""
     on_cpu = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
     # Bytes first: the file writer of safetensors reports a full disk as an error that is not an OSError.
-    write_whole(path, _with_sorted_metadata(save(on_cpu, metadata={CONTENT: text, SEAL: _seal(text, on_cpu)})))
+    write_whole(path, _with_sorted_metadata(save(on_cpu, metadata={CONTENT: text, SEAL: seal(text, on_cpu)})))
 
 
 def _with_sorted_metadata(content: bytes) -> list[bytes | memoryview]:
@@ -41,15 +41,34 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         CheckpointError: the file is torn, damaged, or not a sealed file.
     """
-    tensors, metadata = _read(path, with_tensors=True)
-    if metadata.get(SEAL) != _seal(metadata[CONTENT], tensors):
+    tensors, metadata = read_unchecked(path)
+    return tensors, sealed_text(path, tensors, metadata)
+
+
+def read_unchecked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of any safetensors file, for `sealed_text`.
+
+    Raises:
+        CheckpointError: the file is torn, damaged, a link, or not a safetensors file.
+    """
+    return _read(path, with_tensors=True)
+
+
+def sealed_text(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the text of a sealed file that was read with `read_unchecked`.
+
+    Raises:
+        CheckpointError: it is not a sealed file, or not exactly as it was written.
+    """
+    text = _text(path, metadata)
+    if metadata.get(SEAL) != seal(text, tensors):
         raise CheckpointError(f"{path}: is damaged (its hash is not the recorded one)")
-    return tensors, metadata[CONTENT]
+    return text
 
 
 def read_sealed_text(path: Path) -> str:
     """Return only the text, without a check of the hash; a torn file, or another one, raises CheckpointError."""
-    return _read(path, with_tensors=False)[1][CONTENT]
+    return _text(path, _read(path, with_tensors=False)[1])
 
 
 def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -61,12 +80,16 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, 
             tensors = {name: file.get_tensor(name) for name in file.keys() if with_tensors}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: is torn or damaged ({error})") from error
-    if CONTENT not in metadata:
-        raise CheckpointError(f"{path}: was not written by this version of llueve")
     return tensors, metadata
 
 
-def _seal(text: str, tensors: Mapping[str, Tensor]) -> str:
+def _text(path: Path, metadata: Mapping[str, str]) -> str:
+    if CONTENT not in metadata:
+        raise CheckpointError(f"{path}: was not written by this version of llueve")
+    return metadata[CONTENT]
+
+
+def seal(text: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over the text and the name, type, shape and bytes of every tensor."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):

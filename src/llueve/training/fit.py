@@ -18,7 +18,7 @@ from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
 from llueve.training.interruption import Interruption
 from llueve.training.loop import train_model
-from llueve.training.resume import require_same_table
+from llueve.training.resume import training_facts
 from llueve.training.saved_states import SavedState, SavedStates
 from llueve.training.tracking import Tracking
 
@@ -53,11 +53,10 @@ def fit(
         resume: the saved state to resume from; process 0 alone has it.
 
     Raises:
-        DataError: the table differs from that of the saved state, or between the processes.
+        DataError: the table differs between the processes.
         GuardStop, Interrupted, RunError, WorkerLost: see `llueve.training.loop.train_model`.
     """
     config, run, processes = job.config, job.run, job.processes
-    processes.on_first(lambda: require_same_table(saved, config, run, resume))
     if processes.on_first(lambda: saved.fingerprint) != saved.fingerprint:
         raise DataError(
             f"{config.data.path}: process {processes.rank} reads another table there than process 0; bring the same one to "
@@ -82,7 +81,7 @@ def fit(
             saved_states=SavedStates(run.directory),
             save_every=config.checkpoints,
             features=run.directory / FEATURES,
-            run_facts=lambda: {**run.facts(), "fingerprint": saved.fingerprint},
+            run_facts=lambda: training_facts(saved, config, run),
             interruption=interruption,
             processes=processes,
         )

@@ -5,23 +5,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from llueve.config import Config
-from llueve.errors import ConfigError, DataError
-from llueve.runs.directory import CONFIG, VERIFICATION, Run
+from llueve.errors import ConfigError, DataError, UsageError
+from llueve.runs.decisive_keys import decisive_keys, differences, other_keys
+from llueve.runs.directory import AUDIT, CONFIG, UNFINISHED, VERIFICATION, Run
+from llueve.runs.replacement import complete_replacement, replace_run, unfinished_replacement
 from llueve.runs.saved_model import SavedModel
 from llueve.training.saved_states import SavedState, SavedStates
 
 logger = logging.getLogger(__name__)
-
-IRRELEVANT = ("processes", "track")
-"""Sections of the configuration that do not change the result of a training."""
 
 
 @dataclass(frozen=True)
 class StartingPoint:
     """The state of the run directory before a training."""
 
+    run: Run
+    """The run to train: that of the directory, or the one that is to replace it."""
     replace: bool = False
-    """True if an earlier run there is replaced."""
+    """True if the files of an earlier training of this run are removed."""
     state: SavedState | None = None
     """The state to resume from; process 0 alone has it."""
     verification: dict[str, Any] | None = None
@@ -29,54 +30,121 @@ class StartingPoint:
 
 
 def find_start(run: Run, config: Config, overwrite: bool, resume: bool) -> StartingPoint:
-    """Look into the run directory; nothing in it is changed.
+    """Look into the run directory. An interrupted move of a finished run is completed; nothing else in it is changed.
 
     Raises:
         ConfigError: the run to resume began with another configuration.
-        RunError: the directory is not free, or cannot be read.
+        RunError: the directory is not free, or cannot be read. UsageError: it is the `unfinished` of another run.
     """
-    if not resume or not (run.directory / CONFIG).is_file():
-        if not resume:
-            run.require_free(overwrite)
-        return StartingPoint(replace=overwrite)
+    _refuse_unfinished(run)
+    if resume or overwrite:
+        complete_replacement(run)
+    replacement = unfinished_replacement(run)
+    if resume and replacement is not None:
+        return _resumed(replacement, run, config)
+    if resume and (run.directory / CONFIG).is_file():
+        return _resumed(run, run, config)
+    if not resume:
+        run.require_free(overwrite)
+    if overwrite and run.exists:
+        return StartingPoint(Run(run.directory / UNFINISHED), replace=True)
+    return StartingPoint(run)
+
+
+def resume_run(run: Run, state: SavedState, saved: SavedModel, config: Config) -> None:
+    """Check that a state was trained on this table and from this checkpoint, and bring the run directory to the state.
+
+    Records that are newer than the state are dropped, and `config.toml` holds the present configuration.
+
+    Raises:
+        DataError: the table or the checkpoint has changed.
+    """
+    facts, path = state.snapshot.facts, config.data.path
+    if facts.get("fingerprint") != saved.fingerprint:
+        raise DataError(
+            f"{path}: is not the table that {state.path} was trained on: its cells have changed; restore it, or "
+            "train again with --overwrite"
+        )
+    if changed := [name for name, known in facts["variables"] if [name, known] not in _variables(saved)]:
+        raise DataError(
+            f"{path}: {changed[0]} has another unit than at the beginning of this training; restore the table"
+        )
+    if facts["variables"] != _variables(saved):
+        raise DataError(f"{path}: has its columns in another order than at the beginning of this training; restore it")
+    if facts["checkpoint"] != saved.checkpoint:
+        raise DataError(
+            f"{config.model.pretrained}: is not the checkpoint that this training began with: its weights have changed; "
+            "restore it, or train again with --overwrite"
+        )
+    if facts["feature_cache_gb"] != config.train.feature_cache_gb:
+        logger.warning(
+            "train.feature_cache_gb has changed: the last bits may differ from those of an uninterrupted run"
+        )
+    run.shorten_history(facts["history_bytes"])
+    run.forget_incidents(facts["incidents"])
+    run.write(CONFIG, config.to_toml().encode())
+
+
+def training_facts(saved: SavedModel, config: Config, run: Run) -> dict[str, Any]:
+    """Facts that `resume_run` compares, for a saved state."""
+    return {
+        **run.facts(),
+        "fingerprint": saved.fingerprint,
+        "variables": _variables(saved),
+        "checkpoint": saved.checkpoint,
+        "feature_cache_gb": config.train.feature_cache_gb,
+    }
+
+
+def _resumed(run: Run, whole: Run, config: Config) -> StartingPoint:
+    """The starting point of a run that has begun; `whole` is the run directory of the command."""
     _, begun = Run.open(run.directory)
-    if different := _differences(begun, config):
-        raise ConfigError(f"{run.directory}: began with another configuration: {'; '.join(different)}")
+    different = differences(decisive_keys(begun), decisive_keys(config))
     if run.is_finished:
-        logger.info("%s: is finished already", run.directory)
-        return StartingPoint(verification=run.read_json(VERIFICATION))
+        different += _other_differences(begun, config, run)
+    if different:
+        raise ConfigError(
+            f"{run.directory}: began with another configuration: {'; '.join(different)}. Give the same values, or "
+            "train again with --overwrite"
+        )
+    if run.is_finished:
+        run.remove_checkpoints()
+        if run != whole:
+            replace_run(whole)
+        logger.info("%s: is finished already", whole.directory)
+        return StartingPoint(whole, verification=whole.read_json(VERIFICATION))
     state = SavedStates(run.directory).newest()
     if state is None:
         logger.warning("%s: has no saved state to resume from, so it starts again", run.directory)
     else:
         logger.info("resuming from %s", state.path)
-    return StartingPoint(replace=state is None, state=state)
+    return StartingPoint(run, replace=state is None, state=state)
 
 
-def require_same_table(saved: SavedModel, config: Config, run: Run, state: SavedState | None) -> None:
-    """Check that a state was trained on this table, and drop records that are newer than the state.
-
-    Raises:
-        DataError: the table has changed.
-    """
-    if state is None:
-        return
-    facts = state.snapshot.facts
-    if facts.get("fingerprint") != saved.fingerprint:
-        raise DataError(
-            f"{config.data.path}: is not the table that {state.path} was trained on: its cells have changed; restore it, or "
-            "train again with --overwrite"
+def _other_differences(begun: Config, config: Config, run: Run) -> list[str]:
+    """Differences that matter for a finished run: another place of the data; others are named in the log."""
+    before, now = other_keys(begun), other_keys(config)
+    scored = [key for key in before if key.startswith(("verify.", "target."))]
+    changed = differences({key: before.get(key) for key in scored}, {key: now.get(key) for key in scored})
+    if changed:
+        logger.warning(
+            "%s: is finished, so its verification stays as it is: %s. To change it, train again with --overwrite",
+            run.directory,
+            "; ".join(changed),
         )
-    run.shorten_history(facts["history_bytes"])
-    run.forget_incidents(facts["incidents"])
+    places = {*before, *now} - {*scored}
+    return differences({key: before.get(key) for key in places}, {key: now.get(key) for key in places})
 
 
-def _differences(begun: Config, now: Config) -> list[str]:
-    """Keys with other values, in words."""
-    before, after = (each.model_dump(exclude=set(IRRELEVANT)) for each in (begun, now))
-    return [
-        f"{section}.{key} was {before[section].get(key)!r} and is {after[section].get(key)!r}"
-        for section in before
-        for key in sorted({*before[section], *after[section]})
-        if before[section].get(key) != after[section].get(key)
-    ]
+def _refuse_unfinished(run: Run) -> None:
+    """Refuse the directory in which the replacement of another run is trained."""
+    owner = run.directory.resolve().parent
+    if run.directory.resolve().name == UNFINISHED and all((owner / name).is_file() for name in (CONFIG, AUDIT)):
+        raise UsageError(
+            f"{run.directory}: is to replace the run {owner}; give --run {owner}, with --resume to continue it"
+        )
+
+
+def _variables(saved: SavedModel) -> list[list[str | None]]:
+    """Names and units of the variables in their order, as JSON holds them."""
+    return [list(each) for each in saved.variables]

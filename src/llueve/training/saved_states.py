@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from llueve.errors import CheckpointError, RunError
+from llueve.files import make_folder
 from llueve.runs.directory import CHECKPOINT_NAME, CHECKPOINTS
 from llueve.runs.sealed_file import read_sealed, read_sealed_text, write_sealed
 from llueve.training.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Format number; raised when older code would misread the content."""
 NUMBERED = re.compile(r"\d{6}\.safetensors")
 KEPT = 2
@@ -143,7 +144,7 @@ class SavedStates:
 
     def _write(self, path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
         try:
-            self.folder.mkdir(exist_ok=True)
+            make_folder(self.folder)
             write_sealed(path, tensors, json.dumps({"format": FORMAT, **content}, allow_nan=False))
         except OSError as error:
             raise RunError(

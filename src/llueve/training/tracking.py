@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from llueve.config import Config, TrackConfig
 from llueve.errors import ConfigError, Interrupted
+from llueve.files import write_whole
 from llueve.runs.directory import EVENTS_NAME, EVENTS_PREFIX, HISTORY, MLFLOW, TENSORBOARD, remove_matching
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,12 @@ def require_trackers(track: TrackConfig) -> None:
 class Tracking:
     """The trackers of a run directory: opened with the first numbers, and closed at the end of the `with` block."""
 
-    def __init__(self, config: Config, directory: Path) -> None:
+    def __init__(self, config: Config, directory: Path, name: str | None = None) -> None:
         self._openers: dict[str, Callable[[], Tracker]] = {}
         if config.track.tensorboard:
             self._openers["tensorboard"] = lambda: _TensorBoard(directory / TENSORBOARD)
         if config.track.mlflow is not None:
-            self._openers["mlflow"] = lambda: _MLflow(config, directory)
+            self._openers["mlflow"] = lambda: _MLflow(config, directory, name or directory.resolve().name)
         self._open: dict[str, Tracker] = {}
         self._history = directory / HISTORY
 
@@ -162,9 +163,9 @@ class _TensorBoard(Tracker):
 class _MLflow(Tracker):
     """A run in MLflow: the configuration as parameters, the history as metrics."""
 
-    def __init__(self, config: Config, directory: Path) -> None:
-        for name, value in MLFLOW_SETTINGS.items():
-            os.environ.setdefault(name, value)
+    def __init__(self, config: Config, directory: Path, name: str) -> None:
+        for setting, value in MLFLOW_SETTINGS.items():
+            os.environ.setdefault(setting, value)
         address = config.track.mlflow
         if config.track.mlflow_folder is not None:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -174,7 +175,7 @@ class _MLflow(Tracker):
 
         self._metric = Metric
         self._client = MlflowClient(tracking_uri=address)
-        self._run = self._open_run(config.track.experiment, address, directory)
+        self._run = self._open_run(config.track.experiment, address, directory / MLFLOW, name)
         if self.last_epoch:
             return
         table = config.model_dump(exclude={"track"}, exclude_none=True)
@@ -182,9 +183,8 @@ class _MLflow(Tracker):
         for start in range(0, len(params), MOST_PARAMS):
             self._client.log_batch(self._run, params=params[start : start + MOST_PARAMS])
 
-    def _open_run(self, experiment: str, address: str | None, directory: Path) -> str:
+    def _open_run(self, experiment: str, address: str | None, known_file: Path, name: str) -> str:
         """Identifier of the MLflow run: the one of the interrupted training if it has the same address, or a new one."""
-        known_file = directory / MLFLOW
         if known_file.is_file():
             known: dict[str, str] = json.loads(known_file.read_text(encoding="utf-8"))
             if known["address"] == address:
@@ -193,8 +193,8 @@ class _MLflow(Tracker):
                 return known["run"]
         found = self._client.get_experiment_by_name(experiment)
         number = self._client.create_experiment(experiment) if found is None else str(found.experiment_id)
-        run = str(self._client.create_run(number, run_name=directory.resolve().name).info.run_id)
-        known_file.write_text(json.dumps({"address": address, "run": run}) + "\n", encoding="utf-8")
+        run = str(self._client.create_run(number, run_name=name).info.run_id)
+        write_whole(known_file, [(json.dumps({"address": address, "run": run}) + "\n").encode()])
         return run
 
     def record(self, values: Mapping[str, float]) -> None:

@@ -350,6 +350,18 @@ def test_the_library_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monkey
         get(tmp_path)
 
 
+@pytest.mark.parametrize("name", [f"{cds.PARTS}", f"{cds.PARTS}/2024-01.part"])
+def test_a_link_at_a_temporary_name_is_not_followed(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "kept").write_bytes(b"mine")
+    place = tmp_path / "era5" / name
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / ("outside" if name == cds.PARTS else "kept"))
+    with pytest.raises(UsageError, match="is a link, which is not followed"):
+        get(tmp_path, request("2024-01-01", "2024-01-31"))
+    assert list((tmp_path / "outside").iterdir()) == [] and (tmp_path / "kept").read_bytes() == b"mine"
+
+
 def test_a_folder_that_is_a_file(store: Store, tmp_path: Path) -> None:
     (tmp_path / "era5").write_text("mine")
     with pytest.raises(LlueveError, match="era5: cannot be used"):

@@ -725,8 +725,3 @@ def test_a_model_knows_the_cells_of_its_regions(grid_file, tmp_path):
     shifted = grid_file("shifted.nc", newer, start="2024-01-01", longitude=9.75 + np.arange(4) * 0.25)
     with pytest.raises(DataError, match=r"region north is 6 cells .6 with values.* trained on 8 cells .*another place"):
         pipeline.predict(tmp_path / "run", shifted)
-    # A model from before cells were kept is still read.
-    description = json.loads((tmp_path / "run" / "model.json").read_text())
-    del description["cells"]
-    (tmp_path / "run" / "model.json").write_text(json.dumps(description))
-    assert len(pipeline.predict(tmp_path / "run", shifted)) == 2

@@ -121,7 +121,7 @@ def _effects(flags: Flags, table: CsvSummary, sections: dict[str, dict[str, Any]
     return {
         **{name: flag.effect or f"{flag.key} = {flags[name]}" for name, flag in MAPPED_FLAGS.items()},
         **{name: f"no effect: {reason}" for name, (_, reason) in IGNORED_FLAGS.items()},
-        "model_id": f"run directory {run_directory(flags)}; an earlier run in it is replaced",
+        "model_id": f"run directory {run_directory(flags)}; an earlier run in it is replaced when this one is verified",
         "data": f"{site}; the last {TEST:.0%} of the time is the test period, the {VALIDATION:.0%} before it validation",
         "data_path": f"data.path = {table.path}",
         "target": f"target.label = {target['label']}",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from llueve.errors import UsageError
+from llueve.errors import CheckpointError, UsageError, listed
 from llueve.model.checkpoints.pretrained import Format
 from llueve.model.patches import PatchEncoder
 from llueve.model.timer import Timer
@@ -21,9 +21,12 @@ def encode_checkpoint(encoder: PatchEncoder, to: Format) -> dict[str, bytes]:
 
     Raises:
         UsageError: the architecture has no such format, or the format cannot hold the encoder's positions.
+        CheckpointError: a weight is not finite.
     """
     timer = isinstance(encoder, Timer)
     state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
+    if bad := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"the encoder has numbers that are not finite in {listed(bad)}; nothing is written")
     if to == "huggingface" and not timer:
         raise UsageError(
             "Timer-XL has no Hugging Face form: that Timer has gated feed-forwards, no bias for variables and other "

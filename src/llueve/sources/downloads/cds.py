@@ -19,6 +19,7 @@ import requests
 from rich.console import Console
 
 from llueve.errors import DataError, LlueveError, UsageError, listed
+from llueve.files import make_folder
 from llueve.progress import DELAY_S, ProgressBar
 from llueve.sources.downloads.http import check_request, unwritable
 from llueve.sources.downloads.manifest import Manifest
@@ -218,7 +219,10 @@ class _MonthError(Exception):
 def _download_month(connect: Connect, dataset: str, name: str, month: Mapping[str, object], manifest: Manifest) -> None:
     part = manifest.folder / PARTS / f"{name}.part"
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
+        for path in (part.parent, part):
+            if path.is_symlink():
+                raise UsageError(f"{path}: is a link, which is not followed; remove it")
+        make_folder(part.parent)
         connect().retrieve(dataset, dict(month), str(part))
         with part.open("rb") as file:
             start = file.read(8)

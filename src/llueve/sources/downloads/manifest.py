@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llueve.errors import DataError, UsageError
+from llueve.files import make_folder
 from llueve.sources.downloads.http import write_output
 
 NAME = "manifest.json"
@@ -35,7 +36,7 @@ class Manifest:
         self._lock = threading.Lock()
         document = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             with suppress(FileNotFoundError, ValueError, RecursionError):
                 document = json.loads((folder / NAME).read_text(encoding="utf-8"))
         except OSError as error:

@@ -18,6 +18,7 @@ import requests
 from rich.console import Console
 
 from llueve.errors import DataError, UsageError, listed
+from llueve.files import make_folder
 from llueve.panel import Finding, minute
 from llueve.progress import DELAY_S, ProgressBar
 from llueve.sources.downloads.http import RetryPolicy, check_request, fetch, unwritable, write_output
@@ -110,6 +111,8 @@ def download(
     Raises:
         UsageError: the server refuses the request. DataError: it cannot be reached, or its answer does not match.
     """
+    if parts.is_symlink():
+        raise UsageError(f"{parts}: is a link, which is not followed; remove it")
     findings: list[Finding] = []
     years = list(request.years())
     whole: list[list[PointSeries]] = []
@@ -158,7 +161,7 @@ def _year(
     series, short = _checked(document, request, days, where)
     if not short and all(not np.isnan(values[-1]) for point in series for values in point.values.values()):
         try:
-            parts.mkdir(parents=True, exist_ok=True)
+            make_folder(parts)
         except OSError as error:
             raise unwritable(parts, error) from error
         write_output(part, content)

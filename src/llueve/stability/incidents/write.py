@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llueve.errors import RunError
+from llueve.files import flush_folder
 from llueve.model.batch import Batch
 from llueve.runs.directory import INCIDENT, INCIDENTS
 from llueve.runs.sealed_file import write_sealed
@@ -74,6 +75,8 @@ def keep_incident(run_directory: Path, step: RefusedStep, names: DataNames) -> P
     try:
         folder = _next_folder(run_directory, sum(each.nbytes for each in tensors.values()))
         if folder is not None:
+            for each in (folder.parent, run_directory):
+                flush_folder(each)
             write_sealed(folder / INCIDENT, tensors, _describe(step, names).model_dump_json())
             logger.info("kept in %s", folder)
         return folder
@@ -119,6 +122,8 @@ def _next_folder(run_directory: Path, size: int) -> Path | None:
     """Create the folder of the next incident; None if it may not be kept."""
     folder = run_directory / INCIDENTS
     earlier = incident_folders(run_directory)
+    if folder.is_symlink():
+        raise OSError("the folder is a link, which is not followed")
     folder.mkdir(exist_ok=True)
     used = sum(path.lstat().st_size for each in earlier.values() for path in each.iterdir())
     refusal = None

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llueve.errors import CheckpointError
-from llueve.files import NO_LINKS, read_small, write_whole
+from llueve.files import NO_LINKS, make_folder, read_small, write_whole
 from llueve.model.batch import device_of
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
@@ -159,9 +159,9 @@ class _Files:
 
     def prepare(self) -> None:
         """Make the directory; remove incomplete files, and this part's features of another model, data or windows."""
-        self.features.parent.mkdir(parents=True, exist_ok=True)
         if self.features.parent.is_symlink():
             raise OSError("the directory is a link, which is not followed")
+        make_folder(self.features.parent)
         self.remove(keep=(self.features, self.header))
 
     def remove(self, keep: tuple[Path, ...] = ()) -> None:
