@@ -80,7 +80,7 @@ def train(
     if is_restarted():  # torchrun starts the same command again after a process was lost
         resume, overwrite = True, False
     pretrained = None
-    if config.model.pretrained != "none":
+    if config.model.pretrained is not None:
         pretrained = read_pretrained(config.model.pretrained, config.model.allow_missing)
         config = _with_sizes(config, pretrained.report.sizes)
     run = Run(Path(directory))

@@ -45,6 +45,8 @@ TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"
 """Folder of TensorBoard's events, and file with the address and number of the MLflow run."""
 EVENTS_PREFIX = "events.out.tfevents.llueve."
 EVENTS_NAME = re.compile(re.escape(EVENTS_PREFIX) + r"[0-9]+")
+LARGEST_JSON = 16 * 2**20
+"""Most bytes of a JSON file of a run."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,12 @@ class Run:
         """Return the content of one JSON file; RunError is raised if it does not exist, or is damaged."""
         path = self.path(name)
         try:
+            if (size := path.stat().st_size) > LARGEST_JSON:
+                raise ValueError(f"it has {size:,} bytes, expected at most {LARGEST_JSON:,}")
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RunError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}: is damaged ({error}); train again with --overwrite") from error
         if not isinstance(content, dict):
             raise RunError(f"{path}: is damaged (expected a JSON object); train again with --overwrite")

@@ -14,9 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from llueve.config import Config, ModelConfig, Section
+from llueve.config.section import MOST_STEPS, TEN_YEARS
+from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, DataError, listed
 from llueve.model.build import build_classifier, build_encoder
 from llueve.model.checkpoints.pretrained import PretrainedWeights
+from llueve.model.checkpoints.weight_files import tensor_shapes
 from llueve.model.classifier import TimerXLForClassification, VariablesHead
 from llueve.model.patches import PatchEncoder
 from llueve.panel import feature_names, fingerprint, label_name, static_names
@@ -27,13 +30,15 @@ from llueve.samples.windows import calendar_facts
 
 FORMAT = 1
 """Version of `model.json`: raised when older code would misread it."""
+FLOAT = np.finfo(np.float32)
+"""Limits of the numbers that the model computes with."""
 
 
 class ScalerNumbers(Section):
     """Mean and standard deviation of each variable, as `model.json` holds them."""
 
-    mean: list[float]
-    std: list[Annotated[float, Field(gt=0)]]
+    mean: list[Annotated[float, Field(ge=-FLOAT.max, le=FLOAT.max)]]
+    std: list[Annotated[float, Field(ge=FLOAT.tiny, le=FLOAT.max)]]
 
 
 def _read_scaler(value: Any, info: ValidationInfo) -> Scaler:
@@ -57,8 +62,8 @@ class ModelDescription(Section):
     classes: list[str] = Field(min_length=2)
     event_index: int = Field(ge=0)
     """Index of the class whose probability is forecast."""
-    context: int = Field(ge=1, strict=True)
-    step_hours: float = Field(gt=0)
+    context: int = Field(ge=1, le=MOST_STEPS, strict=True)
+    step_hours: float = Field(gt=0, le=TEN_YEARS)
     missing: Literal["mask", "raw"]
     split: dict[str, Any]
     """First times of the validation and test periods, and the number of windows in each period."""
@@ -199,11 +204,21 @@ def load_model(run: Run) -> SavedModel:
     weights, content, path = run.path(WEIGHTS), run.read_json(MODEL), run.directory / MODEL
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: was written by another version of llueve; train again")
+    if problem := tree_problem(content):
+        raise CheckpointError(f"{path}: is damaged ({problem}); train again")
     try:
         description = ModelDescription.model_validate(content)
     except ValidationError as error:
         keys = listed([".".join(map(str, each["loc"])) for each in error.errors()])
         raise CheckpointError(f"{path}: has missing, unknown or invalid entries: {keys}; train again") from error
+    # A wrong size in `model.json` must not cost memory or time: the weights decide before anything is built.
+    with torch.device("meta"):
+        claimed = description.build_classifier(build_encoder(description.model)).state_dict()
+    expected = {name: ("F32", tuple(tensor.shape)) for name, tensor in claimed.items()}
+    found = tensor_shapes(weights)
+    if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
+        names = f"absent, unexpected or of another shape: {listed(wrong)}"
+        raise CheckpointError(f"{weights}: does not belong to {MODEL} ({names}); train again")
     try:
         classifier = description.build_classifier(build_encoder(description.model))
         classifier.load_state_dict(load_file(weights))

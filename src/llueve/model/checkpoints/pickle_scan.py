@@ -59,7 +59,7 @@ def scan(content: bytes) -> None:
         raise ValueError(f"its list of tensors has {len(content):,} bytes, expected at most {LARGEST_PICKLE:,}")
     nodes: list[Node] = []
     stack: list[Node | None] = []
-    memo: dict[int, Node] = {}
+    memo: dict[Any, Node] = {}
     for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
         if count == MOST_OPERATIONS:
             raise ValueError(f"it has more than {MOST_OPERATIONS:,} operations")

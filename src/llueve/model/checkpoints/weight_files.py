@@ -13,7 +13,7 @@ from pickle import UnpicklingError  # raised by torch when it refuses a file; no
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -63,19 +63,46 @@ def read_tensors(file: Path) -> tuple[Literal["torch", "safetensors"], dict[str,
     raise CheckpointError(f"{file}: is neither a torch checkpoint nor safetensors (it begins with {start[:8]!r})")
 
 
+def tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return type and shape of each tensor of a safetensors file, such as `("F32", (16, 4))`, from its header alone.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its header is damaged or too large.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            header = int.from_bytes(handle.read(8), "little")
+        _check_header(file, size, header)
+        with safe_open(file, framework="pt") as tensors:
+            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in found.items()}
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: is damaged safetensors ({short_message(error)})") from error
+
+
 def _safetensors(file: Path, size: int, header: int) -> dict[str, Tensor]:
+    try:
+        _check_header(file, size, header)
+        return load_file(file)
+    except (SafetensorError, ValueError, OSError, RecursionError, KeyError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: is damaged safetensors ({short_message(error)}); download it again") from error
+
+
+def _check_header(file: Path, size: int, header: int) -> None:
+    """Refuse a header that is too large, is not JSON, or names a tensor twice (`CheckpointError`, `ValueError`)."""
     if header > min(size - 8, LARGEST_HEADER):
         raise CheckpointError(
             f"{file}: declares a header of {header:,} bytes, expected at most {LARGEST_HEADER:,} and no more than the "
             f"{size:,} bytes of the file; it is damaged or hostile"
         )
-    try:
-        with file.open("rb") as handle:
-            handle.seek(8)
-            json.loads(handle.read(header), object_pairs_hook=_each_once)
-        return load_file(file)
-    except (SafetensorError, ValueError, OSError, RecursionError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: is damaged safetensors ({short_message(error)}); download it again") from error
+    with file.open("rb") as handle:
+        handle.seek(8)
+        json.loads(handle.read(header), object_pairs_hook=_each_once)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
