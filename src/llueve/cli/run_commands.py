@@ -1,21 +1,20 @@
 """The commands that make and use a run: `train`, `evaluate` and `predict`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 from typer import Argument, Option
 
-from llueve.cli.arguments import AsJson, ConfigFile, Overrides, RunDirectory
-from llueve.cli.output import say, show, verification_table
+from llueve.cli.arguments import AsJson, ConfigFile, Overrides, RunDirectory, a_path, path_text
+from llueve.cli.output import say, show, verification_table, write
 from llueve.distributed.torchrun import process_rank
 from llueve.errors import RunError, UsageError
 
 
 def train(
     config: ConfigFile,
-    run: Annotated[Path, Option("--run", "-r", metavar="DIR", help="Run directory to create.")],
+    run: Annotated[Path, Option("--run", "-r", metavar="DIR", parser=a_path, help="Run directory to create.")],
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run in this directory.")] = False,
     resume: Annotated[bool, Option("--resume", help="Resume an interrupted run, or start a new one.")] = False,
     overrides: Overrides = None,
@@ -48,19 +47,24 @@ def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
 
 def predict(
     run: RunDirectory,
-    table: Annotated[str, Argument(metavar="INPUT", help="Table or archive files like those of the training.")],
+    table: Annotated[
+        str, Argument(metavar="INPUT", parser=path_text, help="Table or archive like that of the training.")
+    ],
     every_window: Annotated[bool, Option("--all", help="Forecast every complete window of each site.")] = False,
-    output: Annotated[Path | None, Option(metavar="FILE.csv", help="Write to this file, not to the screen.")] = None,
+    output: Annotated[
+        Path | None, Option(metavar="FILE.csv", parser=a_path, help="Write here, not to the screen.")
+    ] = None,
 ) -> None:
     """Forecast the probability of the event: CSV with the columns site, time and probability."""
     from llueve import pipeline
 
     forecasts = pipeline.predict(run, table, every_window)
+    if output is None:
+        write(forecasts.to_csv(index=False, float_format="%.6f"))
+        return
     try:
-        forecasts.to_csv(output or sys.stdout, index=False, float_format="%.6f")
+        forecasts.to_csv(output, index=False, float_format="%.6f")
     except OSError as error:
-        if output is None:
-            raise
         raise RunError(
             f"{output}: cannot be written ({error.strerror or error}); give --output a file in a folder that exists"
         ) from error

@@ -79,11 +79,11 @@ def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) 
         if (others := len(problems) - MOST_EXPLAINED) > 0:
             lines.append(f"{where}: and {others:,} more refused keys or values")
         raise ConfigError("\n".join(lines)) from None
-    return config if folder is None else _absolute(config, where, folder)
+    return _absolute(config, where, folder)
 
 
-def _absolute(config: Config, where: str, folder: Path) -> Config:
-    """The configuration with paths that do not depend on the place of its file."""
+def _absolute(config: Config, where: str, folder: Path | None) -> Config:
+    """The configuration with checked paths that, given a folder, do not depend on the place of its file."""
 
     def placed(section: Section, name: str, *keys: str) -> Section:
         changes: dict[str, Any] = {}
@@ -107,14 +107,14 @@ def _absolute(config: Config, where: str, folder: Path) -> Config:
     return config.model_copy(update=changes)
 
 
-def _placed(path: str, folder: Path, key: str) -> str:
-    """The absolute path, unless it is a file of a package or an address; `key` names it in errors.
+def _placed(path: str, folder: Path | None, key: str) -> str:
+    """The absolute path, unless it is a file of a package, an address, or without a folder; `key` names it in errors.
 
     In a pattern, brackets in the name of the folder are escaped: they are not part of the pattern.
     """
     if problem := path_problem(path):
         raise ConfigError(f"{key} = {shown(path)}: {problem}")
-    if path.startswith("package:") or "://" in path:
+    if folder is None or path.startswith("package:") or "://" in path:
         return path
     try:
         if not glob.has_magic(path) or (folder / path).exists():

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from llueve.config import Config, load_config
-from llueve.errors import RunError
+from llueve.errors import RunError, UsageError
 from llueve.files import write_whole
+from llueve.paths import path_problem
 
 CONFIG, AUDIT, HISTORY = "config.toml", "audit.json", "history.jsonl"
 WEIGHTS, MODEL, PREDICTIONS, VERIFICATION = "model.safetensors", "model.json", "predictions.csv", "verification.json"
@@ -54,6 +55,11 @@ class Run:
     """A run directory. Each method that changes it raises RunError if the disk is full or read-only."""
 
     directory: Path
+
+    def __post_init__(self) -> None:
+        """Refuse a path that no directory can have, with a `UsageError`."""
+        if problem := path_problem(str(self.directory)):
+            raise UsageError(f"{str(self.directory)[:100]!r}: {problem}; give another run directory")
 
     def require_free(self, overwrite: bool) -> None:
         """Check that a new run may use this directory, and with `overwrite` replace a run in it; nothing is changed.
