@@ -1,12 +1,14 @@
 """Two thousand mutations each of a configuration, a `model.json` and an incident: read, or refused by an error of llueve."""
 
 import json
+import os
 import random
 import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomli_w
 from mutations import changed_bytes, changed_tree
 
@@ -48,12 +50,14 @@ def test_a_mutated_description_of_a_model(project: Path, tmp_path: Path, limits:
             load_model(run)
 
 
-def test_a_mutated_incident(project: Path, tmp_path: Path, limits: Any) -> None:
+def test_a_mutated_incident(project: Path, tmp_path: Path, limits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # these files need not survive a power failure
     folder, draw = tmp_path / "run" / INCIDENTS / "001", random.Random(3)
     shutil.copytree(project / "run" / INCIDENTS / "001", folder)
     path, content = folder / INCIDENT, (folder / INCIDENT).read_bytes()
     (folder / EXPLANATION).unlink(missing_ok=True)
     tensors, text = read_sealed(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("moments.")}
     tree = json.loads(text)
     header = 8 + int.from_bytes(content[:8], "little")
     for number in range(CASES):
@@ -65,6 +69,6 @@ def test_a_mutated_incident(project: Path, tmp_path: Path, limits: Any) -> None:
             case _:  # with the seal made right, as a hostile writer would
                 write_sealed(path, tensors, json.dumps(changed_tree(tree, draw)))
         with limits.case(number):
-            if number % 8 > 4:
+            if number % 16 == 2:
                 render_list(list_incidents(tmp_path / "run"))
             render_description(load_incident(tmp_path / "run").about)
