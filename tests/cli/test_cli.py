@@ -805,7 +805,7 @@ def test_weights_of_another_architecture(copy: Project) -> None:
     model = copy.json("model.json")
     model["model"]["width"] = 16
     (copy.run / "model.json").write_text(json.dumps(model))
-    llueve("evaluate", copy.run).refused(1, "model.safetensors", "cannot be read together")
+    llueve("evaluate", copy.run).refused(1, "model.safetensors", "does not belong to model.json")
 
 
 def test_weights_that_are_not_finite(copy: Project, unlabelled: Path) -> None:
