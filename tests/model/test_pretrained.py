@@ -313,6 +313,7 @@ EMPTY = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     [
         (b"{" + b",".join(b'"%d":%s' % (number, EMPTY) for number in range(5001)) + b"}", "it names 5,001 tensors"),
         (b'{"a":%s,"a":%s}' % (EMPTY, EMPTY), "the name 'a' occurs twice"),
+        (b'{"a":{"dtype":"F32","shape":[' + b"0," * 9999 + b'0],"data_offsets":[0,0]}}', "a has 10,000 dimensions"),
         (b'{"a":' + b"[" * 100_000, "damaged safetensors"),
         (b'{"a":' + b"9" * 100_000 + b"}", "damaged safetensors"),
         (b'{"' + b"module." * 100_000 + b'":' + EMPTY + b"}", "is not a valid name of a tensor"),

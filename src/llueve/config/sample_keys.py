@@ -20,7 +20,7 @@ class TargetConfig(Section):
     """Class whose probability is verified. Not set: the last class."""
     variable: str | None = None
     """Precipitation variable to sum over the horizon. Not set: `label` gives the target."""
-    threshold_mm: float | None = Field(None, ge=0.01)
+    threshold_mm: float | None = Field(None, ge=0.01, le=100_000)
     """Least sum of `variable` that counts as the event, in millimetres; 0.01 or more. Packed archives hold small amounts
     without rain, so 0.1 is a usual minimum. Not set: allowed only with `label`."""
     horizon_hours: float = Field(24.0, gt=0, le=TEN_YEARS)

@@ -128,7 +128,7 @@ class TrainConfig(PhaseKeys):
     """Phases in order, as entries `[[train.phases]]`. Without any, `recipe` decides."""
     fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training windows to use, above 0 and at most 1: the same share of every class and calendar month."""
-    class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    class_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] | None = None
     """Weight of each class in the loss, above 0, in the order of the classes. Not set: every class has weight 1."""
     focal_gamma: float = Field(0.0, ge=0, le=10)
     """Exponent γ of the focal loss, 0 to 10; 0 is the plain loss. A sample of class probability p counts (1 − p)^γ times."""

@@ -27,6 +27,7 @@ MOST_TENSORS = 5_000
 LARGEST_DIRECTORY = 4 * 2**20
 """Most bytes of the directory of a zip."""
 LONGEST_NAME = 500
+MOST_DIMENSIONS = 8
 END, LOCATOR, END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
 """The last structures of a zip: the end of its directory, and before it, in large files, its two 64-bit parts."""
 MORE_THAN_TENSORS = (
@@ -189,6 +190,8 @@ def _named(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, str]]
             raise CheckpointError(
                 f"{file}: {name} is a sparse, nested, quantised or meta tensor; expected a dense tensor on the processor"
             )
+        elif value.ndim > MOST_DIMENSIONS:
+            raise CheckpointError(f"{file}: {name} has {value.ndim:,} dimensions, expected at most {MOST_DIMENSIONS}")
         elif (room := room - value.numel() * value.element_size()) < 0:
             raise CheckpointError(f"{file}: {name} claims {value.numel():,} numbers that the file does not hold")
         else:
