@@ -1,6 +1,7 @@
 """`load_config` and `parse_config`: what is refused, in which words, and what survives a round trip."""
 
 import re
+import time as time_module
 import tomllib
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta, timezone
@@ -580,3 +581,123 @@ def test_a_key_that_is_not_set_is_a_comment(tmp_path: Path) -> None:
     dated = dated.replace("[split]\n", "[split]\nvalidation_start = 2024-03-01\ntest_start = 2024-06-01\n")
     config = load_config(written(tmp_path, dated))
     assert config.split.test_end == datetime(2024, 9, 1) and "# validation_fraction =" in config.to_toml()
+
+
+# Hostile files
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "is not TOML (its lists or tables are nested too deep)"),
+        ("a = " + "{b = " * 5000 + "1" + "}" * 5000, "is not TOML (its lists or tables are nested too deep)"),
+        ("a = " + "[" * 50 + "]" * 50, "is nested too deep; expected at most 16 levels"),
+        (".".join(["a"] * 50) + " = 1", "is nested too deep; expected at most 16 levels"),
+        (".".join(["a"] * 3000) + " = 1", "line 1 has 2,999 dots, expected at most 500"),
+        ("[" + ".".join(["a"] * 3000) + "]", "line 1 has 2,999 dots, expected at most 500"),
+        ("a = " + "9" * 5000, "is not TOML (Exceeds the limit"),
+        ("a = 0x" + "f" * 5000, "a: is a whole number of 20,000 bits; expected at most 64"),
+        ("a = [1, 2, 0x1" + "0" * 16 + "]", "a.2: is a whole number of 65 bits"),
+        ('a = "' + "x" * 20_000 + '"', "a: is a text of 20,000 characters; expected at most 10,000"),
+        ("x" * 2000 + " = 1", "or 2,000 characters; expected at most 1,000"),
+        ('a = "\\u0000"', "a: is a text with a NUL character"),
+        ("a = [" + "[], " * 200_001 + "]", "has more than 200,000 keys and values"),
+        ("#" * 2**20 + "\n", "has more than 1,048,576 bytes"),
+        ("a = '\ud800'", "is not TOML"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_time(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    start = time_module.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert words in str(caught.value) and str(path) in str(caught.value) and len(str(caught.value)) < 20_000
+    assert time_module.monotonic() - start < 20
+
+
+def test_of_many_unknown_keys_the_first_are_explained_and_the_others_counted(tmp_path: Path) -> None:
+    path = written(tmp_path, "".join(f"k{number} = 1\n" for number in range(90_000)))
+    start = time_module.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    # Four sections are missing too.
+    assert str(caught.value).count("\n") == 20 and "and 89,984 more refused keys or values" in str(caught.value)
+    assert time_module.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "0x" + "f" * 5000, "{a = " * 50 + "1" + "}" * 50])
+def test_a_hostile_override_is_refused(smallest: Path, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(smallest, (f"windows.context={value}",))
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_override_of_three_thousand_parts_is_refused(smallest: Path) -> None:
+    with pytest.raises(ConfigError, match="nested too deep"):
+        load_config(smallest, ("a." * 3000 + "b=1",))
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000, "x\0y", "\ud800"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data.path",
+        "data.more_paths",
+        "data.land_mask",
+        "data.positions",
+        "model.pretrained",
+        "track.mlflow",
+        "regions.r.mask",
+        "regions.r.polygon",
+    ],
+)
+def test_an_impossible_path_is_refused_with_its_key(tmp_path: Path, place: str, path: str) -> None:
+    *sections, key = place.split(".")
+    table: dict[str, Any] = {name: dict(values) for name, values in SMALLEST.items()}
+    inside = table
+    for name in sections:
+        inside = inside.setdefault(name, {})
+    inside[key] = [path] if key == "more_paths" else path
+    for folder in (None, tmp_path):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(table, where="here.toml", folder=folder)
+        assert place in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_a_configuration_at_an_impossible_path_is_refused() -> None:
+    for path in ("x" * 300, "x\0y", "a/" * 3000):
+        with pytest.raises(ConfigError, match=r"bytes; expected at most|NUL"):
+            load_config(path)
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ConfigError, match=r"data\.path = 'loop/x\.csv': cannot be looked up"):
+        parse_config({**SMALLEST, "data": {"path": "loop/x.csv"}}, where="here.toml", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"width": 400_000_000},
+        {"layers": 100_000},
+        {"heads": 10**6},
+        {"feed_forward": 2**40},
+        {"patch_length": 2**21},
+        {"width": 2**16, "heads": 1, "layers": 4},
+    ],
+)
+def test_an_encoder_beyond_all_memory_is_refused(sizes: dict[str, int]) -> None:
+    message = refused("model", sizes)
+    assert "at most" in message and (len(sizes) > 1 or f"model.{next(iter(sizes))}" in message)
+
+
+def test_a_hub_address_stays_as_it_is_and_any_other_text_is_a_path(tmp_path: Path) -> None:
+    def pretrained(text: str) -> str | None:
+        table = {**SMALLEST, "model": {"pretrained": text}}
+        return parse_config(table, where="here.toml", folder=tmp_path).model.pretrained
+
+    assert pretrained("hf://a/b@c") == "hf://a/b@c"
+    assert pretrained("a/b") == str(tmp_path / "a" / "b") and pretrained("none") == str(tmp_path / "none")
+    assert parse_config(SMALLEST, where="").model.pretrained is None

@@ -111,9 +111,16 @@ def test_a_checkpoint_that_does_not_load_costs_no_earlier_run(project):
     assert {path.name: path.read_bytes() for path in (project / "run").iterdir()} == before
 
 
-def test_no_encoder_of_its_own_is_said_plainly(project):
-    with pytest.raises(CheckpointError, match=r"carries no encoder of its own; take \"none\""):
-        trained(project, "model.pretrained=embedded")
+@pytest.mark.parametrize("word", ["none", "embedded"])
+def test_a_word_of_earlier_versions_is_a_missing_file_and_says_what_to_do(project, word):
+    with pytest.raises(CheckpointError, match=rf"{word}: does not exist.*remove the key model\.pretrained"):
+        trained(project, f"model.pretrained={word}")
+
+
+def test_none_is_an_ordinary_name_of_a_folder(project):
+    (project / "checkpoint").rename(project / "none")
+    trained(project, "model.pretrained=none")
+    assert str(project / "none") in (project / "run" / "config.toml").read_text()
 
 
 @pytest.mark.parametrize("project", ["timer_xl"], indirect=True)
@@ -137,5 +144,5 @@ def test_other_positions_have_no_openltm_form(project):
 
 
 def test_a_name_that_is_no_name_is_refused(project):
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="holds a name of 5,000 bytes"):
         pipeline.convert("x" * 5000, "safetensors", project / "out")

@@ -365,8 +365,10 @@ def test_of_pickle_only_what_runs_nothing() -> None:
     }
     # `pickletools` looks through a pickle without running it.
     assert taken == {
+        ("llueve.model.checkpoints.pickle_scan", "pickletools"),
+        ("llueve.model.checkpoints.weight_files", "CodeInPickleError"),
         ("llueve.model.checkpoints.weight_files", "UnpicklingError"),
-        ("llueve.model.checkpoints.weight_files", "pickletools"),
+        ("llueve.model.checkpoints.weight_files", "scan"),
     }
 
 

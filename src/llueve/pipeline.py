@@ -31,6 +31,7 @@ from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import Format, load_pretrained, read_pretrained
 from llueve.model.timer_xl import TimerXL
 from llueve.panel import feature_cube, feature_names, fingerprint, minute, static_table
+from llueve.paths import path_problem
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
 from llueve.runs.lock import RunLock
 from llueve.runs.outputs import require_separate, require_separate_data
@@ -83,7 +84,7 @@ def train(
     if resume and overwrite:
         raise UsageError("resume keeps what overwrite replaces: give one of them")
     pretrained = None
-    if config.model.pretrained != "none":
+    if config.model.pretrained is not None:
         pretrained = read_pretrained(config.model.pretrained, config.model.allow_missing)
         config = _with_sizes(config, pretrained.report.sizes)
     run = Run(Path(directory))
@@ -181,6 +182,8 @@ def convert(source: str | Path, to: Format, output: str | Path, allow_missing: S
     Raises:
         CheckpointError: the source cannot be read. UsageError: its architecture has no such format, or a file exists.
     """
+    if problem := path_problem(str(output)):
+        raise UsageError(f"{str(output)[:100]!r}: {problem}; give another --output")
     if _is_run(source):
         encoder = load_model(Run.open(source)[0]).classifier.encoder
     else:

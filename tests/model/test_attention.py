@@ -23,7 +23,7 @@ def inputs(tokens):
     return qkv, torch.randn(HEADS, 2, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("device", ["processor", "accelerator"])
+@pytest.mark.parametrize("device", ["processor", "accelerator", "processor without the kernel"])
 @pytest.mark.parametrize("absent", [False, True])
 @pytest.mark.parametrize(
     ("variables", "patches"),
@@ -45,6 +45,9 @@ def test_values_and_gradients_equal_those_of_the_equation(variables, patches, ab
         monkeypatch.setattr(
             attention, "_with_mask_coordinate", lambda *given: add(*given[:-1], attention.HEAD_MULTIPLE)
         )
+    if device == "processor without the kernel":
+        monkeypatch.setattr(attention, "HAS_KERNEL", False)
+        monkeypatch.setattr(attention._FusedAttention, "apply", None)
     weigh = torch.randn(qkv[0].shape, dtype=torch.float64) * ~absent_BT[:, None, :, None]
     results = [
         form(*qkv, bias_H2, variables, absent_BT if absent or form is plain else None)

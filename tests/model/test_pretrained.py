@@ -9,6 +9,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -232,6 +233,100 @@ def test_names_beyond_plain_tensors_are_refused_before_anything_is_built(tmp_pat
         load_pretrained(path)
 
 
+NESTED = b")q\x00" + b"".join(b"0h%ch%c\x86q%c" % (level, level, level + 1) for level in range(40))
+"""A tuple of two tuples of two tuples … 40 deep: each level holds the same object twice."""
+LISTS = b"".join(b"]q%c0" % level for level in range(40)) + b"".join(
+    b"h%c(h%ch%ce0" % (level, level + 1, level + 1) for level in range(39)
+)
+"""The same with lists that are filled after they were named."""
+KEY_A = b"X\x01\x00\x00\x00a"
+
+
+@pytest.mark.parametrize(
+    ("pickled", "why"),
+    [
+        (b"}" + NESTED + b"K\x01s", "a key of a dictionary is not a text"),
+        (b"}" + KEY_A + NESTED + b"s", "its objects repeat each other"),
+        (b"}" + LISTS + KEY_A + b"h\x00s", "its objects repeat each other"),
+        (NESTED + b"\x85Q", "its objects repeat each other"),
+        (b"ccollections\nOrderedDict\n(" + NESTED + b"K\x01\x86l\x85R", "its objects repeat each other"),
+        (b"]q\x00h\x00a", "an object contains itself"),
+        (b"]" * 1000 + b"a" * 999, "nested more than 32 deep"),
+        (b"\x8b" + struct.pack("<i", 10**6) + b"\x01" * 10**6, "a whole number of more than 16 bytes"),
+        (b"}\x8a\xff" + b"\x01" * 255 + b"K\x01s", "a whole number of more than 16 bytes"),
+        (b"](" + b"K\x01" * 300_000 + b"e", "more than 200,000 operations"),
+        (b"}X" + struct.pack("<I", 5 * 10**6) + b"x" * 5 * 10**6 + b"K\x01s", "expected at most 4,194,304"),
+        (b"}X" + struct.pack("<I", 700_000) + b"module." * 100_000 + b"K\x01s", "is not a valid name of a tensor"),
+        (b"}(" + KEY_A + b"K\x01" + KEY_A + b"K\x02u", "the key 'a' occurs twice"),
+        (b"}" + KEY_A + b"K\x01s" + KEY_A + b"K\x02s", "the key 'a' occurs twice"),
+        (b"s", "its operations do not fit each other"),
+        (b"(" * 1000, "its operations do not fit each other"),
+    ],
+)
+def test_a_pickle_that_takes_for_ever_is_refused_before_it_is_loaded(tmp_path, pickled, why):
+    path = tmp_path / "checkpoint.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + pickled + b".")
+        archive.writestr("archive/version", "3")
+    with pytest.raises(CheckpointError, match=why) as caught:
+        inspect_checkpoint(path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_tensor_under_two_names_loads(checkpoint):
+    change(checkpoint, lambda state: state.update({"head.bias": state["head.bias"], "shared": state["head.bias"]}))
+    assert list(inspect_checkpoint(checkpoint)[0].ignored) == ["shared"]
+
+
+def zipped(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"\x80\x02}.")
+
+
+def test_a_zip_that_torch_would_read_in_another_place_is_refused(tmp_path):
+    """torch ignores case in names, and takes the place of the directory from the end of the file."""
+    path, hidden = tmp_path / "checkpoint.pth", tmp_path / "hidden.pth"
+    zipped(path, "archive/data.pkl", "archive/DATA.PKL")
+    with pytest.raises(CheckpointError, match=r"expected one data\.pkl, and each name once"):
+        inspect_checkpoint(path)
+    zipped(path, "archive/data.pkl")
+    zipped(hidden, "archive/data.pkl")
+    for content in (
+        path.read_bytes() + hidden.read_bytes(),
+        path.read_bytes() + b"more",
+        hidden.read_bytes()[:30] + path.read_bytes(),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="the zip does not end with its directory"):
+            inspect_checkpoint(path)
+    zipped(path, *(f"archive/{number}" for number in range(5001)))
+    with pytest.raises(CheckpointError, match="has 5,001 records, expected at most 5,000"):
+        inspect_checkpoint(path)
+
+
+EMPTY = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (b"{" + b",".join(b'"%d":%s' % (number, EMPTY) for number in range(5001)) + b"}", "it names 5,001 tensors"),
+        (b'{"a":%s,"a":%s}' % (EMPTY, EMPTY), "the name 'a' occurs twice"),
+        (b'{"a":{"dtype":"F32","shape":[' + b"0," * 9999 + b'0],"data_offsets":[0,0]}}', "a has 10,000 dimensions"),
+        (b'{"a":' + b"[" * 100_000, "damaged safetensors"),
+        (b'{"a":' + b"9" * 100_000 + b"}", "damaged safetensors"),
+        (b'{"' + b"module." * 100_000 + b'":' + EMPTY + b"}", "is not a valid name of a tensor"),
+        (b" " * (4 * 2**20 + 1), "declares a header of 4,194,305 bytes"),
+    ],
+)
+def test_a_hostile_header_of_safetensors_is_refused(tmp_path, header, why):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + b"{" + header[1:])
+    with pytest.raises(CheckpointError, match=why):
+        inspect_checkpoint(path)
+
+
 def test_layers_and_widths_beyond_reason_are_refused_at_once(checkpoint):
     original = torch.load(checkpoint, weights_only=True)
     change(checkpoint, lambda state: state.update({"blocks.attn_layers.9999.junk": torch.zeros(0)}))
@@ -324,17 +419,34 @@ def test_a_configuration_of_another_model_is_refused(timer_folder):
         load_pretrained(timer_folder)
 
 
-def test_a_hub_name_offline_says_how_to_bring_the_file(monkeypatch):
-    import huggingface_hub
+def test_a_hub_address_offline_says_how_to_bring_the_file(monkeypatch):
+    asked = []
 
-    def unreachable(*_, **__):
+    def unreachable(*names, **options):
+        asked.append((names, options))
         raise OSError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(
-        CheckpointError, match=r"thuml/timer-base-84m: could not be fetched.*Copy config\.json and model"
-    ):
-        load_pretrained("thuml/timer-base-84m")
+    for address, revision in (("hf://thuml/timer-base-84m", None), ("hf://thuml/timer-base-84m@v1.0", "v1.0")):
+        with pytest.raises(CheckpointError, match=rf"{address}: could not be fetched.*Copy config\.json and model"):
+            load_pretrained(address)
+        assert asked.pop() == (("thuml/timer-base-84m", "config.json"), {"revision": revision})
+
+
+def test_a_mistyped_path_is_never_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"runs/mine: does not exist.*write hf://runs/mine"):
+        load_pretrained("runs/mine")
+    for address in ("hf://", "hf://a", "hf://a/b/c", "hf://a/b@", "hf://a/b@c d", "hf://a/b?c"):
+        with pytest.raises(CheckpointError, match="is not the address of a repository; expected hf://"):
+            load_pretrained(address)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "x\0y", "a/" * 3000])
+def test_an_impossible_path_is_refused(path):
+    with pytest.raises(CheckpointError, match=r"bytes; expected at most|NUL"):
+        load_pretrained(path)
 
 
 # Writing back

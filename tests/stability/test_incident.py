@@ -524,7 +524,21 @@ def test_a_model_that_would_fill_the_memory_is_refused_before_it_is_made(kept, s
     about = description(kept)
     about["model"] = {**about["model"], **size}
     describe(kept, about)
-    with pytest.raises(CheckpointError, match="larger than its weights"):
+    with pytest.raises(CheckpointError, match=f"is damaged .model.{next(iter(size))}: "):
+        load_incident(kept)
+
+
+@pytest.mark.parametrize("size", [{"width": 4096, "heads": 1}, {"layers": 256}, {"feed_forward": 2**20}])
+def test_a_possible_model_that_is_larger_than_its_weights_is_not_made(kept, size):
+    about = description(kept)
+    describe(kept, {**about, "model": {**about["model"], **size}})
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        load_incident(kept)
+
+
+def test_a_description_that_is_nested_deep_is_refused(kept):
+    describe(kept, {**description(kept), "memory": json.loads("[" * 100 + "]" * 100)})
+    with pytest.raises(CheckpointError, match="nested too deep"):
         load_incident(kept)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from llueve.cli.arguments import AsJson
+from llueve.cli.arguments import AsJson, a_path, path_text
 from llueve.cli.output import say, show
 from llueve.errors import UsageError
 
@@ -14,7 +14,9 @@ app = Typer(help="Inspect and convert published checkpoints.", no_args_is_help=T
 
 @app.command(epilog="Example: llueve checkpoint inspect checkpoint.pth")
 def inspect(
-    file: Annotated[str, Argument(metavar="FILE", help="A weights file, its folder, or a Hugging Face name.")],
+    file: Annotated[
+        str, Argument(metavar="FILE", parser=path_text, help="A weights file, its folder, or hf://ORG/NAME.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show format, sizes and tensors of a checkpoint, and if it would load; nothing in the file is executed."""
@@ -28,9 +30,11 @@ def inspect(
 
 @app.command(epilog="Example: llueve checkpoint convert runs/seattle --to openltm --output converted")
 def convert(
-    file: Annotated[str, Argument(metavar="FILE", help="A checkpoint, or a run directory for its encoder.")],
+    file: Annotated[
+        str, Argument(metavar="FILE", parser=path_text, help="A checkpoint, or a run directory for its encoder.")
+    ],
     to: Annotated[str, Option(metavar="FORMAT", help="openltm, huggingface or safetensors.")],
-    output: Annotated[Path, Option(metavar="DIR", help="Folder for the new file.")],
+    output: Annotated[Path, Option(metavar="DIR", parser=a_path, help="Folder for the new file.")],
     allow_missing: Annotated[
         list[str] | None, Option(metavar="NAME", help="Tensor that may be absent or left over; * is any text.")
     ] = None,

@@ -1,12 +1,11 @@
 """The commands that read a configuration without training: `audit` and `config check`."""
 
-import sys
 from typing import Annotated
 
 from typer import Exit, Option, Typer
 
 from llueve.cli.arguments import AsJson, ConfigFile, Overrides, whole_number
-from llueve.cli.output import show
+from llueve.cli.output import show, write
 
 app = Typer(help="Work with configuration files.", no_args_is_help=True)
 
@@ -16,7 +15,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Validate a configuration, and print it with all defaults."""
     from llueve.config import load_config
 
-    sys.stdout.write(load_config(config, tuple(overrides or ())).to_toml())
+    write(load_config(config, tuple(overrides or ())).to_toml())
 
 
 def audit(

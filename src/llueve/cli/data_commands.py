@@ -7,7 +7,7 @@ from typing import Annotated
 from rich.console import Console
 from typer import Option, Typer
 
-from llueve.cli.arguments import number, whole_number
+from llueve.cli.arguments import a_path, number, whole_number
 from llueve.cli.output import say
 from llueve.errors import UsageError
 
@@ -25,7 +25,7 @@ def openmeteo(
     longitude: Annotated[list[float], Option(metavar="DEGREES", parser=number, help="Degrees east, one per latitude.")],
     start: FirstDay,
     end: Annotated[str, Option(metavar="YYYY-MM-DD", help="Last day.")],
-    output: Annotated[Path, Option(metavar="FILE", help="File to write: .csv, .parquet or .json.")],
+    output: Annotated[Path, Option(metavar="FILE", parser=a_path, help="File to write: .csv, .parquet or .json.")],
     site: Annotated[list[str] | None, Option(metavar="NAME", help="Name of each point.")] = None,
     variables: Variables = None,
     model: Annotated[str | None, Option(metavar="MODEL", help="Weather model; era5 without it.")] = None,
@@ -68,7 +68,7 @@ def era5(
     ],
     start: FirstDay,
     end: Annotated[str, Option(metavar="YYYY-MM-DD", help="Last day; ERA5 has a delay of five days.")],
-    output: Annotated[Path, Option(metavar="DIR", help="Folder for one file per month.")],
+    output: Annotated[Path, Option(metavar="DIR", parser=a_path, help="Folder for one file per month.")],
     variables: Variables = None,
     dataset: Annotated[str | None, Option(metavar="NAME", help="Data set; single levels without it.")] = None,
     parallel: Annotated[int, Option(metavar="MONTHS", parser=whole_number, help="Months at once, 1 to 16.")] = 3,

@@ -5,17 +5,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
 from llueve.cli import checkpoint_commands, config_commands, data_commands, incident_commands, run_commands
-from llueve.cli.output import say
+from llueve.cli.output import Screen, say, unwritable
 from llueve.distributed.torchrun import is_first_to_say, process_count, process_rank
-from llueve.errors import LlueveError
+from llueve.errors import LlueveError, RunError
 from llueve.version import __version__
 
 EXIT_CODES = {
@@ -62,7 +63,8 @@ def options(
 
 def main(command: Callable[[], object] | None = None) -> None:
     """Entry point: an error of llueve becomes its message and its exit code, without a traceback."""
-    console = Console(stderr=True, emoji=False)
+    _prepare_streams()
+    console = Screen(stderr=True, emoji=False)
     logging.basicConfig(
         level=logging.INFO if process_rank() == 0 else logging.ERROR,
         format="%(message)s",
@@ -73,14 +75,53 @@ def main(command: Callable[[], object] | None = None) -> None:
     # An exit by an exception removes temporary folders.
     earlier: Any = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        (command or app)()
+        _run(command or app)
     except LlueveError as error:
         if process_count() > 1:
             # torchrun ends the other processes as soon as one ends. Each must exit with the code of its own error.
             earlier = signal.SIG_IGN
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if is_first_to_say(str(error)):
-            console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            with suppress(OSError):  # standard error is closed, or its disk is full
+                console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+def _run(command: Callable[[], object]) -> None:
+    """Run a command, and write all of its output; what the operating system refuses becomes an error of llueve."""
+    try:
+        try:
+            command()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.filename is None:
+            _discard_output()
+            raise unwritable(error) from error
+        raise RunError(f"{error.filename}: {error.strerror or error}; check the path and its permissions") from error
+    except RunError:
+        _discard_output()
+        raise
+
+
+def _prepare_streams() -> None:
+    """Give the numbers of closed standard streams to nothing else, and print characters that the screen lacks as codes."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a file that took the number 1 or 2 would receive messages
+    os.close(number)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Send output that could not be written nowhere: Python writes it once more when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        return
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

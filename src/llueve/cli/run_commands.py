@@ -1,14 +1,13 @@
 """The commands that make and use a run: `train`, `evaluate` and `predict`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 from typer import Argument, Option
 
-from llueve.cli.arguments import AsJson, ConfigFile, Overrides, RunDirectory
-from llueve.cli.output import say, show, verification_table
+from llueve.cli.arguments import AsJson, ConfigFile, Overrides, RunDirectory, a_path, path_text
+from llueve.cli.output import say, show, verification_table, write
 from llueve.distributed.torchrun import process_rank
 from llueve.errors import RunError, UsageError
 from llueve.files import write_result
@@ -16,7 +15,7 @@ from llueve.files import write_result
 
 def train(
     config: ConfigFile,
-    run: Annotated[Path, Option("--run", "-r", metavar="DIR", help="Run directory to create.")],
+    run: Annotated[Path, Option("--run", "-r", metavar="DIR", parser=a_path, help="Run directory to create.")],
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run when this one is verified.")] = False,
     resume: Annotated[bool, Option("--resume", help="Resume an interrupted run, or start a new one.")] = False,
     overrides: Overrides = None,
@@ -49,9 +48,13 @@ def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
 
 def predict(
     run: RunDirectory,
-    table: Annotated[str, Argument(metavar="INPUT", help="Table or archive files like those of the training.")],
+    table: Annotated[
+        str, Argument(metavar="INPUT", parser=path_text, help="Table or archive like that of the training.")
+    ],
     every_window: Annotated[bool, Option("--all", help="Forecast every complete window of each site.")] = False,
-    output: Annotated[Path | None, Option(metavar="FILE.csv", help="Write to this file, not to the screen.")] = None,
+    output: Annotated[
+        Path | None, Option(metavar="FILE.csv", parser=a_path, help="Write here, not to the screen.")
+    ] = None,
 ) -> None:
     """Forecast the probability of the event: CSV with the columns site, time and probability."""
     if output is not None:
@@ -64,7 +67,7 @@ def predict(
 
     content = with_safe_sites(pipeline.predict(run, table, every_window)).to_csv(index=False, float_format="%.6f")
     if output is None:
-        sys.stdout.write(content)
+        write(content)
         return
     try:
         write_result(output, content.encode())

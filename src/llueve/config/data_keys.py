@@ -4,10 +4,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llueve.config.section import Moment, Section
+from llueve.config.section import TEN_YEARS, Moment, Section
 
 Statistic = Literal["mean", "std", "sum", "min", "max"]
-Hours = Annotated[float, Field(gt=0)]
+Hours = Annotated[float, Field(gt=0, le=TEN_YEARS)]
 
 
 class DataConfig(Section):
@@ -44,7 +44,7 @@ class DataConfig(Section):
     """Format of the times as in `strptime`, such as `%d.%m.%Y %H:%M`. Not set: the times are ISO 8601."""
     time_zone: str = "UTC"
     """Time zone of times without an offset, such as `Europe/Stockholm`."""
-    step_hours: float | None = Field(None, gt=0)
+    step_hours: float | None = Field(None, gt=0, le=TEN_YEARS)
     """Step between two times, in hours. Not set: the step that the times themselves have."""
     missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")
     """Texts of cells that mean "not observed". A list replaces the default list."""

@@ -6,6 +6,13 @@ from pydantic import Field, model_validator
 
 from llueve.config.section import Section
 
+MOST_LAYERS = 256
+MOST_HEADS = 4096
+LARGEST_SIZE = 2**20
+"""Largest width of anything in an encoder."""
+LARGEST_MODEL = 2 * 10**9
+"""Most weights of an encoder: 8 GB. The largest published one has 84 million."""
+
 
 class ModelConfig(Section):
     """The Timer-XL encoder and its classification head (`[model]`)."""
@@ -13,21 +20,22 @@ class ModelConfig(Section):
     head: Literal["variables", "mean"] = "variables"
     """Classification head. `variables` pools each variable separately and adds its level and spread; `mean` is the head
     of the troubleshooting note, the mean over all tokens."""
-    pretrained: str = "none"
-    """Checkpoint to start from: a file, a folder, or the name of a Hugging Face repository. `none`: a fresh encoder."""
+    pretrained: str | None = Field(None, min_length=1)
+    """Checkpoint to start from: a file, a folder, or `hf://ORGANISATION/NAME@REVISION` for a repository of the Hugging Face
+    hub, where `@REVISION` may be left out. Not set: a fresh encoder."""
     allow_missing: tuple[str, ...] = ()
     """Names of tensors that may be absent from the checkpoint or unused in it; `*` matches any text."""
     architecture: Literal["timer_xl", "timer"] = "timer_xl"
     """Encoder. `timer_xl` attends across all variables, `timer` within each. A checkpoint decides it and the sizes below."""
-    patch_length: int = Field(96, ge=1)
+    patch_length: int = Field(96, ge=1, le=LARGEST_SIZE)
     """Steps in one token (patch)."""
-    width: int = Field(64, ge=2)
+    width: int = Field(64, ge=2, le=LARGEST_SIZE)
     """Numbers in one token inside the encoder; a multiple of `heads`, and `width / heads` a multiple of 4."""
-    layers: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1, le=MOST_LAYERS)
     """Number of transformer layers."""
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1, le=MOST_HEADS)
     """Number of attention heads in each layer."""
-    feed_forward: int = Field(128, ge=1)
+    feed_forward: int = Field(128, ge=1, le=LARGEST_SIZE)
     """Width of the feed-forward network in each layer."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of activations that training sets to zero at random. It is 0 in forecasts."""
@@ -43,4 +51,7 @@ class ModelConfig(Section):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if (size := self.width // self.heads) % 4:
             raise ValueError(f"width / heads is {size}; half of it is rotated in pairs, so it must be a multiple of 4")
+        in_layer = self.width * (4 * self.width + 2 * self.feed_forward)
+        if (count := self.layers * in_layer + 2 * self.width * self.patch_length) > LARGEST_MODEL:
+            raise ValueError(f"these sizes make an encoder of {count:,} weights, expected at most {LARGEST_MODEL:,}")
         return self

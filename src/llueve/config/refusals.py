@@ -19,10 +19,10 @@ EXPECTED = {
     "int_parsing_size": "a whole number of fewer digits",
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     "finite_number": "a finite number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number of at most {le:g}",
+    "greater_than": "a number above {gt:,.12g}",
+    "greater_than_equal": "a number of at least {ge:,.12g}",
+    "less_than": "a number below {lt:,.12g}",
+    "less_than_equal": "a number of at most {le:,.12g}",
     "literal_error": "{expected}",
     "moment": "a date, or a date and time, such as 2022-01-02 or 2022-01-02 07:00:00",
     "tuple_type": "a list in square brackets",
@@ -31,6 +31,8 @@ EXPECTED = {
     "model_type": "a table, with the keys of this section",
 }
 """Expected value for each type of pydantic error, with the names of its context in braces."""
+LONGEST_REASON = 500
+"""Most characters of a reason that lists values."""
 
 
 def explain(problem: ErrorDetails) -> str:
@@ -38,15 +40,17 @@ def explain(problem: ErrorDetails) -> str:
     location = [str(part) for part in problem["loc"]]
     key, kind, found = ".".join(location), problem["type"], problem["input"]
     if kind == "extra_forbidden":
-        return f"{key} = {_shown(found)}: this key does not exist; {_nearest(location)}"
+        return f"{key} = {shown(found)}: this key does not exist; {_nearest(location)}"
     if kind == "missing" and isinstance(number := problem["loc"][-1], int):
         return f"{'.'.join(location[:-1])}: value {number + 1} of the list is missing"
     if kind == "missing":
         return f"{key}: {'section is missing' if len(location) == 1 else 'is missing'}; add it (examples/ has complete files)"
     context = problem.get("ctx", {})
     if kind == "value_error":
-        return f"{key}: {context['error']}" if key else str(context["error"])
-    message = f"{key} = {_shown(found)}: expected {EXPECTED.get(kind, 'another value').format(**context)}"
+        reason = str(context["error"])
+        reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
+        return f"{key}: {reason}" if key else reason
+    message = f"{key} = {shown(found)}: expected {EXPECTED.get(kind, 'another value').format(**context)}"
     if kind == "literal_error" and isinstance(found, str):
         words = context["expected"].replace(" or ", ", ").strip("'").split("', '")
         close = difflib.get_close_matches(found, words, n=1)
@@ -54,7 +58,7 @@ def explain(problem: ErrorDetails) -> str:
     return message
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value as TOML writes it, or nearly; a long one is shortened."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -45,11 +45,11 @@ class Config(Section):
         if weights is not None and len(weights) != len(names):
             raise ValueError(f"train.class_weights has {len(weights)} numbers for {len(names)} classes {list(names)}")
         model = self.model
-        if self.train.recipe == "scratch" and model.pretrained != "none":
+        if self.train.recipe == "scratch" and model.pretrained is not None:
             but = f"trains without pre-trained weights, but model.pretrained = {model.pretrained!r}; remove one of them"
             raise ValueError(f'train.recipe = "scratch": {but}')
         for phase in self.train.phases:
-            if model.pretrained == "none" and (count := frozen_layers(phase.freeze)) > model.layers:
+            if model.pretrained is None and (count := frozen_layers(phase.freeze)) > model.layers:
                 raise ValueError(
                     f"train.phases: {phase.name} freezes layers:{count}, but model.layers = {model.layers}"
                 )

@@ -4,7 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llueve.config.section import Section
+from llueve.config.section import MOST_STEPS, Section
+
+YEAR = 525_600
+"""Minutes of a year."""
 
 
 class AuditConfig(Section):
@@ -26,9 +29,9 @@ class GuardConfig(Section):
 class CheckpointConfig(Section):
     """Times at which a training saves its state to disk, in addition to the end of each epoch (`[checkpoints]`)."""
 
-    minutes: float = Field(10.0, gt=0)
+    minutes: float = Field(10.0, gt=0, le=YEAR)
     """Longest time between two saved states, in minutes."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Number of applied steps of a phase after which to save. Not set: the number of steps does not matter."""
 
 
@@ -51,7 +54,7 @@ class TrackConfig(Section):
 class ProcessesConfig(Section):
     """Waiting of processes that train one model together (`[processes]`)."""
 
-    timeout_minutes: float = Field(5.0, gt=0)
+    timeout_minutes: float = Field(5.0, gt=0, le=YEAR)
     """Minutes to wait for a process that does not answer. After them it counts as lost, and all processes end."""
 
 

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llueve.config.section import Moment, Section
+from llueve.config.section import MOST_STEPS, TEN_YEARS, Moment, Section
 
 
 class TargetConfig(Section):
@@ -20,10 +20,10 @@ class TargetConfig(Section):
     """Class whose probability is verified. Not set: the last class."""
     variable: str | None = None
     """Precipitation variable to sum over the horizon. Not set: `label` gives the target."""
-    threshold_mm: float | None = Field(None, ge=0.01)
+    threshold_mm: float | None = Field(None, ge=0.01, le=100_000)
     """Least sum of `variable` that counts as the event, in millimetres; 0.01 or more. Packed archives hold small amounts
     without rain, so 0.1 is a usual minimum. Not set: allowed only with `label`."""
-    horizon_hours: float = Field(24.0, gt=0)
+    horizon_hours: float = Field(24.0, gt=0, le=TEN_YEARS)
     """Length H of the horizon in hours; the target is about (t, t + H]. A whole number of steps."""
     allow_sampled: bool = False
     """Accept a sum whose values cover only a part of each step. It misses the rain of the other hours."""
@@ -91,9 +91,9 @@ class SplitConfig(Section):
 class WindowsConfig(Section):
     """Windows: the part of the past that the model sees (`[windows]`)."""
 
-    context: int = Field(ge=1)
+    context: int = Field(ge=1, le=MOST_STEPS)
     """Length of a window in steps, up to and including the issue time."""
-    stride: int = Field(1, ge=1)
+    stride: int = Field(1, ge=1, le=MOST_STEPS)
     """Steps between the issue times of training. Validation, test and the reference forecasts use every issue time."""
     missing: Literal["mask", "raw"] = "mask"
     """Treatment of missing cells. `mask` computes without them; `raw` passes them to the model as NaN, as a demonstration."""

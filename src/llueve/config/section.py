@@ -11,6 +11,10 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
+TEN_YEARS = 87_660
+"""Most hours of any length in time."""
+MOST_STEPS = 10**9
+"""Most of anything that is counted: steps, epochs, windows."""
 NOT_SET = "Not set: "
 """Beginning of the sentence in a key's docstring that explains a key without a value."""
 

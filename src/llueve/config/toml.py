@@ -7,10 +7,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llueve.config.refusals import explain
+from llueve.config.refusals import explain, shown
 from llueve.config.root import Config
 from llueve.config.section import Section
+from llueve.config.tree_bounds import tree_problem
 from llueve.errors import ConfigError
+from llueve.paths import path_problem
+
+LARGEST_FILE = 2**20
+"""Most bytes of a configuration."""
+MOST_DOTS = 500
+"""Most dots in one line: the parser takes time with the square of the parts of a key."""
+MOST_EXPLAINED = 20
+"""Refused keys that a message explains; the others are counted."""
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
@@ -19,19 +28,37 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     Each override is `section.key=value` with the value in TOML, such as `model.head="mean"`; a bare word is text.
 
     Raises:
-        ConfigError: the file is absent or not TOML, or a key or value is refused.
+        ConfigError: the file is absent, too large or not TOML, or a key or value is refused.
     """
+    if problem := path_problem(str(path)):
+        raise ConfigError(f"{str(path)[:100]!r}: {problem}")
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror}); give the path of a TOML configuration"
         raise ConfigError(message) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(content) > LARGEST_FILE:
+        raise ConfigError(f"{path}: has more than {LARGEST_FILE:,} bytes; give the path of a TOML configuration")
+    try:
+        table = _parse(content.decode("utf-8"))
+    except ValueError as error:  # also numbers with too many digits
         raise ConfigError(f"{path}: is not TOML ({error}); see examples/ for a complete file") from error
     for override in overrides:
         _apply(table, override)
     return parse_config(table, where=str(path), folder=path.parent)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The table of a TOML text; `ValueError` if it is not TOML, or would take the parser too long."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if (dots := line.count(".")) > MOST_DOTS:
+            raise ValueError(f"line {number} has {dots:,} dots, expected at most {MOST_DOTS}; use several lines")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("its lists or tables are nested too deep") from None
 
 
 def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) -> Config:
@@ -40,50 +67,63 @@ def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) 
     Its relative paths start at `folder` and become absolute; without a folder they stay as they are.
 
     Raises:
-        ConfigError: a key or value is refused; the message has a line for each.
+        ConfigError: a key or value is refused; the message has a line for each of the first 20.
     """
+    if problem := tree_problem(table):
+        raise ConfigError(f"{where}: {problem}")
     try:
         config = Config.model_validate(table)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {explain(problem)}" for problem in error.errors())) from None
-    return config if folder is None else _absolute(config, folder)
+        problems = error.errors(include_url=False)
+        lines = [f"{where}: {explain(problem)}" for problem in problems[:MOST_EXPLAINED]]
+        if (others := len(problems) - MOST_EXPLAINED) > 0:
+            lines.append(f"{where}: and {others:,} more refused keys or values")
+        raise ConfigError("\n".join(lines)) from None
+    return _absolute(config, where, folder)
 
 
-def _absolute(config: Config, folder: Path) -> Config:
-    """The configuration with paths that do not depend on the place of its file."""
+def _absolute(config: Config, where: str, folder: Path | None) -> Config:
+    """The configuration with checked paths that, given a folder, do not depend on the place of its file."""
+
+    def placed(section: Section, name: str, *keys: str) -> Section:
+        changes: dict[str, Any] = {}
+        for key in keys:
+            match getattr(section, key):
+                case str(path):
+                    changes[key] = _placed(path, folder, f"{where}: {name}.{key}")
+                case tuple(paths):
+                    changes[key] = tuple(_placed(path, folder, f"{where}: {name}.{key}") for path in paths)
+        return section.model_copy(update=changes)
+
     changes: dict[str, Any] = {
-        "data": _with_paths(config.data, folder, "path", "more_paths", "land_mask", "positions"),
-        "regions": {name: _with_paths(region, folder, "polygon", "mask") for name, region in config.regions.items()},
+        "data": placed(config.data, "data", "path", "more_paths", "land_mask", "positions"),
+        "regions": {
+            name: placed(region, f"regions.{name}", "polygon", "mask") for name, region in config.regions.items()
+        },
+        "model": placed(config.model, "model", "pretrained"),
     }
-    if (folder / config.model.pretrained).exists():  # otherwise a word, or the name of a repository
-        changes["model"] = _with_paths(config.model, folder, "pretrained")
-    if (mlflow := config.track.mlflow_folder) is not None:
-        changes["track"] = config.track.model_copy(update={"mlflow": str((folder / mlflow).resolve())})
+    if config.track.mlflow_folder is not None:
+        changes["track"] = placed(config.track, "track", "mlflow")
     return config.model_copy(update=changes)
 
 
-def _with_paths(section: Section, folder: Path, *keys: str) -> Section:
-    """The section with the paths of these keys, as far as they are set, starting at a folder."""
-    placed = {
-        key: _placed(path, folder) if isinstance(path, str) else tuple(_placed(each, folder) for each in path)
-        for key in keys
-        if (path := getattr(section, key)) is not None
-    }
-    return section.model_copy(update=placed)
-
-
-def _placed(path: str, folder: Path) -> str:
-    """The absolute path, unless it is a file of a package or an address.
+def _placed(path: str, folder: Path | None, key: str) -> str:
+    """The absolute path, unless it is a file of a package, an address, or without a folder; `key` names it in errors.
 
     In a pattern, brackets in the name of the folder are escaped: they are not part of the pattern.
     """
-    if path.startswith("package:") or "://" in path:
+    if problem := path_problem(path):
+        raise ConfigError(f"{key} = {shown(path)}: {problem}")
+    if folder is None or path.startswith("package:") or "://" in path:
         return path
-    if not glob.has_magic(path) or (folder / path).exists():
-        return str((folder / path).resolve())
-    parts = Path(path).parts
-    plain = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    return str(Path(glob.escape(str(folder.joinpath(*parts[:plain]).resolve())), *parts[plain:]))
+    try:
+        if not glob.has_magic(path) or (folder / path).exists():
+            return str((folder / path).resolve())
+        parts = Path(path).parts
+        plain = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+        return str(Path(glob.escape(str(folder.joinpath(*parts[:plain]).resolve())), *parts[plain:]))
+    except (OSError, RuntimeError) as error:  # a link that leads to itself, or a folder that may not be read
+        raise ConfigError(f"{key} = {shown(path)}: cannot be looked up ({error})") from error
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -93,13 +133,13 @@ def _apply(table: dict[str, Any], override: str) -> None:
     if not (equals and len(path) > 1 and all(path)):
         raise ConfigError(f"--set {override}: expected section.key=value, such as train.epochs=5")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _parse(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     for part in path[:-1]:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
             cannot = f"so --set {override} cannot change it; write [{part}]"
-            raise ConfigError(f"{part} = {inner!r}: is not a section, {cannot}")
+            raise ConfigError(f"{part} = {shown(inner)}: is not a section, {cannot}")
         table = inner
     table[path[-1]] = value

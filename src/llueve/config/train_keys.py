@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
-from llueve.config.section import Section
+from llueve.config.section import MOST_STEPS, Section
 
 Recipe = Literal["plain", "default", "conservative", "scratch"]
 
-LAYERS = re.compile(r"layers:([1-9][0-9]*)")
+LAYERS = re.compile(r"layers:([1-9][0-9]{0,3})")
 STAIRS = 10
 """Steps of the staircase up to the full rate, as in the troubleshooting note: 1e-7, 2e-7 … of 1e-6."""
 
@@ -26,13 +26,13 @@ def _as_tuple(value: object) -> object:
 class PhaseKeys(Section):
     """Keys of `[train]` that a phase may also set for itself."""
 
-    epochs: Annotated[int, Field(ge=1)] = 10
+    epochs: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 10
     """Largest number of epochs."""
-    patience: Annotated[int, Field(ge=1)] = 3
+    patience: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 3
     """Epochs without a better validation log-loss after which training ends."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 64
     """Windows in one batch."""
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
     """Number of batches whose gradients make one optimiser step."""
     encoder_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Highest learning rate of the encoder, above 0 and at most 1."""
@@ -43,9 +43,9 @@ class PhaseKeys(Section):
     encoder's rate; the embedding counts as the layer below the first."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Weight decay of AdamW, 0 to 1."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST_STEPS)] = 100
     """Optimiser steps over which the learning rates rise linearly from zero."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=MOST_STEPS)] = 0.0
     """Epochs of warm-up. Above zero, it replaces `warmup_steps`."""
     warmup: Literal["linear", "staircase"] = "linear"
     """Shape of the warm-up. `linear` rises with each step. `staircase` rises with each epoch, counted from 0, to
@@ -128,7 +128,7 @@ class TrainConfig(PhaseKeys):
     """Phases in order, as entries `[[train.phases]]`. Without any, `recipe` decides."""
     fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training windows to use, above 0 and at most 1: the same share of every class and calendar month."""
-    class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    class_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] | None = None
     """Weight of each class in the loss, above 0, in the order of the classes. Not set: every class has weight 1."""
     focal_gamma: float = Field(0.0, ge=0, le=10)
     """Exponent γ of the focal loss, 0 to 10; 0 is the plain loss. A sample of class probability p counts (1 − p)^γ times."""

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from llueve.config import Config, load_config
-from llueve.errors import RunError
+from llueve.errors import RunError, UsageError
 from llueve.files import append, flush_folder, make_folder, shorten, write_whole
+from llueve.paths import path_problem
 from llueve.runs.lock import LOCK
 
 CONFIG, AUDIT, HISTORY = "config.toml", "audit.json", "history.jsonl"
@@ -51,6 +52,8 @@ UNFINISHED, REPLACING = "unfinished", ".replacing"
 """Folder of the run that is to replace this one; and its name from the moment when it counts as this run."""
 BEFORE_A_RUN = (LOCK, f".{CONFIG}.part")
 """Files that a process may leave behind which was killed before the run began."""
+LARGEST_JSON = 16 * 2**20
+"""Most bytes of a JSON file of a run."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Run:
     """A run directory. Each method that changes it raises RunError if the disk is full or read-only."""
 
     directory: Path
+
+    def __post_init__(self) -> None:
+        """Refuse a path that no directory can have, with a `UsageError`."""
+        if problem := path_problem(str(self.directory)):
+            raise UsageError(f"{str(self.directory)[:100]!r}: {problem}; give another run directory")
 
     def require_free(self, overwrite: bool) -> None:
         """Check that a new run may use this directory, and with `overwrite` replace a run in it; nothing is changed.
@@ -155,10 +163,12 @@ class Run:
         """Return the content of one JSON file; RunError is raised if it does not exist, or is damaged."""
         path = self.path(name)
         try:
+            if (size := path.stat().st_size) > LARGEST_JSON:
+                raise ValueError(f"it has {size:,} bytes, expected at most {LARGEST_JSON:,}")
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RunError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}: is damaged ({error}); train again with --overwrite") from error
         if not isinstance(content, dict):
             raise RunError(f"{path}: is damaged (expected a JSON object); train again with --overwrite")

@@ -15,6 +15,8 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, Va
 from torch import Tensor
 
 from llueve.config import Config, ModelConfig, Section
+from llueve.config.section import MOST_STEPS, TEN_YEARS
+from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, DataError, GuardStop, listed
 from llueve.model.build import build_classifier, build_encoder
 from llueve.model.checkpoints.pretrained import PretrainedWeights
@@ -32,13 +34,15 @@ FORMAT = 2
 """Version of `model.json`: raised when older code would misread it."""
 DESCRIBED = "description_sha256"
 """Entry of the sealed text in the weights: the hash of their description."""
+FLOAT = np.finfo(np.float32)
+"""Limits of the numbers that the model computes with."""
 
 
 class ScalerNumbers(Section):
     """Mean and standard deviation of each variable, as `model.json` holds them."""
 
-    mean: list[float]
-    std: list[Annotated[float, Field(gt=0)]]
+    mean: list[Annotated[float, Field(ge=-FLOAT.max, le=FLOAT.max)]]
+    std: list[Annotated[float, Field(ge=FLOAT.tiny, le=FLOAT.max)]]
 
 
 def _read_scaler(value: Any, info: ValidationInfo) -> Scaler:
@@ -62,8 +66,8 @@ class ModelDescription(Section):
     classes: list[str] = Field(min_length=2)
     event_index: int = Field(ge=0)
     """Index of the class whose probability is forecast."""
-    context: int = Field(ge=1, strict=True)
-    step_hours: float = Field(gt=0)
+    context: int = Field(ge=1, le=MOST_STEPS, strict=True)
+    step_hours: float = Field(gt=0, le=TEN_YEARS)
     missing: Literal["mask", "raw"]
     split: dict[str, Any]
     """First times of the validation and test periods, and the number of windows in each period."""
@@ -216,6 +220,8 @@ def load_model(run: Run) -> SavedModel:
     weights, content, path = run.path(WEIGHTS), run.read_json(MODEL), run.directory / MODEL
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: was written by another version of llueve; train again")
+    if problem := tree_problem(content):
+        raise CheckpointError(f"{path}: is damaged ({problem}); train again")
     try:
         description = ModelDescription.model_validate(content)
     except ValidationError as error:
@@ -231,6 +237,13 @@ def load_model(run: Run) -> SavedModel:
             f"{path}: does not belong to these weights ({WEIGHTS} records the hash of another description): one of the two "
             "was changed, or comes from another run; restore both from the same run, or train again"
         )
+    # A wrong size in `model.json` must not cost memory or time: the weights decide before anything is built.
+    with torch.device("meta"):
+        claimed = description.build_classifier(build_encoder(description.model)).state_dict()
+    expected, found = ({name: (each.dtype, each.shape) for name, each in state.items()} for state in (claimed, tensors))
+    if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
+        names = f"absent, unexpected or of another shape: {listed(wrong)}"
+        raise CheckpointError(f"{weights}: does not belong to {MODEL} ({names}); train again")
     try:
         classifier = description.build_classifier(build_encoder(description.model))
         classifier.load_state_dict(tensors)

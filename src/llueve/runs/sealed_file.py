@@ -16,6 +16,8 @@ from llueve.files import write_whole
 
 CONTENT, SEAL = "llueve", "sha256"
 """Entries of the file's metadata: the JSON text, and the hash."""
+LARGEST_HEADER = 32 * 2**20
+"""Most bytes of the header, which holds the text and the names of the tensors."""
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], text: str) -> None:
@@ -75,6 +77,9 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, 
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise ValueError("it is not a plain file; links are not followed")
+        with path.open("rb") as start:
+            if (header := int.from_bytes(start.read(8), "little")) > LARGEST_HEADER:
+                raise ValueError(f"its header has {header:,} bytes, expected at most {LARGEST_HEADER:,}")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys() if with_tensors}  # noqa: SIM118 (no mapping)

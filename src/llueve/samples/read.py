@@ -9,6 +9,7 @@ import xarray as xr
 
 from llueve.config import Config, DataConfig, RegionConfig, TargetConfig
 from llueve.errors import DataError
+from llueve.paths import path_problem
 from llueve.samples.features import add_features
 from llueve.samples.split import cut_indices
 from llueve.sources.grids.archive import is_gridded
@@ -51,6 +52,8 @@ def read_source(
     """
     data, target = config.data, config.target
     if new is not None:
+        if problem := path_problem(new):
+            raise DataError(f"{new[:100]!r}: {problem}")
         label = () if target.label is None else (target.label,)
         newer = {"path": new, "exclude": (*data.exclude, *label), "more_paths": (), "start": None, "end": None}
         data = data.model_copy(update=newer)

@@ -24,7 +24,11 @@ class Average:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the present weights."""
-        torch._foreach_lerp_(self.parts, self.parameters, 1 - self.decay)
+        if hasattr(torch, "_foreach_lerp_"):  # all parts in one call; it is not public
+            torch._foreach_lerp_(self.parts, self.parameters, 1 - self.decay)
+        else:
+            for part, parameter in zip(self.parts, self.parameters, strict=True):
+                part.lerp_(parameter, 1 - self.decay)
 
     @torch.no_grad()
     def begin(self, parameters: Iterable[Tensor]) -> None:

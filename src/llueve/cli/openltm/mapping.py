@@ -125,7 +125,9 @@ def _effects(flags: Flags, table: CsvSummary, sections: dict[str, dict[str, Any]
         "data": f"{site}; the last {TEST:.0%} of the time is the test period, the {VALIDATION:.0%} before it validation",
         "data_path": f"data.path = {table.path}",
         "target": f"target.label = {target['label']}",
-        "adaptation": "from the weights of --pretrain_model_path" if checkpoint else 'model.pretrained = "none"',
+        "adaptation": "from the weights of --pretrain_model_path"
+        if checkpoint
+        else "no model.pretrained: a fresh encoder",
         "pretrain_model_path": f"model.pretrained = {checkpoint}" if checkpoint else "unused without --adaptation",
         "n_classes": f"target.classes = {target['classes']} of the column {target['label']}",
         "learning_rate": f"train.encoder_learning_rate = train.head_learning_rate = {flags['learning_rate']:g}",

@@ -4,48 +4,64 @@ import re
 from pathlib import Path
 
 from llueve.errors import CheckpointError
+from llueve.paths import path_problem
 
 WEIGHT_FILES = ("model.safetensors", "checkpoint.pth")
+HUB = "hf://"
+HUB_NAME = re.compile(r"(?P<repository>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]{1,255}))?", re.ASCII)
+"""`organisation/name` or `organisation/name@revision`; a revision is a branch, a tag or a commit."""
+OLD_WORDS = ("none", "embedded")
+"""Words that earlier versions read as "no checkpoint"; they are ordinary names of files now."""
 
 
 def weight_file(path: str | Path) -> Path:
     """Return the weight file of a path: the file itself, one of `WEIGHT_FILES` in a folder, or a download from the hub.
 
+    Only an address `hf://organisation/name@revision` is ever downloaded; the revision may be left out.
+
     Raises:
-        CheckpointError: the file does not exist, or the download fails.
+        CheckpointError: the file does not exist, the address is not valid, or the download fails.
     """
+    if str(path).startswith(HUB):
+        return _from_hub(str(path))
+    if problem := path_problem(str(path)):
+        raise CheckpointError(f"{str(path)[:100]!r}: {problem}")
     file = Path(path)
-    if str(path) == "embedded":
-        raise CheckpointError(
-            'embedded: this version carries no encoder of its own; take "none" for a fresh one, or give a checkpoint (a '
-            "file, a folder, or the name of a Hugging Face repository)"
-        )
     try:
         if found := next(filter(Path.is_file, (file, *(file / name for name in WEIGHT_FILES))), None):
             return found
-        is_folder, has_parent = file.is_dir(), file.parent != Path() and file.parent.is_dir()
+        is_folder = file.is_dir()
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from error
     if is_folder:
         raise CheckpointError(f"{file}: the folder holds neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[1]}")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not has_parent and file.suffix not in (".pth", ".safetensors"):
-        return _from_hub(str(path))
+    advice = ""
+    if file.name in OLD_WORDS:
+        advice = ". For a fresh encoder, remove the key model.pretrained"
+    elif HUB_NAME.fullmatch(str(path)):
+        advice = f". If it is a repository of the Hugging Face hub, write {HUB}{path}"
     raise CheckpointError(
-        f"{path}: does not exist; expected a checkpoint (.pth or .safetensors), or a folder that holds one"
+        f"{path}: does not exist; expected a checkpoint (.pth or .safetensors), or a folder that holds one{advice}"
     )
 
 
-def _from_hub(repository: str) -> Path:
+def _from_hub(address: str) -> Path:
     """Download weights and configuration of a repository once."""
+    if not (name := HUB_NAME.fullmatch(address.removeprefix(HUB))):
+        raise CheckpointError(
+            f"{address[:200]}: is not the address of a repository; expected {HUB}organisation/name, or "
+            f"{HUB}organisation/name@revision"
+        )
     from huggingface_hub import hf_hub_download  # slow to import, and needed only here
     from huggingface_hub.errors import HfHubHTTPError
 
+    repository, revision = name["repository"], name["revision"]
     try:
-        hf_hub_download(repository, "config.json")
-        return Path(hf_hub_download(repository, "model.safetensors"))
+        hf_hub_download(repository, "config.json", revision=revision)
+        return Path(hf_hub_download(repository, "model.safetensors", revision=revision))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{repository}: could not be fetched from the Hugging Face hub ({reason}). Copy config.json and model.safetensors "
-            "of that repository into one folder, and give the folder as model.pretrained"
+            f"{address}: could not be fetched from the Hugging Face hub ({reason}). Copy config.json and model.safetensors "
+            "of that repository into one folder, and give the folder instead"
         ) from error

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from llueve.config.model_keys import LARGEST_MODEL
 from llueve.errors import CheckpointError, UsageError, listed
 from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.locate import weight_file
@@ -133,8 +134,8 @@ def load_pretrained(
     """Return an encoder with published weights, in float32 and evaluation mode, and the report on every tensor.
 
     Args:
-        path: an OpenLTM `.pth`, a safetensors file, a folder that holds one of them, or the name of a Hugging Face
-            repository such as `thuml/timer-base-84m`.
+        path: an OpenLTM `.pth`, a safetensors file, a folder that holds one of them, or the address of a Hugging Face
+            repository such as `hf://thuml/timer-base-84m`, with `@revision` if it matters.
         allow_missing: names of tensors that the file may lack (they are then freshly initialised) or hold without use;
             `*` matches any text.
         dropout: rate of the encoder in training, 0…1.
@@ -183,6 +184,8 @@ def inspect_checkpoint(path: str | Path) -> tuple[LoadReport, dict[str, Tensor]]
             f"{file}: the shapes of its tensors describe an encoder of {claimed:,} parameters, but they hold {held:,} "
             "numbers; they do not belong to one encoder"
         )
+    if claimed > LARGEST_MODEL:
+        raise CheckpointError(f"{file}: is an encoder of {claimed:,} weights, expected at most {LARGEST_MODEL:,}")
     original = {new: old for old, new in renamed.items()}
     wrong = {name: _wrong(tensor, expected[name]) for name, tensor in named.items() if name in expected}
     good = {name: named[name] for name, why in wrong.items() if not why}

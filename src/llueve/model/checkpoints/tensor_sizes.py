@@ -9,14 +9,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from llueve.config.model_keys import LARGEST_SIZE, MOST_HEADS, MOST_LAYERS
 from llueve.errors import CheckpointError, listed
 from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.weight_files import short_message
 
 LAYER = "blocks.attn_layers"
 VARIABLE_BIAS = "attention.inner_attention.attn_bias.emb.weight"
-MOST_LAYERS = 256
-LARGEST_SIZE = 2**20
 LARGEST_CONFIG = 1024 * 1024
 """Bytes of a `config.json`."""
 
@@ -26,7 +25,7 @@ class TimerJson(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    num_attention_heads: int = Field(ge=1, le=4096)
+    num_attention_heads: int = Field(ge=1, le=MOST_HEADS)
     rope_theta: Literal[10000] = 10000
     hidden_act: Literal["silu"] = "silu"
     hidden_size: int | None = None

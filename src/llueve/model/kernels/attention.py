@@ -31,6 +31,9 @@ HEAD_MULTIPLE = 4
 """The fast kernels of accelerators need a head width that is a multiple of this number."""
 CHUNK_ROWS = 64
 """Smallest number of rows in a chunk at which the kernel runs at full speed."""
+KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
+HAS_KERNEL = all(hasattr(torch.ops.aten, name) for name in (KERNEL, f"{KERNEL}_backward"))
+"""True if torch has the processor's kernel, which is not public; without it, the slower public attention is used."""
 
 
 def variable_attention(
@@ -58,7 +61,7 @@ def variable_attention(
         query_BHTE, key_BHTE, value_BHTE = _with_mask_coordinate(
             query_BHTE, key_BHTE, value_BHTE, absent_BT, variables, scale, added
         )
-    if on_processor:
+    if on_processor and HAS_KERNEL:
         out_BHTE = cast(Tensor, _FusedAttention.apply(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale))  # type: ignore[no-untyped-call]
     else:
         out_BHTE = masked_attention(query_BHTE, key_BHTE, value_BHTE, delta_H, variables, scale)
@@ -76,7 +79,7 @@ def causal_attention(
 def masked_attention(
     query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, delta_H: Tensor, variables: int, scale: float
 ) -> Tensor:
-    """Compute the same attention in one call, for accelerators: their kernels compute the gradient of a mask."""
+    """Compute the same attention in one public call: on accelerators, and where the processor's kernel is absent."""
     same_TT, later_TT = _relations(query_BHTE.shape[2], variables, query_BHTE.device)
     mask_HTT = (delta_H[:, None, None] * same_TT).masked_fill(later_TT, -torch.inf)
     return F.scaled_dot_product_attention(query_BHTE, key_BHTE, value_BHTE, attn_mask=mask_HTT[None], scale=scale)

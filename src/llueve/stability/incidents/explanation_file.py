@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, RunError
 from llueve.files import read_small, write_whole
 from llueve.runs.directory import EXPLANATION
@@ -69,13 +70,25 @@ def write_explanation(folder: Path, explanation: Explanation) -> None:
         raise RunError(f"{folder}: cannot be written ({error.strerror or error}); free the disk") from error
 
 
+def _stored(path: Path) -> StoredExplanation:
+    """Raises `CheckpointError` or `ValidationError` for a damaged file."""
+    text = read_small(path, LARGEST)
+    try:
+        problem = tree_problem(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error})") from error
+    if problem:
+        raise CheckpointError(f"{path}: is damaged ({problem})")
+    return StoredExplanation.model_validate_json(text)
+
+
 def with_stored(own: Explanation, folder: Path) -> tuple[Explanation, str | None]:
     """Add the findings of the training to an explanation; also returns the fault of a damaged file, which is not used."""
     path = folder / EXPLANATION
     if not path.is_symlink() and not path.exists():
         return own, None
     try:
-        stored = StoredExplanation.model_validate_json(read_small(path, LARGEST))
+        stored = _stored(path)
     except (CheckpointError, ValidationError) as error:
         fault = str(error if isinstance(error, CheckpointError) else damaged(path, error))
         logger.warning("%s; it is not used", fault)

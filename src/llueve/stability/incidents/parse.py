@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, RunError, UsageError, listed
 from llueve.model.batch import Batch
 from llueve.runs.directory import INCIDENT
@@ -30,7 +31,7 @@ from llueve.stability.incidents.format import (
 from llueve.stability.reading import Reading
 from llueve.stability.refused_step import RefusedStep
 
-LARGEST_DESCRIPTION = 64 * 2**20
+LARGEST_DESCRIPTION = 16 * 2**20
 """Most characters of the text of an incident."""
 
 Groups = dict[str, dict[str, Tensor]]
@@ -110,9 +111,12 @@ def _description(path: Path, text: str) -> Description:
         most = f"expected at most {LARGEST_DESCRIPTION:,}"
         raise CheckpointError(f"{path}: its text has {len(text):,} characters, {most}")
     try:
-        found_format = json.loads(text).get("format")
+        content = json.loads(text)
+        found_format = content.get("format")
     except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged ({type(error).__name__})") from None
+    if problem := tree_problem(content):
+        raise CheckpointError(f"{path}: is damaged ({problem})")
     if found_format != FORMAT:
         raise CheckpointError(f"{path}: was written by another version of llueve; this one reads format {FORMAT}")
     try:
