@@ -22,6 +22,7 @@ from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import load_pretrained
 from llueve.training.saved_states import Health, SavedStates
 from llueve.training.snapshot import Snapshot
+from llueve.training.trainer import Trainer
 
 Damage = Callable[[SavedStates, Path, Random], tuple[Path, str]]
 """Returns the damaged file, and the words that must name it."""
@@ -64,12 +65,17 @@ STATE_FAULTS: dict[str, Damage] = {
 }
 
 
+def interrupt(trainer: Trainer) -> None:
+    """Do as a signal does."""
+    trainer.environment.interruption.number = signal.SIGTERM
+
+
 def interrupted(shape: Shape, seed: int, precision: str, timing: str, damage: Damage, random: Random) -> dict[str, Any]:
     """Interrupt a training, damage its newest state, resume, and judge the result."""
     clean = Trial(shape, seed, precision).run()
     with tempfile.TemporaryDirectory() as name:
         folder, first = Path(name), Trial(shape, seed, precision)
-        first.run(lambda _: setattr(first.interruption, "number", signal.SIGTERM), first.attempt_at(timing), folder)
+        first.run(interrupt, first.attempt_at(timing), folder)
         states = SavedStates(folder)
         found = states.newest()
         if found is None:  # before the last step the training ends by itself

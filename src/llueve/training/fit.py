@@ -1,6 +1,7 @@
 """Train the model of a run: connect the training loop with the run directory, the trackers and the processes."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import xarray as xr
@@ -63,7 +64,8 @@ def fit(
             f"{config.data.path}: process {processes.rank} reads another table there than process 0; bring the same one to "
             "every machine"
         )
-    saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
+    knots_CJ = windows.quantiles(split.training_rows, KNOTS)
+    saved.classifier.set_knots(knots_CJ)
     training = thinned(split.training, config.windows.stride)
     names = DataNames(
         model=saved.model,
@@ -77,7 +79,7 @@ def fit(
         environment = Environment(
             record=job.record,
             keep_incident=IncidentFolder(run.directory, names).keep,
-            new_model=saved.fresh,
+            new_model=partial(saved.fresh, knots_CJ),
             console=job.console,
             saved_states=SavedStates(run.directory),
             save_every=config.checkpoints,
