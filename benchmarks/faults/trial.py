@@ -199,7 +199,9 @@ class Trial:
 
     def _fit(self, folder: Path, start: SavedState | None, outcome: Outcome) -> None:
         """Train as `llueve train` does; a tracker receives the lines of the history."""
-        lines = SimpleNamespace(record=lambda line: (outcome.events if "event" in line else outcome.history).append(line))
+        lines = SimpleNamespace(
+            record=lambda line: (outcome.events if "event" in line else outcome.history).append(line)
+        )
         job = Job(self.config, Run(folder), Processes(), Console(file=io.StringIO()), lines)
         if start is None:
             job.run.create(self.config, overwrite=False)

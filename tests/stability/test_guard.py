@@ -47,6 +47,7 @@ FAULTS = {
     "average nan": ({"average": (math.nan, 1.0)}, "average"),
     "average inf": ({"average": (0.0, math.inf)}, "average"),
     "average absurd": ({"average": (-1e20, 1.0)}, "average"),
+    "changed bits": ({"changed": ("weights",)}, "memory"),
     "first moment beyond what is clipped": ({"moments": (-1.1, 0.1, 0.0, 0.01)}, "moments"),
     "second moment beyond what is clipped": ({"moments": (-0.1, 0.1, 0.0, 1.1)}, "moments"),
     "rate above the schedule": ({"rates": (1e-3, 2e-3), "highest_rates": (1e-3, 1e-3)}, "learning_rate"),

@@ -7,7 +7,7 @@ from the device in one read.
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ LOWER_RATES = "What to do: inputs are finite, so lower train.encoder_learning_ra
 ADVICE = {
     FaultKind.WEIGHTS: "What to do: train again; if it happens again, check the checkpoint and the machine's memory",
     FaultKind.MOMENTS: TEST_MEMORY,
+    FaultKind.MEMORY: TEST_MEMORY,
     FaultKind.LEARNING_RATE: "What to do: correct train.encoder_learning_rate, train.head_learning_rate and the schedule",
 }
 SPIKE_LOSS = 10.0
@@ -40,6 +41,7 @@ LARGEST_NORM = 1e18
 LARGEST_WEIGHT = 1e6
 """No trained weight is larger; a weight with a flipped bit may be."""
 UNSOUND = f"hold(s) numbers that are not finite or larger than {LARGEST_WEIGHT:g}"
+CHANGED = "changed between two steps, although only an applied step changes them"
 ROUNDING = 1.001
 """Factor by which rounding may exceed a bound."""
 IDLE_STEPS = 100
@@ -98,12 +100,20 @@ class Guard:
         self.skipped = 0
         self.reasons.clear()
 
-    def check_weights(self, model: nn.Module) -> None:
-        """Raise a `GuardStop` that names them if weights or buffers are not finite or absurdly large."""
-        if wrong := unsound_weights(model):
+    def check_weights(self, model: nn.Module, changed: Sequence[str] = ()) -> None:
+        """Raise a `GuardStop` if weights or buffers are not finite or absurdly large, or if stored numbers have changed.
+
+        Args:
+            changed: parts of the stored numbers whose bits changed without a step.
+        """
+        wrong = unsound_weights(model)
+        if wrong or changed:
+            found = (
+                f"{listed(wrong)} {UNSOUND}, although every step was sound" if wrong else f"{listed(changed)} {CHANGED}"
+            )
             raise GuardStop(
-                f"stopped by the guard: {listed(wrong)} {UNSOUND}, although every step was sound. The memory is damaged, or "
-                f"something other than the optimiser changed them. No model was written. {TEST_MEMORY}"
+                f"stopped by the guard: {found}. The memory is damaged, or something other than the optimiser changed them. "
+                f"No model was written. {TEST_MEMORY}"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -185,6 +195,8 @@ class Guard:
             return Fault(FaultKind.AVERAGE, "the moving average of the weights holds numbers that are not finite")
         if (most := max(map(abs, reading.average))) > LARGEST_WEIGHT:
             return Fault(FaultKind.AVERAGE, f"the moving average of the weights holds numbers up to {most:g}")
+        if reading.changed:
+            return Fault(FaultKind.MEMORY, f"bits of {listed(reading.changed)} {CHANGED}")
         return None
 
     def _step_fault(self, reading: Reading) -> Fault | None:

@@ -131,6 +131,8 @@ def _run_epoch(trainer: Trainer, progress: TrainingProgress) -> None:
     if repair_weights(trainer):
         return  # the training is back in the middle of this epoch
     line, improved = _validate(trainer, round(time.perf_counter() - started, 3))
+    if repair_weights(trainer):
+        return  # damaged while the epoch was validated, so its forecasts may be wrong
     trainer.environment.record(asdict(line))
     progress.line(_describe(line, improved))
     progress.validated(line.validation_skill)

@@ -9,8 +9,9 @@ from llueve.errors import GuardStop, listed
 from llueve.model.batch import Batch
 from llueve.model.classifier import LARGEST
 from llueve.stability.diagnosis import Cause, Evidence, Explanation, explain
+from llueve.stability.diagnosis.memory import cause_of_change
 from llueve.stability.diagnosis.suspects import far
-from llueve.stability.guard import unsound_weights
+from llueve.stability.guard import CHANGED, unsound_weights
 from llueve.stability.incidents import write_explanation
 from llueve.stability.reading import Fault, FaultKind
 from llueve.stability.refused_step import RefusedStep
@@ -93,15 +94,20 @@ def repair_weights(trainer: Trainer) -> bool:
         state.count_refused()
         _make_alike(trainer, f"end of epoch {state.place.epoch}: {_who(trainer)}")
         return True
-    wrong = unsound_weights(state.model)
-    if not wrong:
+    wrong, changed = unsound_weights(state.model), state.names_of(state.changed(everything=True).tolist())
+    if not (wrong or changed):
         return False
     if trainer.policy != "repair" or state.ledger.rollbacks >= MOST_ROLLBACKS or not state.healthy.is_sound:
-        state.guard.check_weights(state.model)
-    reason = f"{listed(wrong)} hold(s) numbers that no sound step leads to"
+        state.guard.check_weights(state.model, changed)
     state.count_refused()
     remedy = Remedy(Action.ROLL_BACK, "roll back to the last healthy state and continue as before")
-    _record(trainer, Fault(FaultKind.WEIGHTS, reason), Cause.CORRUPT_WEIGHTS, remedy, None)
+    if wrong:
+        fault = Fault(FaultKind.WEIGHTS, f"{listed(wrong)} hold(s) numbers that no sound step leads to")
+        cause = Cause.CORRUPT_WEIGHTS
+    else:
+        fault = Fault(FaultKind.MEMORY, f"end of epoch {state.place.epoch}: bits of {listed(changed)} {CHANGED}")
+        cause = cause_of_change(changed)
+    _record(trainer, fault, cause, remedy, None)
     state.roll_back()
     return True
 
@@ -144,24 +150,25 @@ def _explain(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanatio
     if damaged:  # an average of damaged weights is damaged with them
         kind = FaultKind.WEIGHTS if step.kind == FaultKind.AVERAGE else step.kind
         step = replace(step, kind=kind, average=None)
-    now, guard, healthy = state.capture(), state.guard, state.healthy
+    guard, healthy = state.guard, state.healthy
     evidence = Evidence(
         new_model=trainer.environment.new_model,
         healthy=healthy.group(MODEL),
         rerun=stepper.run_again,
+        rebuild=stepper.rebuild,
         steps_since_healthy=max(1, state.place.steps - healthy.place.steps),
         usual_norm=guard.usual_norm.median,
         usual_loss=guard.usual_loss.median,
         gathered=gathered,
     )
-    try:
+    with state.experiment():
         return explain(step.without_features(), evidence)
-    finally:
-        state.restore(now)
 
 
 def _known_cause(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanation | None:
     """A cause that was shown before for samples like these: it is tried first, and the step is then judged again."""
+    if step.kind == FaultKind.WEIGHTS or step.kind.is_outside_the_step:
+        return None
     shown = {each.cause for each in trainer.state.ledger.quarantined}
     for causes, suspected_B in (
         ({Cause.MISSING_INPUT, Cause.INFINITE_INPUT}, ~gathered.finite_B),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch
 from llueve.samples.split import Part
-from llueve.stability.diagnosis import Rerun
+from llueve.stability.diagnosis import Rerun, Stored
 from llueve.stability.guard import LARGEST_WEIGHT, unsound_weights
 from llueve.stability.reading import Fault, Reading
 from llueve.stability.refused_step import RefusedStep
@@ -156,12 +156,12 @@ class Stepper:
         Returns:
             Loss and gradient norm of the present step; with further steps the largest of all. The state is unchanged.
         """
-        state, now, steps = self.state, self.state.capture(), 0
+        state, end, steps = self.state, self.state.place.position, 0
         found: list[tuple[float, float]] = []
-        state.restore(state.healthy)
-        try:
+        with state.experiment():
+            state.restore(state.healthy)
             while (again := self.attempt(rerun, steps)) is not None:
-                if state.place.position >= now.place.position:
+                if state.place.position >= end:
                     found.append((again.reading.loss, again.reading.gradient_norm))
                     if len(found) > rerun.further_steps or not all(map(math.isfinite, found[-1])):
                         break
@@ -171,10 +171,28 @@ class Stepper:
                     continue
                 self.apply(again)
                 steps += 1
-        finally:
-            state.restore(now)
         loss, norm = np.max(found, axis=0).tolist() if found else (math.nan, math.nan)  # NaN is the largest
         return loss, norm
+
+    def rebuild(self) -> Stored | None:
+        """Stored numbers to which the steps since the last healthy state lead; None if they do not have the expected bits.
+
+        The state is unchanged afterwards.
+        """
+        state, end = self.state, self.state.place.position
+        expected, fixed = state.changing.expected, state.fixed.expected
+        with state.experiment():
+            state.restore(state.healthy)
+            while state.place.position < end and (again := self.attempt(Rerun())) is not None:
+                if state.here in state.left_out:
+                    state.move_to(again.drawn.after)
+                    state.rewind_random_state(again.random_state)
+                else:
+                    self.apply(again)
+            if not (state.changing.fits(expected) and state.fixed.fits(fixed)):
+                return None
+            average = {} if state.average is None else state.average.named(state.model)
+            return Stored.of(state.model, state.moments(), average)
 
     # The numbers of a step
 
@@ -185,7 +203,8 @@ class Stepper:
         # No weight exceeds the norm of all weights: one number clears them all. If it does not, they are looked at.
         weights = nn.utils.get_total_norm(state.watched, foreach=True)
         own = torch.stack((loss, norm, weights))
-        seen = self._compared(torch.cat((own, state.optimiser.extremes(), *average)).tolist())
+        changed = state.changed()
+        seen = self._compared(torch.cat((own, state.optimiser.extremes(), *average, changed)).tolist())
         unsound = () if seen[2] <= LARGEST_WEIGHT else self._processes.on_first(lambda: unsound_weights(state.model))
         reading = Reading(
             step=state.place.batches + 1,
@@ -195,6 +214,7 @@ class Stepper:
             moments=(seen[3], seen[4], seen[5], seen[6]),
             unsound_weights=tuple(unsound),
             average=(seen[7], seen[8]) if average else (0.0, 0.0),
+            changed=state.names_of(seen[-len(changed) :]),
             rates=tuple(state.optimiser.rates),
             clip_norm=config.clip_norm,
             unlike=state.unlike,

@@ -1,7 +1,8 @@
 """The state of a training: everything that decides its next step, with one owner."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +19,16 @@ from llueve.stability.guard import Guard
 from llueve.stability.remedies import Ledger
 from llueve.step.random_state import random_states, set_random_states
 from llueve.training.average import Average
+from llueve.training.checksum import Checksum
 from llueve.training.optimiser import build_optimiser
 from llueve.training.phases import apply_freeze, parameter_groups, plan
 from llueve.training.snapshot import AVERAGE, MODEL, OPTIMISER, RANDOM, Place, Snapshot
 
 SNAPSHOT_STEPS = 64
 """Applied steps between two copies of a healthy state."""
+CHANGING_BYTES, FIXED_BYTES = 2**26, 2**20
+"""Most bytes whose bits a processor sums in every step: of what a step changes, and of what it does not. Damage to what never
+changes is found later just as well, so it may cost less."""
 
 
 class TrainingState:
@@ -91,6 +96,34 @@ class TrainingState:
         both = (*self.model.parameters(), *self.model.buffers())
         self.watched = [each for each in both if each.is_floating_point() and each.numel()]
         """Weights and buffers whose norm the guard reads."""
+        changing = {
+            "weights": [each for each in self.watched if each.requires_grad],
+            "moments": [self.optimiser.first_moment, self.optimiser.second_moment],
+            "average": [] if self.average is None else [self.average.block],
+        }
+        fixed = {"frozen weights and buffers": [each for each in self.watched if not each.requires_grad]}
+        self.changing, self.fixed = Checksum(changing, CHANGING_BYTES), Checksum(fixed, FIXED_BYTES)
+        """Checksums of what an applied step changes, and of what it does not."""
+        self.expect_present_bits()
+
+    def expect_present_bits(self) -> None:
+        """Take the present weights, buffers, moments and average as right; only an applied step changes them from now on."""
+        self.changing.expect()
+        self.fixed.expect()
+
+    def changed(self, everything: bool = False) -> Tensor:
+        """One for each group of `changing`, then of `fixed`, in which a bit changed without a step, otherwise zero, (groups,).
+
+        Without `everything`, a large model is checked in some of its steps only.
+        """
+        due = everything or self.place.steps % self.fixed.every == 0
+        fixed = self.fixed.changed() if due else torch.zeros(len(self.fixed.names), device=self.device)
+        return torch.cat((self.changing.changed().to(self.device), fixed))
+
+    def names_of(self, changed: Iterable[float]) -> tuple[str, ...]:
+        """Names of the groups that `changed` marks."""
+        names = (*self.changing.names, *self.fixed.names)
+        return tuple(name for name, flag in zip(names, changed, strict=True) if flag)
 
     def mark_random_state(self) -> None:
         """Record the generators; the next step expects them as they are now."""
@@ -109,6 +142,7 @@ class TrainingState:
         """A step was applied; the next one starts at this position."""
         self.place.steps += 1
         self.place.position = position
+        self.changing.expect(self.place.steps)
 
     def count_loss(self, samples: int, loss: float) -> None:
         """Add an applied step to the mean loss of the epoch."""
@@ -179,6 +213,17 @@ class TrainingState:
         set_random_states(snapshot.group(RANDOM), self.device)
         self.place = snapshot.place
         self.mark_random_state()
+        self.expect_present_bits()
+
+    @contextmanager
+    def experiment(self) -> Iterator[None]:
+        """Inside, steps may run from any state; afterwards the present state is back, with the bits that were expected."""
+        now, expected = self.capture(), (self.changing.expected, self.fixed.expected)
+        try:
+            yield
+        finally:
+            self.restore(now)
+            self.changing.expected, self.fixed.expected = expected
 
     def mark_healthy(self, snapshot: Snapshot | None = None) -> None:
         """Make the present state, or a copy of it that exists already, the one to roll back to."""
@@ -221,6 +266,7 @@ class TrainingState:
         self.optimiser.forget(own)
         if self.average is not None:
             self.average.begin(own)
+        self.expect_present_bits()
         self.agree()
         self.ledger.fresh_heads += 1
         self.mark_healthy()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from llueve.stability.diagnosis.case import Evidence
+from llueve.stability.diagnosis.case import Evidence, Stored
 from llueve.stability.refused_step import RefusedStep
 
 ABSURD_CHANGE = 30.0
@@ -112,6 +112,12 @@ def with_healthy_weights(step: RefusedStep, evidence: Evidence) -> RefusedStep |
     if all(torch.equal(now, before) for now, before in pairs.values()):
         return None
     return _with(step, {name: before for name, (_, before) in pairs.items()})
+
+
+def rebuilt(step: RefusedStep, stored: Stored) -> RefusedStep:
+    """Use the stored numbers to which the steps since the last healthy state lead; the step then has no fault in memory."""
+    reading = replace(step.reading, changed=())
+    return replace(_with(step, dict(stored.model)), moments=stored.moments, average=stored.average, reading=reading)
 
 
 def find_damage(step: RefusedStep, evidence: Evidence) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from llueve.stability.diagnosis.case import Evidence, Rerun
 from llueve.stability.diagnosis.causes import INPUT_CAUSES, Cause
 from llueve.stability.diagnosis.experiments import Experiments, are_rates
 from llueve.stability.diagnosis.explanation import RERUNS, UNUSUAL, Change, Explanation
+from llueve.stability.diagnosis.memory import explain_memory
 from llueve.stability.diagnosis.numbers import numbers_at_fault
 from llueve.stability.diagnosis.suspects import constant_windows, empty_patches, far, is_mark_or_unit, rows_of
 from llueve.stability.diagnosis.trace import trace_step
@@ -75,6 +76,8 @@ def explain(step: RefusedStep, evidence: Evidence) -> Explanation:
     """
     with torch.random.fork_rng(devices=[step.device] if step.device.type == "cuda" else []):
         experiments = Experiments(step, evidence)
+        if step.kind == FaultKind.MEMORY:
+            return explain_memory(step, evidence, experiments)
         experiments.run(Change.NONE, step)
         set_random_states(step.random_state, step.device)
         trace = trace_step(step.model, step.batch, step.config, step.precision)

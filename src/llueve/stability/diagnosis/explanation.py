@@ -84,6 +84,11 @@ class Change(WordedEnum):
         "steps since the last healthy state run again",
         "pasos desde el último estado sano repetidos",
     )
+    REBUILT = (
+        "changed_numbers_rebuilt",
+        "only the changed numbers taken from the steps run again: {}",
+        "solo los números cambiados tomados de los pasos repetidos: {}",
+    )
     CLIPPED_RERUN = (
         "rerun_clipped",
         "the same steps, gradients clipped at {}",

@@ -22,7 +22,7 @@ LARGEST = 2**20
 """Most bytes of an `explanation.json`."""
 MOST_CELLS = 1000
 """Most cells, facts or samples that are written; the incident itself holds all of them."""
-TRAINING_CHANGES = (Change.GATHERED_AGAIN, Change.UNDAMAGED_WEIGHTS, Change.SAME_RERUN, *RERUNS)
+TRAINING_CHANGES = (Change.GATHERED_AGAIN, Change.UNDAMAGED_WEIGHTS, Change.SAME_RERUN, Change.REBUILT, *RERUNS)
 """Changes that need the data, the steps before, or the last healthy state. An incident file does not hold these."""
 RATE_CAUSES = (Cause.LEARNING_RATE, Cause.MISSING_WARMUP, Cause.EXPLODING_GRADIENT)
 TRAINING_CAUSES = (*RATE_CAUSES, Cause.DAMAGED_WEIGHTS, Cause.TRANSIENT, Cause.POISONED_AVERAGE)

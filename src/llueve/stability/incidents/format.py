@@ -98,6 +98,8 @@ class Description(Section):
     """Gradient norm before clipping."""
     rates: list[float | NotFinite]
     """Learning rate of each parameter group, encoder first."""
+    changed: list[str] = Field(default=[], max_length=10)
+    """Parts of the stored numbers whose bits changed between two steps."""
     mode: Literal["train", "eval"]
     device: Literal["cpu", "cuda"]
     precision: Literal["float32", "bfloat16"]

@@ -97,6 +97,7 @@ def _describe(step: RefusedStep, names: DataNames) -> Description:
         loss=Scalar.of(step.reading.loss),
         gradient_norm=Scalar.of(step.reading.gradient_norm),
         rates=[as_word(rate) for rate in step.reading.rates],
+        changed=list(step.reading.changed),
         mode="train" if step.model.training else "eval",
         device=step.device.type,
         precision=str(step.precision).removeprefix("torch."),
