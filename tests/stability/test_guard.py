@@ -87,10 +87,10 @@ def test_the_budget_is_a_share_of_the_epoch_and_renewed_with_it():
 @pytest.mark.parametrize(
     ("changes", "mend"),
     [
-        ({"loss": math.nan, "non_finite_inputs": 3}, "windows.missing"),
-        ({"loss": math.nan}, "lower train.encoder_learning_rate"),
+        ({"loss": math.nan, "non_finite_inputs": 3}, "llueve incident explain RUN"),
+        ({"loss": math.nan}, "llueve incident explain RUN"),
         ({"moments": (math.nan, 0, 0, 0)}, "the machine's memory"),
-        ({"rates": (math.nan,)}, "correct train.encoder_learning_rate"),
+        ({"rates": (math.nan,)}, "the machine.s memory"),
     ],
 )
 def test_the_message_tells_what_to_do_about_this_fault(changes, mend):

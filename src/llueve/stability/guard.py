@@ -25,12 +25,13 @@ logger = logging.getLogger(__name__)
 
 TEST_MEMORY = "What to do: train again; if it happens again, test the machine's memory"
 MASK_THEM = 'What to do: set windows.missing = "mask", or correct the cells that `llueve audit` names.'
-LOWER_RATES = "What to do: inputs are finite, so lower train.encoder_learning_rate and train.head_learning_rate"
+EXPLAIN = "What to do: `llueve incident explain RUN` finds the cause of the refused steps by experiment"
 ADVICE = {
-    FaultKind.WEIGHTS: "What to do: train again; if it happens again, check the checkpoint and the machine's memory",
+    FaultKind.WEIGHTS: TEST_MEMORY,
     FaultKind.MOMENTS: TEST_MEMORY,
     FaultKind.MEMORY: TEST_MEMORY,
-    FaultKind.LEARNING_RATE: "What to do: correct train.encoder_learning_rate, train.head_learning_rate and the schedule",
+    FaultKind.AVERAGE: TEST_MEMORY,
+    FaultKind.LEARNING_RATE: TEST_MEMORY,
 }
 SPIKE_LOSS = 10.0
 """A loss spike is at least this many times ln K, the loss of a forecast without knowledge."""
@@ -158,7 +159,7 @@ class Guard:
         self.reasons.append(reason)
         logger.warning("%s; the step was not applied", reason)
         if self.skipped > self.samples_left:
-            advice = ADVICE.get(kind, MASK_THEM if reading.non_finite_inputs else LOWER_RATES)
+            advice = ADVICE.get(kind, EXPLAIN)
             raise GuardStop(
                 f"stopped by the guard: {self.skipped} of {self.epoch_samples} samples of this epoch were skipped because their "
                 f"steps were refused, more than guard.max_skipped = {self.max_skipped:.2%} allows. "
@@ -221,10 +222,12 @@ class Guard:
         zero_gradient = reading.gradient_norm == 0 and reading.loss > NO_LOSS
         self.idle = self.idle + 1 if zero_gradient or max(reading.rates) == 0 else 0
         if self.idle >= IDLE_STEPS:
-            why = "every learning rate is 0" if max(reading.rates) == 0 else "the gradient is exactly 0"
+            why, advice = "the gradient is exactly 0", "look for a layer whose output is the same for every input"
+            if max(reading.rates) == 0:
+                why, advice = "every learning rate is 0", "raise the learning rates"
             raise GuardStop(
                 f"stopped by the guard: {why} for {self.idle} steps in a row, so the model learns nothing. No model was "
-                "written. What to do: raise the learning rates, or look for a layer whose output is the same for every input"
+                f"written. What to do: {advice}"
             )
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from llueve.config import CheckpointConfig
 from llueve.distributed.processes import Processes
 from llueve.model.classifier import TimerXLForClassification
+from llueve.stability.diagnosis import Settings
 from llueve.stability.refused_step import RefusedStep
 from llueve.training.interruption import Interruption
 from llueve.training.saved_states import SavedStates
@@ -26,6 +27,8 @@ class Environment:
     new_model: Callable[[], TimerXLForClassification]
     """Builds a newly initialised model of the same sizes."""
     console: Console
+    settings: Settings = field(default_factory=Settings)
+    """Settings besides `[train]` that advice on refused steps depends on."""
     saved_states: SavedStates | None = None
     """States on disk; None to save none."""
     save_every: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -15,6 +15,7 @@ from llueve.runs.directory import FEATURES, Run
 from llueve.runs.saved_model import SavedModel
 from llueve.samples.split import Split, few_shot, thinned
 from llueve.samples.windows import Windows
+from llueve.stability.diagnosis import Settings
 from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
 from llueve.training.interruption import Interruption
@@ -74,6 +75,7 @@ def fit(
         sites=panel["site"].values.tolist(),
         times=panel["time"].values,
         step_hours=saved.step_hours,
+        missing=config.windows.missing,
     )
     with Interruption() as interruption:
         environment = Environment(
@@ -81,6 +83,7 @@ def fit(
             keep_incident=IncidentFolder(run.directory, names).keep,
             new_model=partial(saved.fresh, knots_CJ),
             console=job.console,
+            settings=Settings(config.windows.missing, config.model.pretrained != "none"),
             saved_states=SavedStates(run.directory),
             save_every=config.checkpoints,
             features=run.directory / FEATURES,

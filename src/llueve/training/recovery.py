@@ -13,6 +13,7 @@ from llueve.stability.diagnosis.memory import cause_of_change
 from llueve.stability.diagnosis.suspects import far
 from llueve.stability.guard import CHANGED, unsound_weights
 from llueve.stability.incidents import write_explanation
+from llueve.stability.language import Words
 from llueve.stability.reading import Fault, FaultKind
 from llueve.stability.refused_step import RefusedStep
 from llueve.stability.remedies import MOST_READMISSIONS, MOST_ROLLBACKS, Action, Quarantined, Remedy, Situation, choose
@@ -39,13 +40,16 @@ class Decision:
     remedy: Remedy
     searched: bool = False
     """True if experiments were run to find the cause."""
+    advice: str = ""
+    """Meaning of the cause, and what to do about it; empty without a cause."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """The decision of process 0."""
         remedy, cause = content["remedy"], content["cause"]
         typed = {"action": Action(remedy["action"]), **{name: tuple(remedy[name]) for name in ("samples", "layers")}}
-        return cls(None if cause is None else Cause(cause), Remedy(**{**remedy, **typed}), content["searched"])
+        decided = None if cause is None else Cause(cause), Remedy(**{**remedy, **typed})
+        return cls(*decided, content["searched"], content["advice"])
 
 
 def recover(trainer: Trainer, attempt: Attempt, fault: Fault) -> None:
@@ -125,6 +129,7 @@ def _decide(trainer: Trainer, step: RefusedStep) -> Decision:
     if found is None:
         searched = state.ledger.explained < MOST_EXPLAINED
         found = _explain(trainer, step, gathered) if searched else Explanation(Cause.UNKNOWN)
+        state.advice[found.cause] = found.advice
     if trainer.policy == "stop":
         remedy = Remedy(Action.STOP, 'guard.policy = "stop"')
     else:
@@ -140,7 +145,7 @@ def _decide(trainer: Trainer, step: RefusedStep) -> Decision:
     if folder is not None and found.cause != Cause.UNKNOWN:
         write_explanation(folder, found)
     _record(trainer, fault, found.cause, remedy, folder)
-    return Decision(found.cause, remedy, searched)
+    return Decision(found.cause, remedy, searched, found.words.en)
 
 
 def _explain(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanation:
@@ -159,6 +164,7 @@ def _explain(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanatio
         steps_since_healthy=max(1, state.place.steps - healthy.place.steps),
         usual_norm=guard.usual_norm.median,
         usual_loss=guard.usual_loss.median,
+        settings=trainer.environment.settings,
         gathered=gathered,
     )
     with state.experiment():
@@ -175,7 +181,9 @@ def _known_cause(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explan
         ({Cause.SENTINEL_OR_UNIT, Cause.OUTLIER_INPUT}, far(gathered.x_BLC, LARGEST).flatten(1).any(1)),
     ):
         if (known := shown & causes) and bool(suspected_B.any()):
-            return Explanation(sorted(known)[0], samples=tuple(suspected_B.nonzero().flatten().tolist()))
+            cause = sorted(known)[0]
+            rows = tuple(suspected_B.nonzero().flatten().tolist())
+            return Explanation(cause, trainer.state.advice.get(cause, Words("", "")), samples=rows)
     return None
 
 
@@ -183,7 +191,7 @@ def _perform(trainer: Trainer, attempt: Attempt, fault: Fault, decision: Decisio
     """Apply a remedy, in all processes alike."""
     state, remedy, cause = trainer.state, decision.remedy, decision.cause
     if remedy.action == Action.SKIP:
-        found = "" if cause in (None, Cause.UNKNOWN) else _in_words(cause)
+        found = "" if cause in (None, Cause.UNKNOWN) else f"Cause: {cause}: {decision.advice}"
         state.guard.count(attempt.reading, fault.kind, fault.reason, found)
         state.skip_batch(attempt.drawn.after, attempt.random_state)
         return
@@ -191,7 +199,8 @@ def _perform(trainer: Trainer, attempt: Attempt, fault: Fault, decision: Decisio
     logger.warning("%s; %s (%s)", fault.reason, remedy.why, cause)
     if remedy.action == Action.STOP:
         raise GuardStop(
-            f"stopped by the guard: {fault.reason}. {_in_words(cause)}. It stops because: {remedy.why}. No model was written"
+            f"stopped by the guard: {fault.reason}. Cause: {cause}: {decision.advice}. It stops because: {remedy.why}. No model "
+            "was written"
         )
     if remedy.action == Action.ROLL_BACK:
         state.count_repeat()
@@ -278,7 +287,3 @@ def _bad_gradients(trainer: Trainer) -> str:
     bad = {name: flag for name, flag in bad.items() if bool(flag.any())}
     count = sum(int(flag.sum()) for flag in bad.values())
     return f"; {count} number(s) of the gradients of {listed(list(bad))}" if bad else ""
-
-
-def _in_words(cause: Cause) -> str:
-    return f"Cause: {cause}: {cause.words.en}"

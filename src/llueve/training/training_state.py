@@ -15,7 +15,9 @@ from llueve.config import TrainConfig
 from llueve.distributed.processes import Processes
 from llueve.model.batch import device_of
 from llueve.model.classifier import TimerXLForClassification
+from llueve.stability.diagnosis import Cause
 from llueve.stability.guard import Guard
+from llueve.stability.language import Words
 from llueve.stability.remedies import Ledger
 from llueve.step.random_state import random_states, set_random_states
 from llueve.training.average import Average
@@ -51,6 +53,8 @@ class TrainingState:
         """Re-runs and roll-backs by epoch and position."""
         self.left_out: set[tuple[int, int]] = set()
         """Epoch and position of the batches that were skipped since the last healthy state."""
+        self.advice: dict[Cause, Words] = {}
+        """Advice on each cause that was found since this process started."""
         self.unlike: tuple[int, ...] = ()
         """Ranks of the processes whose state differs from that of process 0."""
         self.start_phase()

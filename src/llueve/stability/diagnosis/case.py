@@ -1,13 +1,14 @@
 """The evidence that helps to explain a refused step, besides the step itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from torch import Tensor, nn
 
 from llueve.model.batch import Batch
 from llueve.model.classifier import TimerXLForClassification
+from llueve.stability.diagnosis.advice import Settings
 
 
 @dataclass(frozen=True)
@@ -63,5 +64,7 @@ class Evidence:
     usual_norm: float | None = None
     """Median gradient norm of accepted steps."""
     usual_loss: float | None = None
+    settings: Settings = field(default_factory=Settings)
+    """Settings that advice depends on."""
     gathered: Batch | None = None
     """The same windows, gathered from the data again."""

@@ -6,6 +6,7 @@ Shapes: B batch, L steps, C variables, F facts.
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,10 +71,15 @@ def in_float64(step: RefusedStep) -> RefusedStep:
     return replace(step, model=copy.deepcopy(step.model).double(), batch=batch, precision=torch.float32)
 
 
+def with_setting(step: RefusedStep, settings: dict[str, Any]) -> RefusedStep:
+    """Use other keys of `[train]`."""
+    return replace(step, config=step.config.model_copy(update=settings))
+
+
 def clipped(step: RefusedStep) -> RefusedStep:
     """Clip gradients at 1, or at a tenth of the configured norm if that is smaller."""
     clip_norm = min(1.0, step.config.clip_norm / 10)
-    return replace(step, config=step.config.model_copy(update={"clip_norm": clip_norm}))
+    return with_setting(step, {"clip_norm": clip_norm})
 
 
 def with_new(step: RefusedStep, evidence: Evidence, named: Iterable[tuple[str, Tensor]]) -> RefusedStep | None:

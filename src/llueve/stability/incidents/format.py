@@ -45,6 +45,8 @@ class DataNames:
     times: NDArray[np.datetime64]
     """All sites and times of the panel."""
     step_hours: float
+    missing: Literal["mask", "raw"] | None = None
+    """`windows.missing`, which advice depends on; None if it is not known."""
 
 
 class Scalar(Section):
@@ -115,6 +117,8 @@ class Description(Section):
     times: list[str]
     """Site and issue time of each sample."""
     step_hours: float = Field(gt=0)
+    missing: Literal["mask", "raw"] | None = None
+    """`windows.missing`; None if it is not known."""
     memory: dict[str, list[int]]
     """Dimensions of each tensor of the batch in memory order, which decides the last bits of a sum."""
     versions: dict[str, str]

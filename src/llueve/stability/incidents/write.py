@@ -110,6 +110,7 @@ def _describe(step: RefusedStep, names: DataNames) -> Description:
         sites=[str(names.sites[index]) for index in step.rows.site],
         times=np.datetime_as_string(names.times[step.rows.end], unit="s").tolist(),
         step_hours=names.step_hours,
+        missing=names.missing,
         memory={name: sorted(range(each.ndim), key=each.stride, reverse=True) for name, each in batch.items()},
         versions=versions(),
         machine=this_machine(step.device),
