@@ -26,7 +26,8 @@ a learning rate below zero | math.isfinite(rate) and rate >= 0 for | math.isfini
 an unsound weight | if reading.unsound_weights:
 moments that are not finite | if not all(map(math.isfinite, reading.moments)):
 a second moment below zero | if least_second < 0:
-a rate above the schedule | if any(rate > most * ROUNDING for | if any(False and rate > most * ROUNDING for
+a rate that is not planned | if any(not math.isclose(rate, plan, rel_tol=ROUNDING - 1) for | if any(False for
+bits that change between two steps | if reading.changed:
 moments beyond clipped gradients | if most > self.largest_clip * ROUNDING:
 an absurd average | if (most := max(map(abs, reading.average))) > LARGEST_WEIGHT:
 an average that is not finite | if not all(map(math.isfinite, reading.average)):

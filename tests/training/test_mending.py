@@ -1,6 +1,7 @@
 """Remedies inside a whole training: what was planted is mended, and the run ends as if it had never been."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,27 @@ def test_damage_to_memory_leaves_no_trace(make_panel, make_config, monkeypatch, 
     assert len(hit.events) == 1
     assert same(hit.weights, clean.weights)
     assert [line["validation_loss"] for line in hit.history] == [line["validation_loss"] for line in clean.history]
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e-4, 1.5])
+def test_rates_that_are_not_the_planned_ones_are_never_applied(make_panel, make_config, monkeypatch, factor):
+    """From the first step after unfreezing on."""
+    phases = {
+        "phases": [{"name": "head", "freeze": "encoder", "epochs": 1}, {"name": "all", "epochs": 1}],
+        "patience": 1,
+    }
+    clean = Run(make_panel, make_config, times=200, **phases).go()
+    at = clean.history[0]["steps"] + 1
+
+    def scale(here):
+        optimiser = here.state.optimiser
+        here.state.optimiser = replace(optimiser, base_rates=tuple(rate * factor for rate in optimiser.base_rates))
+
+    with monkeypatch.context() as patch:
+        plant(patch, at, scale)
+        hit = Run(make_panel, make_config, times=200, **phases).go()
+    assert [(event["epoch"], event["batch"], event["kind"]) for event in hit.events] == [(2, 1, "learning_rate")]
+    assert hit.actions == [("learning_rate", "rerun")] and same(hit.weights, clean.weights)
 
 
 def flip(tensor, index, bit):

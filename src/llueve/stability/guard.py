@@ -177,9 +177,10 @@ class Guard:
         rates = ", ".join(f"{rate:g}" for rate in reading.rates)
         if not all(math.isfinite(rate) and rate >= 0 for rate in reading.rates):
             return Fault(FaultKind.LEARNING_RATE, f"learning rate {rates}")
-        if any(rate > most * ROUNDING for rate, most in zip(reading.rates, reading.highest_rates, strict=False)):
-            highest = ", ".join(f"{rate:g}" for rate in reading.highest_rates)
-            return Fault(FaultKind.LEARNING_RATE, f"learning rate {rates}; the schedule has at most {highest}")
+        pairs = zip(reading.rates, reading.planned_rates, strict=False)
+        if any(not math.isclose(rate, plan, rel_tol=ROUNDING - 1) for rate, plan in pairs):
+            planned = ", ".join(f"{rate:g}" for rate in reading.planned_rates)
+            return Fault(FaultKind.LEARNING_RATE, f"learning rate {rates}; the plan of this step has {planned}")
         if reading.unsound_weights:
             return Fault(FaultKind.WEIGHTS, f"{listed(reading.unsound_weights)} {UNSOUND}")
         least, largest, least_second, largest_second = reading.moments

@@ -65,8 +65,8 @@ class Reading:
     """Largest norm of the gradient that is applied."""
     unlike: tuple[int, ...] = ()
     """Ranks of the processes whose state differs from that of process 0."""
-    highest_rates: tuple[float, ...] = ()
-    """Largest learning rate of the schedule for each group; empty if it is unknown."""
+    planned_rates: tuple[float, ...] = ()
+    """Learning rate of each group in this step, by configuration and schedule; empty if it is unknown."""
     non_finite_inputs: int = 0
     """Samples of the batch with a non-finite input; counted only if another number is not finite."""
 

@@ -214,6 +214,7 @@ def _perform(trainer: Trainer, attempt: Attempt, fault: Fault, decision: Decisio
         if trainer.processes.gather([float(bad)]).any():
             logger.warning("cached features hold numbers that are not finite; each later step computes them again")
             trainer.drop_features()
+        trainer.stepper.plan_rates()
         state.count_repeat()
     elif remedy.action == Action.QUARANTINE:
         for row in remedy.samples:

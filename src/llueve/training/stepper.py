@@ -24,7 +24,7 @@ from llueve.step.gradients import loss_and_gradients, total_norm
 from llueve.step.random_state import random_states
 from llueve.training.batches.epoch import Drawn, EpochBatches
 from llueve.training.environment import Environment
-from llueve.training.phases import rate_factor
+from llueve.training.phases import parameter_groups, rate_factor
 from llueve.training.precision import choose_precision
 from llueve.training.training_state import TrainingState, clipped_at
 
@@ -60,10 +60,25 @@ class Stepper:
         """Choose the precision and the schedule of the present phase."""
         state, config = self.state, self.state.phase.config
         self._rate_factor = rate_factor(config, self.batches.steps)
+        self.plan_rates()
         first = self.batches.gather_again(self.batches.training[: config.batch_size])
         choice = choose_precision(config.precision, state.model.encoder, first.x_BLC.mT, first.observed_BLC.mT)
         logger.info("training steps in %s on %s: %s", choice.name, state.device.type, choice.reason)
         self.precision: torch.dtype = getattr(torch, self._processes.on_first(lambda: choice.name))
+
+    def plan_rates(self) -> None:
+        """Take the highest rate of each group from the configuration: to set them, and again to compare with what was set."""
+        state = self.state
+        self._highest_rates, again = (
+            tuple(float(group["lr"]) for group in parameter_groups(state.model, state.phase)) for _ in range(2)
+        )
+        state.optimiser = replace(state.optimiser, base_rates=again)
+        self.set_rates(1.0)
+
+    def set_rates(self, factor: float) -> None:
+        """Set the rates of the next step: the highest ones times a factor."""
+        self.state.optimiser.set_rates(factor)
+        self._planned_rates = tuple(rate * factor for rate in self._highest_rates)
 
     # Requests from outside
 
@@ -103,7 +118,7 @@ class Stepper:
             factor *= rerun.rate_factor
             factor *= min(1.0, (rerun_step + 1) / rerun.warmup_steps) if rerun.warmup_steps else 1.0
             config = clipped_at(config, rerun.clip_norm)
-        state.optimiser.set_rates(factor)
+        self.set_rates(factor)
         batch = self.batches.load(drawn)
         random_state = self._checked_random_state()
         with processes.own_random():
@@ -218,7 +233,7 @@ class Stepper:
             rates=tuple(state.optimiser.rates),
             clip_norm=config.clip_norm,
             unlike=state.unlike,
-            highest_rates=state.optimiser.base_rates,
+            planned_rates=self._planned_rates,
         )
         if all(map(math.isfinite, seen)):
             return reading

@@ -12,7 +12,7 @@ from llueve.stability.guard import Guard
 from llueve.training.batches.epoch import EpochBatches
 from llueve.training.batches.feature_cache import FeatureCache
 from llueve.training.environment import Environment
-from llueve.training.phases import is_encoder_frozen, plan
+from llueve.training.phases import check_rates, is_encoder_frozen, plan
 from llueve.training.stepper import Stepper
 from llueve.training.training_state import TrainingState
 from llueve.training.validation import Validation
@@ -29,6 +29,7 @@ class Trainer:
 
     Raises:
         GuardStop: too many training windows hold a number that is not finite.
+        ConfigError: the learning rates of a phase are wrong.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Trainer:
         environment: Environment,
     ) -> None:
         processes, phases = environment.processes, plan(config)
+        check_rates(phases, len(training))
         largest_clip = max(phase.config.clip_norm for phase in phases)
         judge = Guard(guard.max_skipped, len(training), model.num_classes, largest_clip)
         single = guard.policy == "repair"  # this policy leaves out single windows, the others whole batches
