@@ -15,7 +15,6 @@ from llueve.runs.directory import FEATURES, Run
 from llueve.runs.saved_model import SavedModel
 from llueve.samples.split import Split, few_shot, thinned
 from llueve.samples.windows import Windows
-from llueve.stability.diagnosis import Settings
 from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
 from llueve.training.interruption import Interruption
@@ -83,7 +82,7 @@ def fit(
             keep_incident=IncidentFolder(run.directory, names).keep,
             new_model=partial(saved.fresh, knots_CJ),
             console=job.console,
-            settings=Settings(config.windows.missing, config.model.pretrained != "none"),
+            names=names,
             saved_states=SavedStates(run.directory),
             save_every=config.checkpoints,
             features=run.directory / FEATURES,

@@ -8,7 +8,7 @@ from typing import Any, Self
 from llueve.errors import GuardStop, listed
 from llueve.model.batch import Batch
 from llueve.model.classifier import LARGEST
-from llueve.stability.diagnosis import Cause, Evidence, Explanation, explain
+from llueve.stability.diagnosis import Cause, Evidence, Explanation, Settings, explain
 from llueve.stability.diagnosis.memory import cause_of_change
 from llueve.stability.diagnosis.suspects import far
 from llueve.stability.guard import CHANGED, unsound_weights
@@ -164,7 +164,7 @@ def _explain(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanatio
         steps_since_healthy=max(1, state.place.steps - healthy.place.steps),
         usual_norm=guard.usual_norm.median,
         usual_loss=guard.usual_loss.median,
-        settings=trainer.environment.settings,
+        settings=names.settings if (names := trainer.environment.names) else Settings(),
         gathered=gathered,
     )
     with state.experiment():

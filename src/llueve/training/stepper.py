@@ -108,7 +108,7 @@ class Stepper:
             rerun, rerun_step: changes under which steps run again, and steps since they began; None in training.
         """
         state, processes = self.state, self._processes
-        drawn = self.batches.draw(state.place.position)
+        drawn = self.batches.draw_unused(state.place.position)
         if not len(drawn.chosen):
             state.move_to(drawn.after)
             return None
@@ -119,7 +119,7 @@ class Stepper:
             factor *= min(1.0, (rerun_step + 1) / rerun.warmup_steps) if rerun.warmup_steps else 1.0
             config = clipped_at(config, rerun.clip_norm)
         self.set_rates(factor)
-        batch = self.batches.load(drawn)
+        batch = self.batches.checked(self.batches.load(drawn), drawn)
         random_state = self._checked_random_state()
         with processes.own_random():
             loss = loss_and_gradients(state.model, batch, config, self.precision)
@@ -266,7 +266,5 @@ class Stepper:
         state.rewind_random_state(state.random_state)
         step, epoch = state.place.batches + 1, state.place.epoch
         reason = f"step {step}: something other than a training step used the random generator; it was set back"
-        logger.warning("%s", reason)
-        record = {"event": "repaired", "epoch": epoch, "kind": "random_state", "reason": reason, "action": "rerun"}
-        self._environment.record(record)
+        self._environment.record_repair(epoch, "random_state", reason)
         return state.random_state

@@ -52,8 +52,9 @@ class Trainer:
         self.class_share_K = np.bincount(training.y, minlength=model.num_classes) / len(training)
         """Share of each class in the training windows."""
         self.state = TrainingState(model, config, judge, processes)
-        self.batches = EpochBatches(windows, training, config.seed, processes, self.state.device)
+        self.batches = EpochBatches(windows, training, config.seed, processes, self.state.device, self._repaired)
         self.validation = Validation(windows, validation, processes)
+        self._told: set[tuple[int, str]] = set()
         self.stepper = Stepper(self.state, self.batches, environment)
         self.start_phase()
         self.start_order()
@@ -86,6 +87,13 @@ class Trainer:
         """Compute the outputs of the encoder in each later step."""
         self.batches.start_phase(self.batches.batch_size, None)
         self.validation.start_phase(None)
+
+    def _repaired(self, kind: str, reason: str) -> None:
+        """Record a repair by the batches, once for each kind and epoch: it may concern every step."""
+        epoch = self.state.place.epoch
+        if (epoch, kind) not in self._told:
+            self._told.add((epoch, kind))
+            self.environment.record_repair(epoch, kind, reason)
 
     def close(self) -> None:
         """End the thread that prepares batches."""

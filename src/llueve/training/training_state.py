@@ -172,6 +172,7 @@ class TrainingState:
     def keep_best(self, loss: float) -> dict[str, Tensor]:
         """The present weights are the best so far; returns a copy of them."""
         self.place.best_epoch, self.place.best_loss = self.place.epoch, loss
+        self.place.best_train_loss = self.place.mean_loss
         self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
         return self.best
 

@@ -18,7 +18,9 @@ from llueve.config import ModelConfig, Section, TrainConfig
 from llueve.errors import CheckpointError, RunError
 from llueve.model.build import build_classifier, build_encoder
 from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import minute
 from llueve.runs.directory import INCIDENT_NAME, INCIDENTS
+from llueve.stability.diagnosis import Settings
 from llueve.stability.reading import FaultKind, as_word
 from llueve.stability.refused_step import RefusedStep
 from llueve.version import __version__
@@ -47,6 +49,15 @@ class DataNames:
     step_hours: float
     missing: Literal["mask", "raw"] | None = None
     """`windows.missing`, which advice depends on; None if it is not known."""
+
+    @property
+    def settings(self) -> Settings:
+        """Settings that advice depends on."""
+        return Settings(self.missing, self.model.pretrained != "none")
+
+    def cell(self, site: int, time: int, variable: int) -> str:
+        """A cell of the panel, by its indices, in words."""
+        return f"{self.variables[variable][0]} of {self.sites[site]} at {minute(self.times[time])}"
 
 
 class Scalar(Section):
