@@ -22,7 +22,7 @@ from rich.console import Console
 
 from llueve.config import Config, parse_config
 from llueve.distributed.processes import Processes
-from llueve.errors import GuardStop, Interrupted
+from llueve.errors import ConfigError, GuardStop, Interrupted
 from llueve.model.classifier import TimerXLForClassification
 from llueve.runs.directory import Run
 from llueve.runs.saved_model import SavedModel
@@ -90,6 +90,8 @@ class Outcome:
     quarantined: list[tuple[int, int]] = field(default_factory=list)
     loads: bool | None = None
     """True if training can resume from the newest saved state."""
+    refusal: str | None = None
+    """Message of the configuration that refused the trial."""
     error: str | None = None
     """Any other exception, which is a defect of llueve."""
 
@@ -184,6 +186,8 @@ class Trial:
                 outcome.weights = {name: each.clone() for name, each in self.model.state_dict().items()}
             except GuardStop as stop:
                 outcome.stop = str(stop)
+            except ConfigError as error:
+                outcome.refusal = str(error)
             except Interrupted:
                 pass
             except Exception as error:  # noqa: BLE001 (any exception counts as a miss, and is reported)

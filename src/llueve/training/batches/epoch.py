@@ -19,7 +19,8 @@ from llueve.samples.windows import Windows
 from llueve.stability.diagnosis.suspects import far
 from llueve.stability.remedies import Quarantined
 from llueve.step.predict import as_batch
-from llueve.training.batches.feature_cache import FeatureCache
+from llueve.training.batches.feature_cache import DamagedFeatures, FeatureCache
+from llueve.training.batches.feature_files import UnusableFiles
 from llueve.training.batches.order import epoch_order
 from llueve.training.batches.prefetch import Loader, pinned
 
@@ -131,7 +132,8 @@ class EpochBatches:
 
     def load(self, drawn: Drawn) -> Batch:
         """This process's share of the windows of a step; the next ones are prepared meanwhile."""
-        return self._loader.take(self._own(drawn), self._following(drawn.after)).to(self._device)
+        own = self._own(drawn)
+        return self._with_sound_features(lambda: self._loader.take(own, self._following(drawn.after)))
 
     def checked(self, batch: Batch, drawn: Drawn) -> Batch:
         """A batch that was loaded for a step; gathered again if it does not hold the windows that were drawn.
@@ -196,7 +198,7 @@ class EpochBatches:
 
     def gather(self, chosen: NDArray[np.int64]) -> Batch:
         """Windows by their indices, without a share and without preparing others."""
-        return self._gather(chosen).to(self._device)
+        return self._with_sound_features(lambda: self._gather(chosen))
 
     def gather_again(self, rows: Part) -> Batch:
         """Windows from the data, without cached outputs of the encoder."""
@@ -209,6 +211,21 @@ class EpochBatches:
     def close(self) -> None:
         """End the thread that prepares batches."""
         self._loader.close()
+
+    def _with_sound_features(self, gather: Callable[[], Batch]) -> Batch:
+        """Gather a batch on the device; damaged features are computed again first."""
+        while True:
+            try:
+                return gather().to(self._device)
+            except DamagedFeatures as damage:
+                self._loader.forget()
+                assert self._features is not None  # they are where the damage is
+                try:
+                    self._features.mend(damage)
+                    self._repaired("features", f"{damage}; they were computed again")
+                except UnusableFiles as error:
+                    self._features = None
+                    self._repaired("features", f"{error}; they are computed in each step from now on")
 
     def _gather(self, chosen: NDArray[np.int64]) -> Batch:
         """Windows in the memory of this machine, with cached outputs of a frozen encoder."""
