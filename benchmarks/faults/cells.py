@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.faults.fault import INF, NAN, VARIABLES_HEAD, Fault, Size
-from benchmarks.faults.scene import Random, Scene, put
+from benchmarks.faults.fault import INF, NAN, TIMINGS, VARIABLES_HEAD, Fault, Size
+from benchmarks.faults.scene import Random, Scene
 from benchmarks.faults.trial import Trial
 from llueve.model import classifier, timer, timer_xl
 from llueve.model.kernels import attention
@@ -98,31 +98,9 @@ def empty_patch(scene: Scene) -> Any:
     return "softmax"
 
 
-def same_batch(scene: Scene) -> None:
-    """Hand the training the batch of the next step in all later steps, too."""
-    loader, first = scene.trainer.batches._loader, []
-    take = loader.take
-
-    def same(*given: Any) -> Any:
-        first.append(take(*given))
-        return first[0]
-
-    scene.trial.patch(loader, "take", same)
-
-
-def repeated_order(scene: Scene) -> None:
-    """Let the rest of the epoch repeat the windows of its first step."""
-    batches = scene.trainer.batches
-    position = scene.trainer.state.place.position
-    batches._order[position:] = np.resize(batches._order[: batches.batch_size], len(batches._order) - position)
-
-
-def cached_features(value: float, scene: Scene) -> None:
+def features(value: float, scene: Scene) -> None:
     """Damage one cached feature of a window of the next step."""
-    batches = scene.trainer.batches
-    cache, row = batches._features, int(batches.draw(scene.trainer.state.place.position).chosen[0])
-    cache.rows = cache.rows.copy()
-    put(torch.from_numpy(cache.rows[row]), value, scene.random)
+    scene.damage_features(value)
 
 
 # Preparations, which the clean trial shares
@@ -183,10 +161,10 @@ def faults(size: Size) -> tuple[Fault, ...]:
         levels("outlier without limit", "outlier_input", partial(one_cell, size(1e30, -4e27))),
         levels("repeated value without limit", "sentinel_or_unit", partial(repeated, size(-1e30, 7e26))),
         levels("unit without limit", "sentinel_or_unit", partial(other_unit, size(1e28, -3e26))),
-        batches("the same batch in all later steps", plant=same_batch, timings=TIMINGS[:4]),
-        batches("an order that repeats windows", plant=repeated_order, timings=(TIMINGS[1], TIMINGS[3])),
-        live("a usual number in cached features", plant=partial(cached_features, size(0.5, -3.0))),
-        live("NaN in cached features", plant=partial(cached_features, NAN)),
+        batches("the same batch in all later steps", plant=Scene.repeat_batch, timings=TIMINGS[:4]),
+        batches("an order that repeats windows", plant=Scene.repeat_order, timings=(TIMINGS[1], TIMINGS[3])),
+        live("a usual number in cached features", plant=partial(features, size(0.5, -3.0))),
+        live("NaN in cached features", plant=partial(features, NAN)),
         bare("constant window without ε", "constant_window", constant, prepare=without_epsilon, shape=gapless),
         bare("empty attention row", "empty_attention_row", empty_patch, prepare=hard_mask, shape={"missing": 0.0}),
     )
