@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 SMALL = 2**16
 """Tensors with fewer numbers are copied into one vector first: one sum is faster than many."""
+BYTES_PER_STEP = 2**26
+"""Largest number of bytes whose bits a processor sums in each step, on average."""
 
 
 class Checksum:
@@ -17,18 +20,30 @@ class Checksum:
 
     Args:
         groups: tensors by the name of their group; they stay where they are in memory as long as this object is used.
-        bytes_per_step: most bytes that a processor sums in every step; if there are more, only every n-th step is checked.
+        every: number of steps from one check to the next; None for every step, or if a processor would have to sum more than
+            64 MB, for as many steps as bring it to 64 MB for each.
     """
 
-    def __init__(self, groups: Mapping[str, Sequence[Tensor]], bytes_per_step: int) -> None:
-        self.names = tuple(groups)
-        self._groups = [_Group([each.detach().view(-1) for each in group]) for group in groups.values()]
-        tensors = [each for group in groups.values() for each in group]
-        on_processor, size = all(each.device.type == "cpu" for each in tensors), sum(each.nbytes for each in tensors)
-        self.every = max(1, math.ceil(size / bytes_per_step)) if on_processor else 1
-        """Number of steps from one check to the next."""
+    def __init__(self, groups: Mapping[str, Sequence[Tensor]], every: int | None = None) -> None:
+        flat = {name: [each.detach().view(-1) for each in group] for name, group in groups.items() if group}
+        tensors = [each for group in flat.values() for each in group]
+        size = sum(each.nbytes for each in tensors if each.device.type == "cpu")
+        self.names = tuple(flat)
+        self.every = every or max(1, math.ceil(size / BYTES_PER_STEP))
         self.expected: Tensor | None = None
         """Sum of each group after the last step; None if it is not known."""
+        self._pairs, self._copied, ends = [], [], [0]
+        for group in flat.values():
+            large = [each for each in group if len(each) >= SMALL]
+            self._pairs.append([each[: len(each) // 2 * 2].view(torch.int64) for each in large])
+            small = [each for each in group if len(each) < SMALL] + [each[-1:] for each in large if len(each) % 2]
+            if sum(map(len, small)) % 2:
+                small.append(small[0].new_zeros(1))
+            self._copied += small
+            ends.append(ends[-1] + sum(map(len, small)))
+        self._vector = torch.zeros(ends[-1], device=tensors[0].device if tensors else None)
+        whole = self._vector.view(torch.int64)
+        self._slices = [whole[start // 2 : end // 2] for start, end in pairwise(ends)]
 
     def expect(self, step: int = 0) -> None:
         """Expect the present bits from now on; at a step that is not a multiple of `every`, expect nothing."""
@@ -37,8 +52,12 @@ class Checksum:
     def changed(self) -> Tensor:
         """Return one for each group that is not as expected, otherwise zero, (groups,); zero if nothing is expected."""
         if self.expected is None:
-            return torch.zeros(len(self.names))
+            return self.unchecked()
         return self.sums().ne(self.expected).float()
+
+    def unchecked(self) -> Tensor:
+        """Return zero for each group, (groups,)."""
+        return torch.zeros(len(self.names), device=self._vector.device)
 
     def fits(self, expected: Tensor | None) -> bool:
         """Return True if the present sums are these, or if none are known."""
@@ -46,24 +65,10 @@ class Checksum:
 
     def sums(self) -> Tensor:
         """Return the sum of each group, (groups,), int64, on the device of the tensors."""
-        return torch.stack([each.sum() for each in self._groups])
-
-
-class _Group:
-    """One group: large tensors as pairs of numbers, all others and what remains as one vector of pairs."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        large = [each for each in tensors if len(each) >= SMALL]
-        self._pairs = [each[: len(each) // 2 * 2].view(torch.int64) for each in large]
-        self._rest = [each for each in tensors if len(each) < SMALL] + [each[-1:] for each in large if len(each) % 2]
-        size = sum(map(len, self._rest))
-        self._vector = torch.zeros(size + size % 2, device=tensors[0].device if tensors else None)
-        self._filled = self._vector[:size]
-
-    def sum(self) -> Tensor:
-        if self._rest:
-            torch.cat(self._rest, out=self._filled)
-        total = self._vector.view(torch.int64).sum()
-        for each in self._pairs:
-            total = total + each.sum()
-        return total
+        if self._copied:
+            torch.cat(self._copied, out=self._vector)
+        sums = [each.sum() for each in self._slices]
+        for group, pairs in enumerate(self._pairs):
+            for each in pairs:
+                sums[group] = sums[group] + each.sum()
+        return torch.stack(sums) if sums else self._vector.view(torch.int64)

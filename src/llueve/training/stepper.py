@@ -195,7 +195,7 @@ class Stepper:
         The state is unchanged afterwards.
         """
         state, end = self.state, self.state.place.position
-        expected, fixed = state.changing.expected, state.fixed.expected
+        expected, frozen = state.changing.expected, state.frozen.expected
         with state.experiment():
             state.restore(state.healthy)
             while state.place.position < end and (again := self.attempt(Rerun())) is not None:
@@ -204,7 +204,7 @@ class Stepper:
                     state.rewind_random_state(again.random_state)
                 else:
                     self.apply(again)
-            if not (state.changing.fits(expected) and state.fixed.fits(fixed)):
+            if not (state.changing.fits(expected) and state.frozen.fits(frozen)):
                 return None
             average = {} if state.average is None else state.average.named(state.model)
             return Stored.of(state.model, state.moments(), average)
@@ -229,7 +229,7 @@ class Stepper:
             moments=(seen[3], seen[4], seen[5], seen[6]),
             unsound_weights=tuple(unsound),
             average=(seen[7], seen[8]) if average else (0.0, 0.0),
-            changed=state.names_of(seen[-len(changed) :]),
+            changed=state.names_of(seen[len(seen) - len(changed) :]),
             rates=tuple(state.optimiser.rates),
             clip_norm=config.clip_norm,
             unlike=state.unlike,

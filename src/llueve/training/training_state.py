@@ -28,9 +28,8 @@ from llueve.training.snapshot import AVERAGE, MODEL, OPTIMISER, RANDOM, Place, S
 
 SNAPSHOT_STEPS = 64
 """Applied steps between two copies of a healthy state."""
-CHANGING_BYTES, FIXED_BYTES = 2**26, 2**20
-"""Most bytes whose bits a processor sums in every step: of what a step changes, and of what it does not. Damage to what never
-changes is found later just as well, so it may cost less."""
+FROZEN_STEPS = 16
+"""Steps between two checks of the frozen weights. Damage to them is not lost if it is found later."""
 
 
 class TrainingState:
@@ -104,29 +103,29 @@ class TrainingState:
             "weights": [each for each in self.watched if each.requires_grad],
             "moments": [self.optimiser.first_moment, self.optimiser.second_moment],
             "average": [] if self.average is None else [self.average.block],
+            "buffers": [each for each in self.model.buffers() if each.is_floating_point() and each.numel()],
         }
-        fixed = {"frozen weights and buffers": [each for each in self.watched if not each.requires_grad]}
-        self.changing, self.fixed = Checksum(changing, CHANGING_BYTES), Checksum(fixed, FIXED_BYTES)
-        """Checksums of what an applied step changes, and of what it does not."""
+        frozen = [each for each in self.model.parameters() if not each.requires_grad and each.numel()]
+        self.changing, self.frozen = Checksum(changing), Checksum({"frozen weights": frozen}, FROZEN_STEPS)
+        """Checksums of what the steps change, with the few buffers, and of the frozen weights."""
         self.expect_present_bits()
 
     def expect_present_bits(self) -> None:
         """Take the present weights, buffers, moments and average as right; only an applied step changes them from now on."""
         self.changing.expect()
-        self.fixed.expect()
+        self.frozen.expect()
 
     def changed(self, everything: bool = False) -> Tensor:
-        """One for each group of `changing`, then of `fixed`, in which a bit changed without a step, otherwise zero, (groups,).
+        """One for each group of `changing`, then of `frozen`, in which a bit changed without a step, otherwise zero, (groups,).
 
-        Without `everything`, a large model is checked in some of its steps only.
+        Without `everything`, frozen weights and a large model are checked in some of the steps only.
         """
-        due = everything or self.place.steps % self.fixed.every == 0
-        fixed = self.fixed.changed() if due else torch.zeros(len(self.fixed.names), device=self.device)
-        return torch.cat((self.changing.changed().to(self.device), fixed))
+        due = everything or self.place.steps % self.frozen.every == 0
+        return torch.cat((self.changing.changed(), self.frozen.changed() if due else self.frozen.unchecked()))
 
     def names_of(self, changed: Iterable[float]) -> tuple[str, ...]:
         """Names of the groups that `changed` marks."""
-        names = (*self.changing.names, *self.fixed.names)
+        names = (*self.changing.names, *self.frozen.names)
         return tuple(name for name, flag in zip(names, changed, strict=True) if flag)
 
     def mark_random_state(self) -> None:
@@ -223,12 +222,12 @@ class TrainingState:
     @contextmanager
     def experiment(self) -> Iterator[None]:
         """Inside, steps may run from any state; afterwards the present state is back, with the bits that were expected."""
-        now, expected = self.capture(), (self.changing.expected, self.fixed.expected)
+        now, expected = self.capture(), (self.changing.expected, self.frozen.expected)
         try:
             yield
         finally:
             self.restore(now)
-            self.changing.expected, self.fixed.expected = expected
+            self.changing.expected, self.frozen.expected = expected
 
     def mark_healthy(self, snapshot: Snapshot | None = None) -> None:
         """Make the present state, or a copy of it that exists already, the one to roll back to."""
@@ -239,7 +238,7 @@ class TrainingState:
         """Copy the state after every 64 applied steps, if it is sound and the same in all processes."""
         if self.place.steps % SNAPSHOT_STEPS == 0 and self.is_alike():
             snapshot = self.capture()
-            if snapshot.is_sound:
+            if snapshot.is_sound and not bool(self.changed(everything=True).any()):
                 self.mark_healthy(snapshot)
 
     def roll_back(self, rate_factor: float = 1.0, ramp: bool = False) -> None:

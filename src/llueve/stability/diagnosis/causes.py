@@ -13,13 +13,13 @@ class Cause(WordedEnum):
     )
     MISSING_INPUT = (
         "missing_input",
-        "cells or facts without a value reach the model",
-        "celdas o datos sin valor llegan al modelo",
+        "cells without a value reach the model",
+        "celdas sin valor llegan al modelo",
     )
     INFINITE_INPUT = (
         "infinite_input",
-        "infinite cells or facts reach the model",
-        "celdas o datos infinitos llegan al modelo",
+        "infinite cells reach the model",
+        "celdas infinitas llegan al modelo",
     )
     SENTINEL_OR_UNIT = (
         "sentinel_or_unit",

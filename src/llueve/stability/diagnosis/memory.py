@@ -13,7 +13,11 @@ from llueve.stability.diagnosis.explanation import Change, Explanation
 from llueve.stability.diagnosis.numbers import first_numbers
 from llueve.stability.refused_step import RefusedStep
 
-BY_GROUP = {"moments": Cause.POISONED_MOMENTS, "average": Cause.POISONED_AVERAGE}
+BY_GROUP = {
+    "moments": Cause.POISONED_MOMENTS,
+    "average": Cause.POISONED_AVERAGE,
+    "buffers": Cause.CORRUPT_BUFFER,
+}
 """Cause by the part of the stored numbers that changed; all others are weights."""
 
 
