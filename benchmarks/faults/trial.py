@@ -218,8 +218,8 @@ class Trial:
         before = ""
 
         def remembered(trainer: Trainer, *arguments: Any) -> None:
-            self.trainer = trainer
             begin(trainer, *arguments)
+            self.trainer = trainer
 
         def counted(stepper: Stepper, *rerun: Any) -> Attempt | None:
             nonlocal before

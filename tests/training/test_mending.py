@@ -112,7 +112,7 @@ def test_damage_to_memory_leaves_no_trace(make_panel, make_config, monkeypatch, 
     with monkeypatch.context() as patch:
         plant(patch, at, DAMAGES[what])
         hit = Run(make_panel, make_config, average_decay=0.9).go()
-    assert len(hit.events) == 1
+    assert len(hit.events) == 1 and hit.events[0]["kind"] != "memory"  # the checks of the values come first
     assert same(hit.weights, clean.weights)
     assert [line["validation_loss"] for line in hit.history] == [line["validation_loss"] for line in clean.history]
 
