@@ -147,7 +147,7 @@ class Explanation:
 
     cause: Cause
     advice: Words = NO_WORDS
-    """What to do about the cause in this training, without a final period; empty if it is not known."""
+    """Advice on the cause in this training, without a final period; empty if it is not known."""
     trace: Trace | None = None
     """The operation whose result was the first non-finite number; None if the repeated step has none."""
     experiments: tuple[Experiment, ...] = ()
