@@ -92,7 +92,7 @@ class Steps:
 def costs(case: Workload, precision: torch.dtype, rounds: int) -> dict[str, Any]:
     """Seconds of both forms, the guard's share of a step, and trace and explanation in steps."""
     steps = Steps(case.trainer(BATCHES * case.batch, precision), case.batch)
-    steps.state.optimiser.set_rates(0.01)  # hundreds of steps on a few batches then remain those of a usual training
+    steps.stepper.set_rates(0.01)  # hundreds of steps on a few batches then remain those of a usual training
     turns = {"unguarded": iter(range(rounds + 2)), "guarded": iter(range(rounds + 2))}
     forms = {
         "unguarded": lambda: steps.unguarded(next(turns["unguarded"])),

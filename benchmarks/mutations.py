@@ -26,7 +26,8 @@ a learning rate below zero | math.isfinite(rate) and rate >= 0 for | math.isfini
 an unsound weight | if reading.unsound_weights:
 moments that are not finite | if not all(map(math.isfinite, reading.moments)):
 a second moment below zero | if least_second < 0:
-a rate above the schedule | if any(rate > most * ROUNDING for | if any(False and rate > most * ROUNDING for
+a rate that is not planned | if any(not math.isclose(rate, plan, rel_tol=ROUNDING - 1) for | if any(False for
+bits that change between two steps | if reading.changed:
 moments beyond clipped gradients | if most > self.largest_clip * ROUNDING:
 an absurd average | if (most := max(map(abs, reading.average))) > LARGEST_WEIGHT:
 an average that is not finite | if not all(map(math.isfinite, reading.average)):
@@ -42,7 +43,7 @@ a training without gradient | if zero_gradient or max(reading.rates) == 0 else |
 a training without rates | if zero_gradient or max(reading.rates) == 0 else | if zero_gradient else
 a training that does not move | if self.idle >= IDLE_STEPS:
 inputs before the first step | if lost > self.max_skipped:
-weights after an epoch | if wrong := unsound_weights(model): | if wrong := unsound_weights(model)[:0]:
+weights after an epoch | wrong = unsound_weights(model)\n | wrong = unsound_weights(model)[:0]\n
 the budget | if self.skipped > self.samples_left:
 the budget is of one epoch | self.skipped = 0\n        self.reasons | self.reasons
 weights that are not finite | if not most <= bound] | if most > bound]
@@ -53,10 +54,11 @@ collapse to one class | if len(np.unique(predicted_B)) == 1:
 # training/stepper.py: tests/training/test_mending.py
 all weights are read | () if seen[2] <= LARGEST_WEIGHT else | () if True else | unsound_for_a_single
 the average is read | [] if state.average is None else [state.average.extremes()] | [] | leaves_no_trace and average
+bits are compared | changed=state.names_of(seen[len(seen) - len(changed) :]) | changed=() | flips_between
 the random state | if all(torch.equal(found[name], expected) | if True or all(torch.equal(found[name], expected) | leaves_no_trace and random
 # training/training_state.py: tests/training/test_mending.py
 buffers are read | (*self.model.parameters(), *self.model.buffers()) | (*self.model.parameters(),) | unsound_for_a_single
-only sound states are kept for a roll-back | if snapshot.is_sound: | if True: | is_not_remembered
+only sound states are kept for a roll-back | if snapshot.is_sound and not | if not | is_not_remembered
 # training/stepper.py: tests/training/test_loop.py
 gradients are clipped | if norm > 0.999 * largest: | if False: | torch_clips
 # training/training_state.py: tests/training/test_refused.py
@@ -66,7 +68,15 @@ the guard is asked | if fault is None: | if True: | bad_step
 a NaN is never the best | improved = math.isfinite(loss) and ( | improved = ( | nan_validation
 no model without a finite loss | if state.best is None:\n            raise | if False:\n            raise | leave_no_model
 # training/loop.py: tests/training/test_mending.py
-weights before validation | if repair_weights(trainer): | if False: | before_validation
+weights before validation | if repair_weights(trainer):\n        return  # the training | if False:\n        return  # the training | before_validation
+# training/batches/epoch.py: tests/training/test_windows_once.py
+windows that were used before | if self._is_repeated(drawn):\n            self._order | if False:\n            self._order
+an order with every window | if not np.array_equal(np.bincount( | if False and not np.array_equal(np.bincount(
+a batch of other windows | if not self._holds(batch, own):\n            batch | if False:\n            batch
+# training/batches/feature_cache.py: tests/training/test_feature_cache.py -k garbage
+features in use | if wrong.any():
+# training/phases.py: tests/training/test_phases.py -k "refused"
+a rate that rises too much | if rate > LARGEST_RISE * before:
 # training/recovery.py: tests/training/test_mending.py
 unsound windows stay out | found.append(state.guard.is_sound( | found.append(True or state.guard.is_sound( | quarantined_samples
 damage is not repaired without end | repeated=state.repeats[here] > 0 | repeated=False | comes_back

@@ -1,6 +1,6 @@
 """The fault bench: every kind of fault, at every timing, in both precisions, with several seeds.
 
-    python -m benchmarks.faults [--held-out] [--seeds 5] [--processes 2] [--only TEXT] [--json FILE] [--show FILE]
+    python -m benchmarks.faults [--held-out] [--seeds 6] [--processes 2] [--only TEXT] [--json FILE] [--show FILE]
 
 Run it from the root of the repository. Each fault is planted into a small training just before one of its steps. A row of the
 table is one kind:
@@ -34,13 +34,28 @@ import torch
 
 from benchmarks.faults.fault import Fault
 from benchmarks.faults.kinds import kinds
+from benchmarks.faults.refusals import REFUSALS
 from benchmarks.faults.scene import Random, Scene
-from benchmarks.faults.states import STATE_FAULTS, damaged_checkpoint, interrupted
+from benchmarks.faults.states import STATE_FAULTS, interrupted
 from benchmarks.faults.trial import TIMINGS, Outcome, Shape, Trial
 
+DEEP = Shape(
+    width=64,
+    heads=8,
+    layers=4,
+    feed_forward=128,
+    patch_length=6,
+    context=25,
+    variables=7,
+    sites=3,
+    times=150,
+    batch_size=16,
+)
+"""A deeper and wider model, with a context that is not a multiple of the patch, and larger batches."""
 DEVELOPED = (
     Shape(),
     Shape(architecture="timer"),
+    DEEP,
     Shape(head="mean"),
     Shape(width=32, heads=4, context=12, sites=3, times=160, variables=4),
     Shape(architecture="timer", head="mean", patch_length=3, context=9),
@@ -48,12 +63,12 @@ DEVELOPED = (
 HELD_OUT = (
     Shape(width=24, heads=2, layers=3, feed_forward=36, context=10, variables=5, batch_size=6, times=160),
     Shape(architecture="timer", width=40, heads=5, layers=1, context=15, patch_length=5, times=210),
+    replace(DEEP, width=72, heads=6, layers=5, patch_length=8, context=26, variables=8),
     Shape(head="mean", width=12, heads=1, feed_forward=40, patch_length=6, context=12, learning_rate=2e-3),
     Shape(width=48, heads=4, sites=4, times=150, batch_size=11, variables=2, instance_norm=False),
     Shape(architecture="timer", head="mean", width=20, heads=5, layers=3, patch_length=2, variables=6, missing=0.3),
 )
 """One for each seed."""
-PUBLISHED = "checkpoint: NaN in a published file"
 
 Row = dict[str, Any]
 
@@ -85,7 +100,7 @@ def jobs(held_out: bool, seeds: int) -> Iterator[Job]:
     for seed in range(seeds):
         places = {title: (kind.timings, kind.precisions) for title, kind in kinds(held_out).items()}
         places |= dict.fromkeys(STATE_FAULTS, (TIMINGS[1:4], ("float32", "bfloat16")))
-        places[PUBLISHED] = (("before the first step",), ("float32",))
+        places |= dict.fromkeys(REFUSALS, (("before the first step",), ("float32",)))
         for title, (timings, precisions) in places.items():
             for timing in timings:
                 yield from (Job(title, timing, precision, seed, held_out) for precision in precisions)
@@ -96,8 +111,8 @@ def run(job: Job) -> Row:
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     started, random = time.perf_counter(), job.random()
-    if job.kind == PUBLISHED:
-        row = damaged_checkpoint(job.shape, job.seed, random)
+    if job.kind in REFUSALS:
+        row = REFUSALS[job.kind](job.shape, job.seed, random)
     elif job.kind in STATE_FAULTS:
         row = interrupted(job.shape, job.seed, job.precision, job.timing, STATE_FAULTS[job.kind], random)
     else:
@@ -210,7 +225,7 @@ def cells(rows: list[Row]) -> str:
 
 def table(rows: list[Row]) -> str:
     """A line for each kind, and the totals."""
-    by_kind: dict[str, list[Row]] = {kind: [] for kind in (*kinds(), *STATE_FAULTS, PUBLISHED)}
+    by_kind: dict[str, list[Row]] = {kind: [] for kind in (*kinds(), *STATE_FAULTS, *REFUSALS)}
     for row in rows:
         by_kind[row["kind"]].append(row)
     lines = ["| fault | runs | detected | located | cause | recovered |", "| --- | --- | --- | --- | --- | --- |"]
@@ -229,7 +244,7 @@ def main() -> None:
     """Run, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--held-out", action="store_true", help="damage and models that were not used in development")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", metavar="TEXT", help="kinds with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a line for each run as it ends")

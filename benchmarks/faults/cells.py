@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.faults.fault import INF, NAN, VARIABLES_HEAD, Fault, Size
+from benchmarks.faults.fault import INF, NAN, TIMINGS, VARIABLES_HEAD, Fault, Size
 from benchmarks.faults.scene import Random, Scene
 from benchmarks.faults.trial import Trial
 from llueve.model import classifier, timer, timer_xl
@@ -98,6 +98,11 @@ def empty_patch(scene: Scene) -> Any:
     return "softmax"
 
 
+def features(value: float, scene: Scene) -> None:
+    """Damage one cached feature of a window of the next step."""
+    scene.damage_features(value)
+
+
 # Preparations, which the clean trial shares
 
 
@@ -142,6 +147,8 @@ def faults(size: Size) -> tuple[Fault, ...]:
     facts = partial(cells, place="facts", shape=VARIABLES_HEAD)
     levels = partial(cells, prepare=unlimited, shared=True, shape=VARIABLES_HEAD)
     bare = partial(cells, place="operation", shared=True)
+    batches = partial(Fault, "batches", cause="", repaired=True)
+    live = partial(batches, timings=TIMINGS[:2], train={"feature_cache_gb": 1})
     gapless = {"missing": 0.0, "instance_norm": True}
     return (
         cells("missing cell", "missing_input", partial(one_cell, NAN)),
@@ -154,6 +161,10 @@ def faults(size: Size) -> tuple[Fault, ...]:
         levels("outlier without limit", "outlier_input", partial(one_cell, size(1e30, -4e27))),
         levels("repeated value without limit", "sentinel_or_unit", partial(repeated, size(-1e30, 7e26))),
         levels("unit without limit", "sentinel_or_unit", partial(other_unit, size(1e28, -3e26))),
+        batches("the same batch in all later steps", plant=Scene.repeat_batch, timings=TIMINGS[:4]),
+        batches("an order that repeats windows", plant=Scene.repeat_order, timings=(TIMINGS[1], TIMINGS[3])),
+        live("a usual number in cached features", plant=partial(features, size(0.5, -3.0))),
+        live("NaN in cached features", plant=partial(features, NAN)),
         bare("constant window without ε", "constant_window", constant, prepare=without_epsilon, shape=gapless),
         bare("empty attention row", "empty_attention_row", empty_patch, prepare=hard_mask, shape={"missing": 0.0}),
     )

@@ -50,17 +50,17 @@ def faults(size: Size) -> tuple[Fault, ...]:
     drift = partial(Fault, "rate", ends="sound", drifts=True)
     state = partial(Fault, "random state", cause="", repaired=True)
     once, high = size(1e6, 30.0), size(1e4, 3e3)
-    some = (TIMINGS[0], TIMINGS[2])
     return (
         moments("NaN in a first moment", plant=partial(moment, "exp_avg", NAN)),
         moments("absurd first moment", plant=partial(moment, "exp_avg", size(1e9, -5e3))),
         moments("negative second moment", plant=partial(moment, "exp_avg_sq", size(-1e-3, -1e-9))),
         moments("infinite second moment", plant=partial(moment, "exp_avg_sq", INF)),
         moments("absurd second moment", plant=partial(moment, "exp_avg_sq", size(1e12, 50.0))),
+        moments("a usual second moment", plant=partial(moment, "exp_avg_sq", size(1e-9, 1e-4)), timings=TIMINGS[1:]),
         rates("NaN, once", plant=lambda scene: scene.next_rate(NAN)),
         rates("negative, once", plant=lambda scene: scene.next_rate(-1.0)),
         rates("× 1e6, once", plant=lambda scene: scene.next_rate(once)),
-        drift("× 1e4, configured", "learning_rate", lambda scene: scene.scale_rates(high), timings=some),
+        rates("× 1e4, in memory", plant=lambda scene: scene.scale_rates(high)),
         drift("no warm-up", "missing_warmup", prepare=without_warmup, timings=TIMINGS[:1]),
         state("numbers drawn", plant=draw),
         state("reseeded", plant=reseed),

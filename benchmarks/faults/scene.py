@@ -138,6 +138,29 @@ class Scene:
 
         self.change_next(self.trainer.batches, "load", spoil)
 
+    def repeat_batch(self) -> None:
+        """Hand the training the batch of the next step in all later steps, too."""
+        loader, first = self.trainer.batches._loader, []
+        take = loader.take
+
+        def same(*given: Any) -> Any:
+            first.append(take(*given))
+            return first[0]
+
+        self.trial.patch(loader, "take", same)
+
+    def repeat_order(self) -> None:
+        """Let the rest of the epoch repeat the windows of its first step."""
+        batches, position = self.trainer.batches, self.trainer.state.place.position
+        batches._order[position:] = np.resize(batches._order[: batches.batch_size], len(batches._order) - position)
+
+    def damage_features(self, value: float) -> None:
+        """Write a value into the cached features of one window of the next step."""
+        batches = self.trainer.batches
+        cache, row = batches._features, int(batches.draw(self.trainer.state.place.position).chosen[0])
+        cache.rows = cache.rows.copy()
+        put(torch.from_numpy(cache.rows[row]), value, self.random)
+
     def every_step(self, before: Callable[[], object]) -> None:
         """Do something before each forward pass of the later steps."""
         compute = stepper_module.loss_and_gradients

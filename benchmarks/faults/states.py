@@ -1,4 +1,4 @@
-"""Faults of files: a damaged saved state of an interrupted training, and a damaged checkpoint.
+"""Faults of files: a damaged saved state of an interrupted training.
 
 The log must name a damaged state, and the resumed training must end bit for bit as the training without an interruption.
 """
@@ -17,11 +17,9 @@ import torch
 from benchmarks.faults.fault import INF, NAN
 from benchmarks.faults.scene import Random, put
 from benchmarks.faults.trial import Shape, Trial
-from llueve.errors import CheckpointError
-from llueve.model.checkpoints.convert import encode_checkpoint
-from llueve.model.checkpoints.pretrained import load_pretrained
 from llueve.training.saved_states import Health, SavedStates
 from llueve.training.snapshot import Snapshot
+from llueve.training.trainer import Trainer
 
 Damage = Callable[[SavedStates, Path, Random], tuple[Path, str]]
 """Returns the damaged file, and the words that must name it."""
@@ -64,12 +62,17 @@ STATE_FAULTS: dict[str, Damage] = {
 }
 
 
+def interrupt(trainer: Trainer) -> None:
+    """Do as a signal does."""
+    trainer.environment.interruption.number = signal.SIGTERM
+
+
 def interrupted(shape: Shape, seed: int, precision: str, timing: str, damage: Damage, random: Random) -> dict[str, Any]:
     """Interrupt a training, damage its newest state, resume, and judge the result."""
     clean = Trial(shape, seed, precision).run()
     with tempfile.TemporaryDirectory() as name:
         folder, first = Path(name), Trial(shape, seed, precision)
-        first.run(lambda _: setattr(first.interruption, "number", signal.SIGTERM), first.attempt_at(timing), folder)
+        first.run(interrupt, first.attempt_at(timing), folder)
         states = SavedStates(folder)
         found = states.newest()
         if found is None:  # before the last step the training ends by itself
@@ -85,25 +88,6 @@ def interrupted(shape: Shape, seed: int, precision: str, timing: str, damage: Da
         "recovered": bool(outcome.weights) and same,
         "error": outcome.error,
     }
-
-
-def damaged_checkpoint(shape: Shape, seed: int, random: Random) -> dict[str, Any]:
-    """Put a NaN into one tensor of a checkpoint; loading must fail, and name the tensor and the index."""
-    encoder = Trial(shape, seed, "float32").model.encoder
-    names = [name for name, each in encoder.named_parameters() if each.ndim > 1]
-    name = names[int(random.integers(len(names)))]
-    index = put(encoder.get_parameter(name), NAN, random)
-    layout = "openltm" if shape.architecture == "timer_xl" else "huggingface"
-    message = ""
-    with tempfile.TemporaryDirectory() as folder:
-        for file, content in encode_checkpoint(encoder, layout).items():
-            (Path(folder) / file).write_bytes(content)
-        try:
-            load_pretrained(folder)
-        except CheckpointError as error:
-            message = str(error)
-    located = name in message and str(list(index)) in message
-    return {"detected": bool(message), "located": located, "recovered": bool(message), "error": None}
 
 
 @contextmanager

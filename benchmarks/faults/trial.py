@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -20,20 +21,21 @@ import xarray as xr
 from rich.console import Console
 
 from llueve.config import Config, parse_config
-from llueve.errors import GuardStop, Interrupted
-from llueve.model.build import build_classifier, build_encoder
+from llueve.distributed.processes import Processes
+from llueve.errors import ConfigError, GuardStop, Interrupted
 from llueve.model.classifier import TimerXLForClassification
+from llueve.runs.directory import Run
+from llueve.runs.saved_model import SavedModel
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
 from llueve.samples.windows import build_windows
 from llueve.stability.diagnosis import Evidence, Explanation
-from llueve.stability.incidents import DataNames, IncidentFolder, explain_incident, load_incident
+from llueve.stability.incidents import explain_incident, load_incident
 from llueve.stability.reading import Fault as GuardFault
 from llueve.stability.refused_step import RefusedStep
 from llueve.training import loop, recovery
-from llueve.training.environment import Environment
-from llueve.training.interruption import Interruption
-from llueve.training.saved_states import SavedStates
+from llueve.training.fit import Job, fit
+from llueve.training.saved_states import SavedState, SavedStates
 from llueve.training.stepper import Attempt, Stepper
 from llueve.training.trainer import Trainer
 
@@ -88,6 +90,8 @@ class Outcome:
     quarantined: list[tuple[int, int]] = field(default_factory=list)
     loads: bool | None = None
     """True if training can resume from the newest saved state."""
+    refusal: str | None = None
+    """Message of the configuration that refused the trial."""
     error: str | None = None
     """Any other exception, which is a defect of llueve."""
 
@@ -120,7 +124,7 @@ class Trial:
         scaler = fit_scaler(self.panel, self.split.training_rows)
         self.windows = build_windows(self.panel, scaler, shape.context, "mask")
         self.training = self.split.training
-        self.model = self.fresh(seed)
+        self.saved = SavedModel.build(self.panel, self.split, scaler, self.config)
         self.reference_loss: float | None = None
         """Validation loss that the trial should reach, where it is not that of the clean trial."""
         self.impossible = False
@@ -130,7 +134,6 @@ class Trial:
         self.truth: Any = None
         """The place of the planted fault."""
         self.patches = ExitStack()
-        self.interruption = Interruption()
         self.trainer: Trainer | None = None
         self.attempts = 0
 
@@ -145,12 +148,10 @@ class Trial:
         numbers = (1, steps // 2 + 1, steps + 1, 2 * steps + steps // 2 + 1, 3 * steps)
         return dict(zip(TIMINGS, numbers, strict=True))[timing]
 
-    def fresh(self, seed: int = 4711) -> TimerXLForClassification:
-        """A newly initialised model."""
-        model = self.config.model
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return build_classifier(build_encoder(model), model, self.shape.variables, 2, 2).train()
+    @property
+    def model(self) -> TimerXLForClassification:
+        """The model that is trained."""
+        return self.saved.classifier
 
     def patch(self, target: Any, name: str, new: Any) -> None:
         """Replace an attribute until the end of the trial."""
@@ -179,15 +180,14 @@ class Trial:
             stack.enter_context(self._watched(outcome, plant, at))
             stack.enter_context(self.patches)
             saved = SavedStates(folder)
-            parts = (self.training, self.split.validation)
-            settings = (self.config.train, self.config.guard, self._environment(folder, saved, outcome))
             try:
-                start = saved.newest() if resume else None
-                trained = loop.train_model(self.model, self.windows, *parts, *settings, start)
-                outcome.validation_loss = trained.best_validation_loss
+                self._fit(folder, saved.newest() if resume else None, outcome)
+                outcome.validation_loss = self.saved.trained["best_validation_loss"]
                 outcome.weights = {name: each.clone() for name, each in self.model.state_dict().items()}
             except GuardStop as stop:
                 outcome.stop = str(stop)
+            except ConfigError as error:
+                outcome.refusal = str(error)
             except Interrupted:
                 pass
             except Exception as error:  # noqa: BLE001 (any exception counts as a miss, and is reported)
@@ -201,24 +201,15 @@ class Trial:
             outcome.quarantined = [(each.site, each.end) for each in self.trainer.state.ledger.held()]
         return outcome
 
-    def _environment(self, folder: Path, saved: SavedStates, outcome: Outcome) -> Environment:
-        names = DataNames(
-            model=self.config.model,
-            variables=[(f"v{each}", None) for each in range(self.shape.variables)],
-            classes=["0", "1"],
-            sites=self.panel["site"].values.tolist(),
-            times=self.panel["time"].values,
-            step_hours=24.0,
+    def _fit(self, folder: Path, start: SavedState | None, outcome: Outcome) -> None:
+        """Train as `llueve train` does; a tracker receives the lines of the history."""
+        lines = SimpleNamespace(
+            record=lambda line: (outcome.events if "event" in line else outcome.history).append(line)
         )
-        return Environment(
-            record=lambda line: (outcome.events if "event" in line else outcome.history).append(line),
-            keep_incident=IncidentFolder(folder, names).keep,
-            new_model=self.fresh,
-            console=Console(file=io.StringIO()),
-            saved_states=saved,
-            run_facts=lambda: {"history_bytes": 0},
-            interruption=self.interruption,
-        )
+        job = Job(self.config, Run(folder), Processes(), Console(file=io.StringIO()), lines)
+        if start is None:
+            job.run.create(self.config, overwrite=False)
+        fit(job, self.saved, self.panel, self.split, self.windows, start)
 
     @contextmanager
     def _watched(self, outcome: Outcome, plant: Plant | None, at: int) -> Iterator[None]:
@@ -227,8 +218,8 @@ class Trial:
         before = ""
 
         def remembered(trainer: Trainer, *arguments: Any) -> None:
-            self.trainer = trainer
             begin(trainer, *arguments)
+            self.trainer = trainer
 
         def counted(stepper: Stepper, *rerun: Any) -> Attempt | None:
             nonlocal before
@@ -286,6 +277,7 @@ def _config(shape: Shape, seed: int, precision: str, train: dict[str, Any]) -> C
         "patience": 9,
         "precision": precision,
         "seed": seed,
+        "feature_cache_gb": 0,  # otherwise the data of the head's phase are read once, before any of its steps
         "phases": PHASES,
     }
     sections = {

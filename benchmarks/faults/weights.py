@@ -45,6 +45,36 @@ def table(scene: Scene) -> Any:
     return name, put(buffer, NAN, scene.random)
 
 
+def flip(number: torch.Tensor, index: tuple[int, ...], bit: int) -> None:
+    """Flip a bit of a float32 number in memory."""
+    with torch.no_grad():
+        number.view(torch.int32)[index] ^= 1 << bit
+
+
+def towards_zero(bits: tuple[int, ...], scene: Scene) -> Any:
+    """Flip an exponent bit of a weight from one to zero: the number becomes small, and nothing overflows."""
+    while True:
+        name, parameter = scene.trained()
+        index, bit = tuple(int(scene.random.integers(size)) for size in parameter.shape), int(scene.random.choice(bits))
+        if int(parameter.detach().view(torch.int32)[index]) >> bit & 1:
+            flip(parameter, index, bit)
+            return name, index
+
+
+def lowest_bit(scene: Scene) -> Any:
+    """Flip the lowest bit of a weight."""
+    name, parameter = scene.trained()
+    index = tuple(int(scene.random.integers(size)) for size in parameter.shape)
+    flip(parameter, index, 0)
+    return name, index
+
+
+def finite_table(scene: Scene) -> Any:
+    """Write a usual number to a stored table."""
+    name, buffer = next(iter(scene.model.named_buffers()))
+    return name, put(buffer, 0.123, scene.random)
+
+
 def average(value: float, scene: Scene) -> Any:
     """Damage one number of the moving average."""
     parts = list(scene.average.named(scene.model).items())
@@ -108,12 +138,18 @@ def faults(size: Size) -> tuple[Fault, ...]:
         number("sixteen NaN in a row", corrupt, sixteen_in_a_row),
         number("flipped exponent", "damaged_weights", damaged),
         number("absurd but finite", "damaged_weights", absurd, drifts=True),
+        number(
+            "an exponent bit towards zero", "damaged_weights", partial(towards_zero, size((26, 27, 28), (24, 25, 29)))
+        ),
+        number("the lowest bit", "damaged_weights", lowest_bit),
         number("NaN in a stored table", "corrupt_buffer", table, shape=VARIABLES_HEAD),
+        number("a usual number in a stored table", "corrupt_buffer", finite_table, shape=VARIABLES_HEAD),
         first("NaN in a checkpoint's tensor", corrupt, place="number", prepare=corrupt_checkpoint),
         first("pre-trained weights of another scale", "encoder_weights", prepare=encoder),
         first("head weights × 1000", "head_initialisation", prepare=head, ends="sound"),
         Fault("memory", "a weight damaged at every step", corrupt, stuck, "number", "stopped"),
         averages("NaN", plant=partial(average, NAN)),
         averages("infinity", plant=partial(average, INF)),
+        averages("a usual number", plant=partial(average, size(0.5, -0.01))),
         averages("absurd", plant=partial(average, size(1e20, -3e8))),
     )

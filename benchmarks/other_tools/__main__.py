@@ -68,7 +68,7 @@ KINDS = {
     "moments: absurd first moment": "",
     "rate: NaN, once": "learning.rate",
     "rate: × 1e6, once": "learning.rate",
-    "rate: × 1e4, configured": "learning.rate",
+    "rate: × 1e4, in memory": "learning.rate",
     "loss: NaN, once": r"\bloss\b|\bMul",
     "loss: log of zero": "",
     "averages: NaN": "",

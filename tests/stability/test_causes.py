@@ -1,53 +1,17 @@
 """Causes by experiment: each planted fault is named, and the experiment that cures it is the one that takes it away."""
 
-import numpy as np
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from llueve.config import TrainConfig
-from llueve.model.batch import Batch
-from llueve.model.classifier import TimerXLForClassification
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
-from llueve.samples.split import Part
-from llueve.stability.diagnosis import Cause, Change, Evidence, explain
-from llueve.stability.reading import FaultKind, Reading
-from llueve.stability.refused_step import RefusedStep
-from llueve.step.random_state import random_states
+from llueve.stability.diagnosis import Cause, Change, explain
 
-NAN, INF = float("nan"), float("inf")
-
-
-def fresh(form, head, seed=0, variables=3, width=16):
-    torch.manual_seed(seed)
-    encoder = form(4, width=width, layers=2, heads=2, feed_forward=24, dropout=0.1)
-    model = TimerXLForClassification(encoder, 2, head, num_variables=variables, num_facts=2).train()
-    if head == "variables":
-        torch.nn.init.normal_(model.head.out.weight)  # as after some steps: the gradient reaches the encoder
-    return model
-
-
-def planted(form=TimerXL, head="variables", seed=0, batch=8, steps=13, variables=3, **changes):
-    model = fresh(form, head, seed, variables)
-    torch.manual_seed(seed + 1)
-    x_BLC = torch.randn(batch, steps, variables)
-    given = Batch(x_BLC, torch.ones_like(x_BLC, dtype=torch.bool), torch.randn(batch, 2), torch.randint(2, (batch,)))
-    rates = changes.pop("rates", (1e-3, 1e-3))
-    step = {
-        "kind": FaultKind(changes.pop("kind", "loss")),
-        "reason": "planted",
-        "epoch": 1,
-        "reading": Reading(step=1, samples=batch, loss=float("nan"), gradient_norm=float("nan"), rates=rates),
-        "rows": Part("training", np.zeros(batch, int), np.arange(batch), given.y_B.numpy()),
-        "model": model,
-        "batch": given,
-        "config": TrainConfig(),
-        "precision": torch.float32,
-        "random_state": random_states(torch.device("cpu")),
-        "moments": {},
-    }
-    evidence = Evidence(new_model=lambda: fresh(form, head, seed + 99, variables))
-    return RefusedStep(**{**step, **changes}), evidence
+sys.path.insert(0, str(Path(__file__).parent))
+from planted import INF, NAN, planted
 
 
 def cures(explanation):
@@ -147,6 +111,6 @@ def test_the_model_is_left_as_it_was(shape):
     assert step.batch.x_BLC[0, 0, 0].isnan() and step.model.training
 
 
-def test_every_cause_has_advice_in_both_languages():
+def test_every_cause_has_a_meaning_in_both_languages():
     assert all(len(english) > 20 and len(spanish) > 20 for english, spanish in (cause.words for cause in Cause))
     assert all(change.words.en and change.words.es for change in Change)

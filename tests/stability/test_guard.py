@@ -47,9 +47,11 @@ FAULTS = {
     "average nan": ({"average": (math.nan, 1.0)}, "average"),
     "average inf": ({"average": (0.0, math.inf)}, "average"),
     "average absurd": ({"average": (-1e20, 1.0)}, "average"),
+    "changed bits": ({"changed": ("weights",)}, "memory"),
     "first moment beyond what is clipped": ({"moments": (-1.1, 0.1, 0.0, 0.01)}, "moments"),
     "second moment beyond what is clipped": ({"moments": (-0.1, 0.1, 0.0, 1.1)}, "moments"),
-    "rate above the schedule": ({"rates": (1e-3, 2e-3), "highest_rates": (1e-3, 1e-3)}, "learning_rate"),
+    "rate above the plan": ({"rates": (1e-3, 2e-3), "planned_rates": (1e-3, 1e-3)}, "learning_rate"),
+    "rate below the plan": ({"rates": (1e-3, 1e-9), "planned_rates": (1e-3, 1e-3)}, "learning_rate"),
     "gradient overflow": ({"gradient_norm": 1.1e18}, "gradient_overflow"),
     "loss of a start": ({"loss": 31 * math.log(2)}, "loss_start"),
     "rate nan": ({"rates": (1e-3, math.nan)}, "learning_rate"),
@@ -86,10 +88,10 @@ def test_the_budget_is_a_share_of_the_epoch_and_renewed_with_it():
 @pytest.mark.parametrize(
     ("changes", "mend"),
     [
-        ({"loss": math.nan, "non_finite_inputs": 3}, "windows.missing"),
-        ({"loss": math.nan}, "lower train.encoder_learning_rate"),
+        ({"loss": math.nan, "non_finite_inputs": 3}, "llueve incident explain RUN"),
+        ({"loss": math.nan}, "llueve incident explain RUN"),
         ({"moments": (math.nan, 0, 0, 0)}, "the machine's memory"),
-        ({"rates": (math.nan,)}, "correct train.encoder_learning_rate"),
+        ({"rates": (math.nan,)}, "the machine.s memory"),
     ],
 )
 def test_the_message_tells_what_to_do_about_this_fault(changes, mend):

@@ -15,14 +15,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from llueve.config import GuardConfig, PhaseConfig
 from llueve.model.build import build_classifier, build_encoder
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
 from llueve.samples.windows import build_windows
 from llueve.step.gradients import loss_and_gradients
 from llueve.step.predict import as_batch
-from llueve.training.batches.feature_cache import FeatureCache
+from llueve.training.batches.feature_cache import DamagedFeatures, FeatureCache
+from llueve.training.batches.feature_files import UnusableFiles
+from llueve.training.environment import Environment
+from llueve.training.loop import train_model
+from llueve.training.stepper import Stepper
 
 CPU = torch.device("cpu")
 LIMIT = 10**9
@@ -249,7 +255,11 @@ import time, numpy as np, torch
 from pathlib import Path
 from llueve.config import ModelConfig
 from llueve.model.build import build_classifier, build_encoder
+from llueve.config import GuardConfig, PhaseConfig
 from llueve.training.batches.feature_cache import FeatureCache
+from llueve.training.environment import Environment
+from llueve.training.loop import train_model
+from llueve.training.stepper import Stepper
 from llueve.samples.windows import Part, Windows
 config = ModelConfig.model_validate_json({config.model.model_dump_json()!r})
 model = build_classifier(build_encoder(config), config, 3, 2, 2)
@@ -367,3 +377,65 @@ def test_features_that_are_not_finite_are_kept_and_named(prepared, tmp_path):
     again = opened(tmp_path, model, windows, part, compute_batch=16)
     assert again.non_finite.tolist() == cache.non_finite.tolist()
     assert np.array_equal(again.rows, cache.rows, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [0.25, 1e30, np.nan])
+def test_garbage_in_a_live_cache_is_found_when_it_is_used_and_computed_again(prepared, tmp_path, value):
+    model, windows, split, _ = prepared()
+    cache = opened(tmp_path, model, windows, split.training, compute_batch=16)
+    right = cache.batch(slice(None))
+    rows = cache.rows.copy()
+    rows[[5, 40], 1, 2] = value
+    cache.rows = rows
+    assert torch.equal(cache.batch(slice(6, 12)), right[6:12])  # these are sound
+    with pytest.raises(DamagedFeatures) as caught:
+        cache.batch(np.array([3, 40, 5]))
+    assert caught.value.rows.tolist() == [40, 5]
+    cache.mend(caught.value)
+    for chosen in (slice(None), np.array([5, 3, 40])):
+        assert torch.equal(cache.batch(chosen), right[chosen])
+
+
+def test_a_live_cache_that_is_full_of_garbage_is_given_up(prepared, tmp_path):
+    model, windows, split, _ = prepared()
+    cache = opened(tmp_path, model, windows, split.training, compute_batch=4)
+    cache.rows = np.zeros_like(cache.rows)
+    with pytest.raises(DamagedFeatures) as caught:
+        cache.batch(slice(None))
+    with pytest.raises(UnusableFiles, match="too many changed"):
+        cache.mend(caught.value)
+
+
+def test_a_damaged_file_does_not_change_a_training(prepared, tmp_path):
+    """A few finite numbers of the file change between two steps, and the file of the validation before it is read."""
+    ends = []
+    for harmed in (False, True):
+        model, windows, split, config = prepared()
+        lines, attempt = [], Stepper.attempt
+
+        def damaged(self, *given, harmed=harmed, attempt=attempt):
+            if harmed and self.state.place.batches == 2 and self.state.place.epoch == 1:
+                for path in (tmp_path / "features1").glob("*.features"):
+                    with path.open("r+b") as file:
+                        file.seek(path.stat().st_size - 400)
+                        file.write(np.full(8, 0.5, np.float32).tobytes())
+            return attempt(self, *given)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Stepper, "attempt", damaged)
+            around = Environment(
+                lines.append,
+                lambda _: None,
+                lambda: None,
+                Console(file=io.StringIO()),
+                features=tmp_path / f"features{int(harmed)}",
+            )
+            train = config.train.model_copy(
+                update={"phases": (PhaseConfig(name="head", freeze=("encoder",), epochs=2),)}
+            )
+            torch.manual_seed(3)
+            train_model(model, windows, split.training, split.validation, train, GuardConfig(), around)
+        ends.append((model.state_dict(), [line for line in lines if "event" not in line]))
+        assert [line["kind"] for line in lines if "event" in line] == (["features"] if harmed else [])
+    assert all(torch.equal(ends[0][0][name], each) for name, each in ends[1][0].items())
+    assert [line["validation_loss"] for line in ends[0][1]] == [line["validation_loss"] for line in ends[1][1]]

@@ -1,6 +1,7 @@
 """Remedies inside a whole training: what was planted is mended, and the run ends as if it had never been."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from llueve.model.timer_xl import TimerXL
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
 from llueve.samples.windows import build_windows
-from llueve.training import loop, stepper, training_state
+from llueve.training import loop, recovery, stepper, training_state
 from llueve.training.environment import Environment
 from llueve.training.stepper import Stepper
 
@@ -111,9 +112,74 @@ def test_damage_to_memory_leaves_no_trace(make_panel, make_config, monkeypatch, 
     with monkeypatch.context() as patch:
         plant(patch, at, DAMAGES[what])
         hit = Run(make_panel, make_config, average_decay=0.9).go()
-    assert len(hit.events) == 1
+    assert len(hit.events) == 1 and hit.events[0]["kind"] != "memory"  # the checks of the values come first
     assert same(hit.weights, clean.weights)
     assert [line["validation_loss"] for line in hit.history] == [line["validation_loss"] for line in clean.history]
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e-4, 1.5])
+def test_rates_that_are_not_the_planned_ones_are_never_applied(make_panel, make_config, monkeypatch, factor):
+    """From the first step after unfreezing on."""
+    phases = {
+        "phases": [{"name": "head", "freeze": "encoder", "epochs": 1}, {"name": "all", "epochs": 1}],
+        "patience": 1,
+    }
+    clean = Run(make_panel, make_config, times=200, **phases).go()
+    at = clean.history[0]["steps"] + 1
+
+    def scale(here):
+        optimiser = here.state.optimiser
+        here.state.optimiser = replace(optimiser, base_rates=tuple(rate * factor for rate in optimiser.base_rates))
+
+    with monkeypatch.context() as patch:
+        plant(patch, at, scale)
+        hit = Run(make_panel, make_config, times=200, **phases).go()
+    assert [(event["epoch"], event["batch"], event["kind"]) for event in hit.events] == [(2, 1, "learning_rate")]
+    assert hit.actions == [("learning_rate", "rerun")] and same(hit.weights, clean.weights)
+
+
+def flip(tensor, index, bit):
+    """Flip a bit of a float32 number, as damaged memory does."""
+    with torch.no_grad():
+        tensor.view(torch.int32).view(-1)[index] ^= 1 << bit
+
+
+FLIPS = {
+    "weights": (lambda state: state.model.head.network[0].weight, "damaged_weights", "head.network.0.weight"),
+    "a moment": (lambda state: state.optimiser.second_moment, "poisoned_moments", ".exp_avg_sq"),
+    "the average": (lambda state: state.average.block, "poisoned_average", ""),
+    "a buffer": (lambda state: state.model.head.knots_CJ, "corrupt_buffer", "head.knots_CJ"),
+    "a frozen weight": (
+        lambda state: state.model.encoder.embedding.weight,
+        "damaged_weights",
+        "encoder.embedding.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("bit", [0, 27])
+@pytest.mark.parametrize("what", FLIPS)
+def test_a_bit_that_flips_between_two_steps_is_found_and_located(make_panel, make_config, monkeypatch, what, bit):
+    """Bits towards zero, too: no number becomes large, and no loss rises."""
+    tensor, cause, name = FLIPS[what]
+    frozen = {"phases": [{"name": "head", "freeze": "encoder"}]} if "frozen" in what else {}
+    sizes = {"average_decay": 0.9, "epochs": 1, "feature_cache_gb": 0, **frozen}
+    clean = Run(make_panel, make_config, **sizes).go()
+    found = []
+    with monkeypatch.context() as patch:
+        plant(patch, 9, lambda here: flip(tensor(here.state), 3, bit))
+        explain = recovery.explain
+        patch.setattr(recovery, "explain", lambda *given: found.append(explain(*given)) or found[-1])
+        hit = Run(make_panel, make_config, **sizes).go()
+    assert [(event["kind"], event["cause"], event["action"]) for event in hit.events] == [
+        ("memory", cause, "roll_back")
+    ]
+    ((where, index),) = found[0].numbers
+    assert where.endswith(name)
+    if where in hit.weights and what != "the average":
+        assert np.ravel_multi_index(index, hit.weights[where].shape) == 3
+    assert [each.change for each in found[0].experiments if each.cures] == ["changed_numbers_rebuilt"]
+    assert same(hit.weights, clean.weights)
 
 
 NAMES = [

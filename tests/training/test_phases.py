@@ -16,7 +16,16 @@ from llueve.model.build import EncoderSizes
 from llueve.model.classifier import TimerXLForClassification
 from llueve.samples.split import Part, few_shot
 from llueve.step.gradients import loss_and_gradients
-from llueve.training.phases import Phase, apply_freeze, is_encoder_frozen, parameter_groups, plan, rate_factor
+from llueve.training import phases as phases_module
+from llueve.training.phases import (
+    Phase,
+    apply_freeze,
+    check_rates,
+    is_encoder_frozen,
+    parameter_groups,
+    plan,
+    rate_factor,
+)
 
 LAYERS = 2
 FREEZES = st.lists(st.sampled_from(["encoder", "norms", "layers:1", "layers:2"]), min_size=1, unique=True).map(tuple)
@@ -256,6 +265,45 @@ def test_a_warm_up_in_epochs_rises_with_each_step():
 def test_the_cosine_ends_at_zero():
     factor = rate_factor(TrainConfig(epochs=3, warmup_steps=0), 4)
     assert (factor(0), factor(6)) == (1, pytest.approx(0.5)) and math.isclose(factor(12), 0, abs_tol=1e-15)
+
+
+# The rates of all phases, before the first step
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({"head_learning_rate": 1e-4}, {"head_learning_rate": 1.0}, "all: head_learning_rate = 1 is 10,000 times"),
+        (
+            {"head_learning_rate": 1e-4},
+            {"encoder_learning_rate": 1.0},
+            "all: encoder_learning_rate = 1 is 10,000 times",
+        ),
+        ({"head_learning_rate": 1e-4}, {"head_learning_rate": 0.1, "encoder_learning_rate": 0.1}, None),
+        ({"head_learning_rate": 1.0}, {"head_learning_rate": 1e-6}, None),
+    ],
+)
+def test_a_rate_that_rises_ten_thousandfold_at_unfreezing_is_refused_before_the_first_step(first, second, words):
+    usual = {"head_learning_rate": 1e-4, "encoder_learning_rate": 1e-4}
+    phases = [{"name": "head", "freeze": "encoder", **usual, **first}, {"name": "all", **usual, **second}]
+    planned = plan(TrainConfig(phases=phases))
+    if words is None:
+        check_rates(planned, 1000)
+    else:
+        with pytest.raises(ConfigError, match=words):
+            check_rates(planned, 1000)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -0.1, 1e4, math.inf])
+def test_a_schedule_that_leaves_its_range_anywhere_is_refused(monkeypatch, wrong):
+    monkeypatch.setattr(phases_module, "rate_factor", lambda *_: lambda step: wrong if step == 499 else 1.0)
+    with pytest.raises(ConfigError, match="the schedule multiplies its learning rates by"):
+        check_rates(plan(TrainConfig(epochs=10, batch_size=20)), 1000)
+
+
+@pytest.mark.parametrize("recipe", ["plain", "default", "conservative", "scratch"])
+def test_the_rates_of_every_recipe_are_accepted(recipe):
+    check_rates(plan(TrainConfig(recipe=recipe)), 1000)
 
 
 # A share of the windows

@@ -68,6 +68,7 @@ FAULTS = {
     "weights": lambda here, _: put(here.state.model.encoder.embedding.weight, NAN),
     "moments": lambda here, _: put(here.state.optimiser.second_moment, -1.0),
     "average": lambda here, _: put(here.state.average.block, math.inf),
+    "memory": lambda here, _: put(here.state.model.encoder.embedding.weight, 0.25),
     "loss": lambda here, patch: spoil(here, patch, loss=NAN),
     "gradient": lambda here, patch: spoil(here, patch, gradient=math.inf),
     "gradient_overflow": lambda here, patch: spoil(here, patch, gradient=3e18),

@@ -20,9 +20,9 @@ from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, DataError, GuardStop, listed
 from llueve.model.build import build_classifier, build_encoder
 from llueve.model.checkpoints.pretrained import PretrainedWeights
-from llueve.model.classifier import TimerXLForClassification, VariablesHead
+from llueve.model.classifier import TimerXLForClassification
 from llueve.model.patches import PatchEncoder
-from llueve.panel import feature_names, fingerprint, label_name, static_names
+from llueve.panel import FloatArray, feature_names, fingerprint, label_name, static_names
 from llueve.runs.decisive_keys import decisive_keys, differences
 from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
 from llueve.runs.sealed_file import read_unchecked, seal, sealed_text, write_sealed
@@ -143,14 +143,18 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
         encoder = build_encoder(model) if pretrained is None else pretrained.build(model.dropout, model.positions)
         return cls(classifier=description.build_classifier(encoder), **dict(description))
 
-    def fresh(self) -> TimerXLForClassification:
-        """Return a newly initialised classifier of the same sizes; only the knots of the levels are copied."""
+    def fresh(self, knots_CJ: FloatArray | None = None) -> TimerXLForClassification:
+        """Return a newly initialised classifier of the same sizes; nothing of the present one is copied.
+
+        Args:
+            knots_CJ: knots of the levels, as `TimerXLForClassification.set_knots` takes them; None for those of a new head.
+        """
         with torch.random.fork_rng(devices=[]):
             # The seed is set on the processor alone: steps on an accelerator draw from a generator of their own.
             torch.default_generator.manual_seed(0)
             fresh = self.build_classifier(build_encoder(self.model))
-        if isinstance(fresh.head, VariablesHead) and isinstance(self.classifier.head, VariablesHead):
-            fresh.head.knots_CJ.copy_(self.classifier.head.knots_CJ)
+        if knots_CJ is not None:
+            fresh.set_knots(knots_CJ)
         return fresh.train()
 
     def aligned(self, panel: xr.Dataset) -> xr.Dataset:

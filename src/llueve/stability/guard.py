@@ -7,7 +7,7 @@ from the device in one read.
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +25,13 @@ logger = logging.getLogger(__name__)
 
 TEST_MEMORY = "What to do: train again; if it happens again, test the machine's memory"
 MASK_THEM = 'What to do: set windows.missing = "mask", or correct the cells that `llueve audit` names.'
-LOWER_RATES = "What to do: inputs are finite, so lower train.encoder_learning_rate and train.head_learning_rate"
+EXPLAIN = "What to do: `llueve incident explain RUN` finds the cause of the refused steps by experiment"
 ADVICE = {
-    FaultKind.WEIGHTS: "What to do: train again; if it happens again, check the checkpoint and the machine's memory",
+    FaultKind.WEIGHTS: TEST_MEMORY,
     FaultKind.MOMENTS: TEST_MEMORY,
-    FaultKind.LEARNING_RATE: "What to do: correct train.encoder_learning_rate, train.head_learning_rate and the schedule",
+    FaultKind.MEMORY: TEST_MEMORY,
+    FaultKind.AVERAGE: TEST_MEMORY,
+    FaultKind.LEARNING_RATE: TEST_MEMORY,
 }
 SPIKE_LOSS = 10.0
 """A loss spike is at least this many times ln K, the loss of a forecast without knowledge."""
@@ -40,6 +42,7 @@ LARGEST_NORM = 1e18
 LARGEST_WEIGHT = 1e6
 """No trained weight is larger; a weight with a flipped bit may be."""
 UNSOUND = f"hold(s) numbers that are not finite or larger than {LARGEST_WEIGHT:g}"
+CHANGED = "changed between two steps, although only an applied step changes them"
 ROUNDING = 1.001
 """Factor by which rounding may exceed a bound."""
 IDLE_STEPS = 100
@@ -98,12 +101,20 @@ class Guard:
         self.skipped = 0
         self.reasons.clear()
 
-    def check_weights(self, model: nn.Module) -> None:
-        """Raise a `GuardStop` that names them if weights or buffers are not finite or absurdly large."""
-        if wrong := unsound_weights(model):
+    def check_weights(self, model: nn.Module, changed: Sequence[str] = ()) -> None:
+        """Raise a `GuardStop` if weights or buffers are not finite or absurdly large, or if stored numbers have changed.
+
+        Args:
+            changed: parts of the stored numbers whose bits changed without a step.
+        """
+        wrong = unsound_weights(model)
+        if wrong or changed:
+            found = (
+                f"{listed(wrong)} {UNSOUND}, although every step was sound" if wrong else f"{listed(changed)} {CHANGED}"
+            )
             raise GuardStop(
-                f"stopped by the guard: {listed(wrong)} {UNSOUND}, although every step was sound. The memory is damaged, or "
-                f"something other than the optimiser changed them. No model was written. {TEST_MEMORY}"
+                f"stopped by the guard: {found}. The memory is damaged, or something other than the optimiser changed them. "
+                f"No model was written. {TEST_MEMORY}"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -148,7 +159,7 @@ class Guard:
         self.reasons.append(reason)
         logger.warning("%s; the step was not applied", reason)
         if self.skipped > self.samples_left:
-            advice = ADVICE.get(kind, MASK_THEM if reading.non_finite_inputs else LOWER_RATES)
+            advice = ADVICE.get(kind, EXPLAIN)
             raise GuardStop(
                 f"stopped by the guard: {self.skipped} of {self.epoch_samples} samples of this epoch were skipped because their "
                 f"steps were refused, more than guard.max_skipped = {self.max_skipped:.2%} allows. "
@@ -166,9 +177,10 @@ class Guard:
         rates = ", ".join(f"{rate:g}" for rate in reading.rates)
         if not all(math.isfinite(rate) and rate >= 0 for rate in reading.rates):
             return Fault(FaultKind.LEARNING_RATE, f"learning rate {rates}")
-        if any(rate > most * ROUNDING for rate, most in zip(reading.rates, reading.highest_rates, strict=False)):
-            highest = ", ".join(f"{rate:g}" for rate in reading.highest_rates)
-            return Fault(FaultKind.LEARNING_RATE, f"learning rate {rates}; the schedule has at most {highest}")
+        pairs = zip(reading.rates, reading.planned_rates, strict=False)
+        if any(not math.isclose(rate, plan, rel_tol=ROUNDING - 1) for rate, plan in pairs):
+            planned = ", ".join(f"{rate:g}" for rate in reading.planned_rates)
+            return Fault(FaultKind.LEARNING_RATE, f"learning rate {rates}; the plan of this step has {planned}")
         if reading.unsound_weights:
             return Fault(FaultKind.WEIGHTS, f"{listed(reading.unsound_weights)} {UNSOUND}")
         least, largest, least_second, largest_second = reading.moments
@@ -185,6 +197,8 @@ class Guard:
             return Fault(FaultKind.AVERAGE, "the moving average of the weights holds numbers that are not finite")
         if (most := max(map(abs, reading.average))) > LARGEST_WEIGHT:
             return Fault(FaultKind.AVERAGE, f"the moving average of the weights holds numbers up to {most:g}")
+        if reading.changed:
+            return Fault(FaultKind.MEMORY, f"bits of {listed(reading.changed)} {CHANGED}")
         return None
 
     def _step_fault(self, reading: Reading) -> Fault | None:
@@ -209,10 +223,12 @@ class Guard:
         zero_gradient = reading.gradient_norm == 0 and reading.loss > NO_LOSS
         self.idle = self.idle + 1 if zero_gradient or max(reading.rates) == 0 else 0
         if self.idle >= IDLE_STEPS:
-            why = "every learning rate is 0" if max(reading.rates) == 0 else "the gradient is exactly 0"
+            why, advice = "the gradient is exactly 0", "look for a layer whose output is the same for every input"
+            if max(reading.rates) == 0:
+                why, advice = "every learning rate is 0", "raise the learning rates"
             raise GuardStop(
                 f"stopped by the guard: {why} for {self.idle} steps in a row, so the model learns nothing. No model was "
-                "written. What to do: raise the learning rates, or look for a layer whose output is the same for every input"
+                f"written. What to do: {advice}"
             )
 
 

@@ -14,6 +14,7 @@ class FaultKind(StrEnum):
     WEIGHTS = "weights"
     MOMENTS = "moments"
     AVERAGE = "average"
+    MEMORY = "memory"
     LOSS = "loss"
     GRADIENT = "gradient"
     GRADIENT_OVERFLOW = "gradient_overflow"
@@ -28,8 +29,8 @@ class FaultKind(StrEnum):
 
     @property
     def is_outside_the_step(self) -> bool:
-        """True if loss and gradients may be sound: the fault lies in rates, moments or the average of the weights."""
-        return self in (FaultKind.LEARNING_RATE, FaultKind.MOMENTS, FaultKind.AVERAGE)
+        """True if loss and gradients may be sound: the fault lies in rates, or in stored numbers."""
+        return self in (FaultKind.LEARNING_RATE, FaultKind.MOMENTS, FaultKind.AVERAGE, FaultKind.MEMORY)
 
 
 class Fault(NamedTuple):
@@ -58,12 +59,14 @@ class Reading:
     """Names of weights and buffers that `unsound_weights` finds."""
     average: tuple[float, float] = (0.0, 0.0)
     """Smallest and largest number of the moving average of the weights, if there is one."""
+    changed: tuple[str, ...] = ()
+    """Parts of the stored numbers whose bits changed since the last applied step, as `TrainingState.names_of` gives them."""
     clip_norm: float = math.inf
     """Largest norm of the gradient that is applied."""
     unlike: tuple[int, ...] = ()
     """Ranks of the processes whose state differs from that of process 0."""
-    highest_rates: tuple[float, ...] = ()
-    """Largest learning rate of the schedule for each group; empty if it is unknown."""
+    planned_rates: tuple[float, ...] = ()
+    """Learning rate of each group in this step, by configuration and schedule; empty if it is unknown."""
     non_finite_inputs: int = 0
     """Samples of the batch with a non-finite input; counted only if another number is not finite."""
 

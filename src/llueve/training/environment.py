@@ -1,5 +1,6 @@
 """The surroundings of a training besides model and data: its records, its files, its processes."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,12 @@ from rich.console import Console
 from llueve.config import CheckpointConfig
 from llueve.distributed.processes import Processes
 from llueve.model.classifier import TimerXLForClassification
+from llueve.stability.incidents import DataNames
 from llueve.stability.refused_step import RefusedStep
 from llueve.training.interruption import Interruption
 from llueve.training.saved_states import SavedStates
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Environment:
     new_model: Callable[[], TimerXLForClassification]
     """Builds a newly initialised model of the same sizes."""
     console: Console
+    names: DataNames | None = None
+    """Names of the data for people, and settings besides `[train]`; None to use indices."""
     saved_states: SavedStates | None = None
     """States on disk; None to save none."""
     save_every: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -36,3 +42,8 @@ class Environment:
     interruption: Interruption = field(default_factory=Interruption)
     processes: Processes = field(default_factory=Processes)
     """The processes that train this model together."""
+
+    def record_repair(self, epoch: int, kind: str, reason: str) -> None:
+        """Write a fault that was repaired without a refused step to the log and the history."""
+        logger.warning("%s", reason)
+        self.record({"event": "repaired", "epoch": epoch, "kind": kind, "reason": reason, "action": "rerun"})

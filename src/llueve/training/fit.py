@@ -1,6 +1,7 @@
 """Train the model of a run: connect the training loop with the run directory, the trackers and the processes."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import xarray as xr
@@ -62,7 +63,8 @@ def fit(
             f"{config.data.path}: process {processes.rank} reads another table there than process 0; bring the same one to "
             "every machine"
         )
-    saved.classifier.set_knots(windows.quantiles(split.training_rows, KNOTS))
+    knots_CJ = windows.quantiles(split.training_rows, KNOTS)
+    saved.classifier.set_knots(knots_CJ)
     training = thinned(split.training, config.windows.stride)
     names = DataNames(
         model=saved.model,
@@ -71,13 +73,15 @@ def fit(
         sites=panel["site"].values.tolist(),
         times=panel["time"].values,
         step_hours=saved.step_hours,
+        missing=config.windows.missing,
     )
     with Interruption() as interruption:
         environment = Environment(
             record=job.record,
             keep_incident=IncidentFolder(run.directory, names).keep,
-            new_model=saved.fresh,
+            new_model=partial(saved.fresh, knots_CJ),
             console=job.console,
+            names=names,
             saved_states=SavedStates(run.directory),
             save_every=config.checkpoints,
             features=run.directory / FEATURES,

@@ -20,6 +20,7 @@ from llueve.training.autosave import resume_from, save_after_loss_of_a_process, 
 from llueve.training.environment import Environment
 from llueve.training.epoch_progress import TrainingProgress
 from llueve.training.recovery import readmit, recover, repair_weights
+from llueve.training.remarks import limited, overfit
 from llueve.training.saved_states import SavedState
 from llueve.training.trainer import Trainer
 from llueve.training.validation import brier_skill, log_loss
@@ -49,6 +50,10 @@ class EpochRecord:
     """Samples that are left out for now."""
     collapsed: str | None
     """One sentence if the validation forecasts no longer distinguish anything; None if they do."""
+    overfit: str | None
+    """One sentence if the training loss is far below the validation loss; None if it is not."""
+    limited: int
+    """Cells of the epoch's windows, each once, that are beyond 1,000 training spreads; the model limits them to that."""
     seconds: float
     learning_rate: float
     """Largest rate of the epoch's last step."""
@@ -60,6 +65,10 @@ class Trained:
 
     best_epoch: int
     best_validation_loss: float
+    best_training_loss: float | None
+    """Mean loss over the training steps of the best epoch."""
+    overfit: str | None
+    """One sentence if that is far below the validation loss; None if it is not."""
     skipped: int
     quarantined: int
     rollbacks: int
@@ -110,7 +119,9 @@ def train_model(
     state.model.load_state_dict(state.best)
     state.model.to("cpu")
     place, ledger = state.place, state.ledger
-    return Trained(place.best_epoch, place.best_loss, place.skipped, len(ledger.held()), ledger.rollbacks)
+    trained = place.best_train_loss
+    gap = overfit(trained, place.best_loss, config)
+    return Trained(place.best_epoch, place.best_loss, trained, gap, place.skipped, len(ledger.held()), ledger.rollbacks)
 
 
 def _run_epoch(trainer: Trainer, progress: TrainingProgress) -> None:
@@ -131,6 +142,8 @@ def _run_epoch(trainer: Trainer, progress: TrainingProgress) -> None:
     if repair_weights(trainer):
         return  # the training is back in the middle of this epoch
     line, improved = _validate(trainer, round(time.perf_counter() - started, 3))
+    if repair_weights(trainer):
+        return  # damaged while the epoch was validated, so its forecasts may be wrong
     trainer.environment.record(asdict(line))
     progress.line(_describe(line, improved))
     progress.validated(line.validation_skill)
@@ -187,6 +200,11 @@ def _validate(trainer: Trainer, seconds: float) -> tuple[EpochRecord, bool]:
             save_best(trainer, loss)
     if collapsed := collapse(logits_BK.argmax(1), y_B, logits_BK):
         logger.warning("epoch %d, validation: %s", place.epoch, collapsed)
+    gap, far_cells = overfit(place.mean_loss, loss, state.config), trainer.batches.far_cells
+    count = int(trainer.processes.gather([float(len(far_cells))]).sum())
+    for sentence in (gap, limited(far_cells, count, trainer.environment.names)):
+        if sentence:
+            logger.warning("epoch %d: %s", place.epoch, sentence)
     return EpochRecord(
         epoch=place.epoch,
         phase=state.phase.name,
@@ -198,6 +216,8 @@ def _validate(trainer: Trainer, seconds: float) -> tuple[EpochRecord, bool]:
         skipped=state.guard.skipped,
         quarantined=len(state.ledger.held()),
         collapsed=collapsed,
+        overfit=gap,
+        limited=count,
         seconds=seconds,
         learning_rate=max(state.optimiser.rates),
     ), improved

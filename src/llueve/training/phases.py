@@ -1,7 +1,7 @@
 """Phases of a training: the parameters that each phase trains, their learning rates, and the schedule of the rates."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,12 @@ from llueve.model.classifier import TimerXLForClassification
 
 STAIR = 0.1
 """Share of the rates that the staircase adds with each epoch: 1e-7 of 1e-6 in the troubleshooting note."""
+
+
+LARGEST_RISE = 1000
+"""Largest factor by which a learning rate may rise from one phase to the next."""
+MOST_CHECKED = 100_000
+"""Most steps of a phase whose learning rates are checked before it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,45 @@ def parameter_groups(model: TimerXLForClassification, phase: Phase) -> list[dict
         for name, rate, parameters in parts
         if (trained := [each for each in parameters if each.requires_grad])
     ]
+
+
+def check_rates(phases: Sequence[Phase], windows: int) -> None:
+    """Check the learning rates of every phase, over its whole schedule, before the first step of a training.
+
+    Args:
+        windows: number of training windows, which decides the steps of an epoch.
+
+    Raises:
+        ConfigError: a rate leaves the range from zero to the configured one, all are zero, or a phase has a rate more than
+            1,000 times that of the phase before it.
+    """
+    earlier: dict[str, float] = {}
+    for phase in phases:
+        config, rates = phase.config, _highest_rates(phase)
+        steps_per_epoch = -(-windows // (config.batch_size * config.accumulate))
+        factor, steps = rate_factor(config, steps_per_epoch), steps_per_epoch * config.epochs
+        factors = [factor(step) for step in range(0, steps, -(-steps // MOST_CHECKED))]
+        # `not <=` also catches NaN.
+        if wrong := next((each for each in factors if not 0 <= each <= 1), None):
+            raise ConfigError(
+                f"train.phases: {phase.name}: the schedule multiplies its learning rates by {wrong:g}; expected 0 to 1. "
+                "Check train.schedule, train.warmup_steps and train.warmup_epochs"
+            )
+        for key, rate in rates.items():
+            before = earlier.get(key, max(earlier.values(), default=rate))
+            if rate > LARGEST_RISE * before:
+                raise ConfigError(
+                    f"train.phases: {phase.name}: {key} = {rate:g} is {rate / before:,.0f} times that of the phase before it "
+                    f"({before:g}); expected at most {LARGEST_RISE:,} times. Lower it, or put a phase between them"
+                )
+        earlier |= rates
+
+
+def _highest_rates(phase: Phase) -> dict[str, float]:
+    """The rates of what a phase trains, by their key."""
+    head = {"head_learning_rate": phase.config.head_learning_rate}
+    encoder = {"encoder_learning_rate": phase.config.encoder_learning_rate}
+    return head if is_encoder_frozen(phase) else {**encoder, **head}
 
 
 def _without(parameters: list[nn.Parameter], others: list[nn.Parameter]) -> list[nn.Parameter]:

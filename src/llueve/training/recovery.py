@@ -8,10 +8,12 @@ from typing import Any, Self
 from llueve.errors import GuardStop, listed
 from llueve.model.batch import Batch
 from llueve.model.classifier import LARGEST
-from llueve.stability.diagnosis import Cause, Evidence, Explanation, explain
+from llueve.stability.diagnosis import Cause, Evidence, Explanation, Settings, explain
+from llueve.stability.diagnosis.memory import cause_of_change
 from llueve.stability.diagnosis.suspects import far
-from llueve.stability.guard import unsound_weights
+from llueve.stability.guard import CHANGED, unsound_weights
 from llueve.stability.incidents import write_explanation
+from llueve.stability.language import Words
 from llueve.stability.reading import Fault, FaultKind
 from llueve.stability.refused_step import RefusedStep
 from llueve.stability.remedies import MOST_READMISSIONS, MOST_ROLLBACKS, Action, Quarantined, Remedy, Situation, choose
@@ -38,13 +40,16 @@ class Decision:
     remedy: Remedy
     searched: bool = False
     """True if experiments were run to find the cause."""
+    advice: str = ""
+    """Meaning of the cause, and what to do about it; empty without a cause."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """The decision of process 0."""
         remedy, cause = content["remedy"], content["cause"]
         typed = {"action": Action(remedy["action"]), **{name: tuple(remedy[name]) for name in ("samples", "layers")}}
-        return cls(None if cause is None else Cause(cause), Remedy(**{**remedy, **typed}), content["searched"])
+        decided = None if cause is None else Cause(cause), Remedy(**{**remedy, **typed})
+        return cls(*decided, content["searched"], content["advice"])
 
 
 def recover(trainer: Trainer, attempt: Attempt, fault: Fault) -> None:
@@ -93,15 +98,20 @@ def repair_weights(trainer: Trainer) -> bool:
         state.count_refused()
         _make_alike(trainer, f"end of epoch {state.place.epoch}: {_who(trainer)}")
         return True
-    wrong = unsound_weights(state.model)
-    if not wrong:
+    wrong, changed = unsound_weights(state.model), state.names_of(state.changed(everything=True).tolist())
+    if not (wrong or changed):
         return False
     if trainer.policy != "repair" or state.ledger.rollbacks >= MOST_ROLLBACKS or not state.healthy.is_sound:
-        state.guard.check_weights(state.model)
-    reason = f"{listed(wrong)} hold(s) numbers that no sound step leads to"
+        state.guard.check_weights(state.model, changed)
     state.count_refused()
     remedy = Remedy(Action.ROLL_BACK, "roll back to the last healthy state and continue as before")
-    _record(trainer, Fault(FaultKind.WEIGHTS, reason), Cause.CORRUPT_WEIGHTS, remedy, None)
+    if wrong:
+        fault = Fault(FaultKind.WEIGHTS, f"{listed(wrong)} hold(s) numbers that no sound step leads to")
+        cause = Cause.CORRUPT_WEIGHTS
+    else:
+        fault = Fault(FaultKind.MEMORY, f"end of epoch {state.place.epoch}: bits of {listed(changed)} {CHANGED}")
+        cause = cause_of_change(changed)
+    _record(trainer, fault, cause, remedy, None)
     state.roll_back()
     return True
 
@@ -119,6 +129,7 @@ def _decide(trainer: Trainer, step: RefusedStep) -> Decision:
     if found is None:
         searched = state.ledger.explained < MOST_EXPLAINED
         found = _explain(trainer, step, gathered) if searched else Explanation(Cause.UNKNOWN)
+        state.advice[found.cause] = found.advice
     if trainer.policy == "stop":
         remedy = Remedy(Action.STOP, 'guard.policy = "stop"')
     else:
@@ -134,7 +145,7 @@ def _decide(trainer: Trainer, step: RefusedStep) -> Decision:
     if folder is not None and found.cause != Cause.UNKNOWN:
         write_explanation(folder, found)
     _record(trainer, fault, found.cause, remedy, folder)
-    return Decision(found.cause, remedy, searched)
+    return Decision(found.cause, remedy, searched, found.words.en)
 
 
 def _explain(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanation:
@@ -144,31 +155,35 @@ def _explain(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanatio
     if damaged:  # an average of damaged weights is damaged with them
         kind = FaultKind.WEIGHTS if step.kind == FaultKind.AVERAGE else step.kind
         step = replace(step, kind=kind, average=None)
-    now, guard, healthy = state.capture(), state.guard, state.healthy
+    guard, healthy = state.guard, state.healthy
     evidence = Evidence(
         new_model=trainer.environment.new_model,
         healthy=healthy.group(MODEL),
         rerun=stepper.run_again,
+        rebuild=stepper.rebuild,
         steps_since_healthy=max(1, state.place.steps - healthy.place.steps),
         usual_norm=guard.usual_norm.median,
         usual_loss=guard.usual_loss.median,
+        settings=names.settings if (names := trainer.environment.names) else Settings(),
         gathered=gathered,
     )
-    try:
+    with state.experiment():
         return explain(step.without_features(), evidence)
-    finally:
-        state.restore(now)
 
 
 def _known_cause(trainer: Trainer, step: RefusedStep, gathered: Batch) -> Explanation | None:
     """A cause that was shown before for samples like these: it is tried first, and the step is then judged again."""
+    if step.kind == FaultKind.WEIGHTS or step.kind.is_outside_the_step:
+        return None
     shown = {each.cause for each in trainer.state.ledger.quarantined}
     for causes, suspected_B in (
         ({Cause.MISSING_INPUT, Cause.INFINITE_INPUT}, ~gathered.finite_B),
         ({Cause.SENTINEL_OR_UNIT, Cause.OUTLIER_INPUT}, far(gathered.x_BLC, LARGEST).flatten(1).any(1)),
     ):
         if (known := shown & causes) and bool(suspected_B.any()):
-            return Explanation(sorted(known)[0], samples=tuple(suspected_B.nonzero().flatten().tolist()))
+            cause = sorted(known)[0]
+            rows = tuple(suspected_B.nonzero().flatten().tolist())
+            return Explanation(cause, trainer.state.advice.get(cause, Words("", "")), samples=rows)
     return None
 
 
@@ -176,7 +191,7 @@ def _perform(trainer: Trainer, attempt: Attempt, fault: Fault, decision: Decisio
     """Apply a remedy, in all processes alike."""
     state, remedy, cause = trainer.state, decision.remedy, decision.cause
     if remedy.action == Action.SKIP:
-        found = "" if cause in (None, Cause.UNKNOWN) else _in_words(cause)
+        found = "" if cause in (None, Cause.UNKNOWN) else f"Cause: {cause}: {decision.advice}"
         state.guard.count(attempt.reading, fault.kind, fault.reason, found)
         state.skip_batch(attempt.drawn.after, attempt.random_state)
         return
@@ -184,7 +199,8 @@ def _perform(trainer: Trainer, attempt: Attempt, fault: Fault, decision: Decisio
     logger.warning("%s; %s (%s)", fault.reason, remedy.why, cause)
     if remedy.action == Action.STOP:
         raise GuardStop(
-            f"stopped by the guard: {fault.reason}. {_in_words(cause)}. It stops because: {remedy.why}. No model was written"
+            f"stopped by the guard: {fault.reason}. Cause: {cause}: {decision.advice}. It stops because: {remedy.why}. No model "
+            "was written"
         )
     if remedy.action == Action.ROLL_BACK:
         state.count_repeat()
@@ -198,6 +214,7 @@ def _perform(trainer: Trainer, attempt: Attempt, fault: Fault, decision: Decisio
         if trainer.processes.gather([float(bad)]).any():
             logger.warning("cached features hold numbers that are not finite; each later step computes them again")
             trainer.drop_features()
+        trainer.stepper.plan_rates()
         state.count_repeat()
     elif remedy.action == Action.QUARANTINE:
         for row in remedy.samples:
@@ -271,7 +288,3 @@ def _bad_gradients(trainer: Trainer) -> str:
     bad = {name: flag for name, flag in bad.items() if bool(flag.any())}
     count = sum(int(flag.sum()) for flag in bad.values())
     return f"; {count} number(s) of the gradients of {listed(list(bad))}" if bad else ""
-
-
-def _in_words(cause: Cause) -> str:
-    return f"Cause: {cause}: {cause.words.en}"

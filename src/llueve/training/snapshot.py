@@ -43,6 +43,8 @@ class Place:
     best_epoch: int = 0
     """Epoch of the best validation loss; 0 before there is one."""
     best_loss: float = 0.0
+    best_train_loss: float | None = None
+    """Mean training loss of the best epoch; None if no step of it was applied."""
 
     @property
     def mean_loss(self) -> float | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch
 from llueve.samples.split import Part
-from llueve.stability.diagnosis import Rerun
+from llueve.stability.diagnosis import Rerun, Stored
 from llueve.stability.guard import LARGEST_WEIGHT, unsound_weights
 from llueve.stability.reading import Fault, Reading
 from llueve.stability.refused_step import RefusedStep
@@ -24,7 +24,7 @@ from llueve.step.gradients import loss_and_gradients, total_norm
 from llueve.step.random_state import random_states
 from llueve.training.batches.epoch import Drawn, EpochBatches
 from llueve.training.environment import Environment
-from llueve.training.phases import rate_factor
+from llueve.training.phases import parameter_groups, rate_factor
 from llueve.training.precision import choose_precision
 from llueve.training.training_state import TrainingState, clipped_at
 
@@ -60,10 +60,25 @@ class Stepper:
         """Choose the precision and the schedule of the present phase."""
         state, config = self.state, self.state.phase.config
         self._rate_factor = rate_factor(config, self.batches.steps)
+        self.plan_rates()
         first = self.batches.gather_again(self.batches.training[: config.batch_size])
         choice = choose_precision(config.precision, state.model.encoder, first.x_BLC.mT, first.observed_BLC.mT)
         logger.info("training steps in %s on %s: %s", choice.name, state.device.type, choice.reason)
         self.precision: torch.dtype = getattr(torch, self._processes.on_first(lambda: choice.name))
+
+    def plan_rates(self) -> None:
+        """Take the highest rate of each group from the configuration: to set them, and again to compare with what was set."""
+        state = self.state
+        self._highest_rates, again = (
+            tuple(float(group["lr"]) for group in parameter_groups(state.model, state.phase)) for _ in range(2)
+        )
+        state.optimiser = replace(state.optimiser, base_rates=again)
+        self.set_rates(1.0)
+
+    def set_rates(self, factor: float) -> None:
+        """Set the rates of the next step: the highest ones times a factor."""
+        self.state.optimiser.set_rates(factor)
+        self._planned_rates = tuple(rate * factor for rate in self._highest_rates)
 
     # Requests from outside
 
@@ -93,7 +108,7 @@ class Stepper:
             rerun, rerun_step: changes under which steps run again, and steps since they began; None in training.
         """
         state, processes = self.state, self._processes
-        drawn = self.batches.draw(state.place.position)
+        drawn = self.batches.draw_unused(state.place.position)
         if not len(drawn.chosen):
             state.move_to(drawn.after)
             return None
@@ -103,8 +118,8 @@ class Stepper:
             factor *= rerun.rate_factor
             factor *= min(1.0, (rerun_step + 1) / rerun.warmup_steps) if rerun.warmup_steps else 1.0
             config = clipped_at(config, rerun.clip_norm)
-        state.optimiser.set_rates(factor)
-        batch = self.batches.load(drawn)
+        self.set_rates(factor)
+        batch = self.batches.checked(self.batches.load(drawn), drawn)
         random_state = self._checked_random_state()
         with processes.own_random():
             loss = loss_and_gradients(state.model, batch, config, self.precision)
@@ -156,12 +171,12 @@ class Stepper:
         Returns:
             Loss and gradient norm of the present step; with further steps the largest of all. The state is unchanged.
         """
-        state, now, steps = self.state, self.state.capture(), 0
+        state, end, steps = self.state, self.state.place.position, 0
         found: list[tuple[float, float]] = []
-        state.restore(state.healthy)
-        try:
+        with state.experiment():
+            state.restore(state.healthy)
             while (again := self.attempt(rerun, steps)) is not None:
-                if state.place.position >= now.place.position:
+                if state.place.position >= end:
                     found.append((again.reading.loss, again.reading.gradient_norm))
                     if len(found) > rerun.further_steps or not all(map(math.isfinite, found[-1])):
                         break
@@ -171,10 +186,28 @@ class Stepper:
                     continue
                 self.apply(again)
                 steps += 1
-        finally:
-            state.restore(now)
         loss, norm = np.max(found, axis=0).tolist() if found else (math.nan, math.nan)  # NaN is the largest
         return loss, norm
+
+    def rebuild(self) -> Stored | None:
+        """Stored numbers to which the steps since the last healthy state lead; None if they do not have the expected bits.
+
+        The state is unchanged afterwards.
+        """
+        state, end = self.state, self.state.place.position
+        expected, frozen = state.changing.expected, state.frozen.expected
+        with state.experiment():
+            state.restore(state.healthy)
+            while state.place.position < end and (again := self.attempt(Rerun())) is not None:
+                if state.here in state.left_out:
+                    state.move_to(again.drawn.after)
+                    state.rewind_random_state(again.random_state)
+                else:
+                    self.apply(again)
+            if not (state.changing.fits(expected) and state.frozen.fits(frozen)):
+                return None
+            average = {} if state.average is None else state.average.named(state.model)
+            return Stored.of(state.model, state.moments(), average)
 
     # The numbers of a step
 
@@ -185,7 +218,8 @@ class Stepper:
         # No weight exceeds the norm of all weights: one number clears them all. If it does not, they are looked at.
         weights = nn.utils.get_total_norm(state.watched, foreach=True)
         own = torch.stack((loss, norm, weights))
-        seen = self._compared(torch.cat((own, state.optimiser.extremes(), *average)).tolist())
+        changed = state.changed()
+        seen = self._compared(torch.cat((own, state.optimiser.extremes(), *average, changed)).tolist())
         unsound = () if seen[2] <= LARGEST_WEIGHT else self._processes.on_first(lambda: unsound_weights(state.model))
         reading = Reading(
             step=state.place.batches + 1,
@@ -195,10 +229,11 @@ class Stepper:
             moments=(seen[3], seen[4], seen[5], seen[6]),
             unsound_weights=tuple(unsound),
             average=(seen[7], seen[8]) if average else (0.0, 0.0),
+            changed=state.names_of(seen[len(seen) - len(changed) :]),
             rates=tuple(state.optimiser.rates),
             clip_norm=config.clip_norm,
             unlike=state.unlike,
-            highest_rates=state.optimiser.base_rates,
+            planned_rates=self._planned_rates,
         )
         if all(map(math.isfinite, seen)):
             return reading
@@ -231,7 +266,5 @@ class Stepper:
         state.rewind_random_state(state.random_state)
         step, epoch = state.place.batches + 1, state.place.epoch
         reason = f"step {step}: something other than a training step used the random generator; it was set back"
-        logger.warning("%s", reason)
-        record = {"event": "repaired", "epoch": epoch, "kind": "random_state", "reason": reason, "action": "rerun"}
-        self._environment.record(record)
+        self._environment.record_repair(epoch, "random_state", reason)
         return state.random_state

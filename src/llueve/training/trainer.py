@@ -12,7 +12,7 @@ from llueve.stability.guard import Guard
 from llueve.training.batches.epoch import EpochBatches
 from llueve.training.batches.feature_cache import FeatureCache
 from llueve.training.environment import Environment
-from llueve.training.phases import is_encoder_frozen, plan
+from llueve.training.phases import check_rates, is_encoder_frozen, plan
 from llueve.training.stepper import Stepper
 from llueve.training.training_state import TrainingState
 from llueve.training.validation import Validation
@@ -29,6 +29,7 @@ class Trainer:
 
     Raises:
         GuardStop: too many training windows hold a number that is not finite.
+        ConfigError: the learning rates of a phase are wrong.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Trainer:
         environment: Environment,
     ) -> None:
         processes, phases = environment.processes, plan(config)
+        check_rates(phases, len(training))
         largest_clip = max(phase.config.clip_norm for phase in phases)
         judge = Guard(guard.max_skipped, len(training), model.num_classes, largest_clip)
         single = guard.policy == "repair"  # this policy leaves out single windows, the others whole batches
@@ -50,8 +52,9 @@ class Trainer:
         self.class_share_K = np.bincount(training.y, minlength=model.num_classes) / len(training)
         """Share of each class in the training windows."""
         self.state = TrainingState(model, config, judge, processes)
-        self.batches = EpochBatches(windows, training, config.seed, processes, self.state.device)
+        self.batches = EpochBatches(windows, training, config.seed, processes, self.state.device, self._repaired)
         self.validation = Validation(windows, validation, processes)
+        self._told: set[tuple[int, str]] = set()
         self.stepper = Stepper(self.state, self.batches, environment)
         self.start_phase()
         self.start_order()
@@ -84,6 +87,13 @@ class Trainer:
         """Compute the outputs of the encoder in each later step."""
         self.batches.start_phase(self.batches.batch_size, None)
         self.validation.start_phase(None)
+
+    def _repaired(self, kind: str, reason: str) -> None:
+        """Record a repair by the batches, once for each kind and epoch: it may concern every step."""
+        epoch = self.state.place.epoch
+        if (epoch, kind) not in self._told:
+            self._told.add((epoch, kind))
+            self.environment.record_repair(epoch, kind, reason)
 
     def close(self) -> None:
         """End the thread that prepares batches."""

@@ -1,7 +1,8 @@
 """The state of a training: everything that decides its next step, with one owner."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -14,16 +15,21 @@ from llueve.config import TrainConfig
 from llueve.distributed.processes import Processes
 from llueve.model.batch import device_of
 from llueve.model.classifier import TimerXLForClassification
+from llueve.stability.diagnosis import Cause
 from llueve.stability.guard import Guard
+from llueve.stability.language import Words
 from llueve.stability.remedies import Ledger
 from llueve.step.random_state import random_states, set_random_states
 from llueve.training.average import Average
+from llueve.training.checksum import Checksum
 from llueve.training.optimiser import build_optimiser
 from llueve.training.phases import apply_freeze, parameter_groups, plan
 from llueve.training.snapshot import AVERAGE, MODEL, OPTIMISER, RANDOM, Place, Snapshot
 
 SNAPSHOT_STEPS = 64
 """Applied steps between two copies of a healthy state."""
+FROZEN_STEPS = 16
+"""Steps between two checks of the frozen weights. Damage to them is not lost if it is found later."""
 
 
 class TrainingState:
@@ -46,6 +52,8 @@ class TrainingState:
         """Re-runs and roll-backs by epoch and position."""
         self.left_out: set[tuple[int, int]] = set()
         """Epoch and position of the batches that were skipped since the last healthy state."""
+        self.advice: dict[Cause, Words] = {}
+        """Advice on each cause that was found since this process started."""
         self.unlike: tuple[int, ...] = ()
         """Ranks of the processes whose state differs from that of process 0."""
         self.start_phase()
@@ -91,6 +99,34 @@ class TrainingState:
         both = (*self.model.parameters(), *self.model.buffers())
         self.watched = [each for each in both if each.is_floating_point() and each.numel()]
         """Weights and buffers whose norm the guard reads."""
+        changing = {
+            "weights": [each for each in self.watched if each.requires_grad],
+            "moments": [self.optimiser.first_moment, self.optimiser.second_moment],
+            "average": [] if self.average is None else [self.average.block],
+            "buffers": [each for each in self.model.buffers() if each.is_floating_point() and each.numel()],
+        }
+        frozen = [each for each in self.model.parameters() if not each.requires_grad and each.numel()]
+        self.changing, self.frozen = Checksum(changing), Checksum({"frozen weights": frozen}, FROZEN_STEPS)
+        """Checksums of what the steps change, with the few buffers, and of the frozen weights."""
+        self.expect_present_bits()
+
+    def expect_present_bits(self) -> None:
+        """Take the present weights, buffers, moments and average as right; only an applied step changes them from now on."""
+        self.changing.expect()
+        self.frozen.expect()
+
+    def changed(self, everything: bool = False) -> Tensor:
+        """One for each group of `changing`, then of `frozen`, in which a bit changed without a step, otherwise zero, (groups,).
+
+        Without `everything`, frozen weights and a large model are checked in some of the steps only.
+        """
+        due = everything or self.place.steps % self.frozen.every == 0
+        return torch.cat((self.changing.changed(), self.frozen.changed() if due else self.frozen.unchecked()))
+
+    def names_of(self, changed: Iterable[float]) -> tuple[str, ...]:
+        """Names of the groups that `changed` marks."""
+        names = (*self.changing.names, *self.frozen.names)
+        return tuple(name for name, flag in zip(names, changed, strict=True) if flag)
 
     def mark_random_state(self) -> None:
         """Record the generators; the next step expects them as they are now."""
@@ -109,6 +145,7 @@ class TrainingState:
         """A step was applied; the next one starts at this position."""
         self.place.steps += 1
         self.place.position = position
+        self.changing.expect(self.place.steps)
 
     def count_loss(self, samples: int, loss: float) -> None:
         """Add an applied step to the mean loss of the epoch."""
@@ -134,6 +171,7 @@ class TrainingState:
     def keep_best(self, loss: float) -> dict[str, Tensor]:
         """The present weights are the best so far; returns a copy of them."""
         self.place.best_epoch, self.place.best_loss = self.place.epoch, loss
+        self.place.best_train_loss = self.place.mean_loss
         self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
         return self.best
 
@@ -179,6 +217,17 @@ class TrainingState:
         set_random_states(snapshot.group(RANDOM), self.device)
         self.place = snapshot.place
         self.mark_random_state()
+        self.expect_present_bits()
+
+    @contextmanager
+    def experiment(self) -> Iterator[None]:
+        """Inside, steps may run from any state; afterwards the present state is back, with the bits that were expected."""
+        now, expected = self.capture(), (self.changing.expected, self.frozen.expected)
+        try:
+            yield
+        finally:
+            self.restore(now)
+            self.changing.expected, self.frozen.expected = expected
 
     def mark_healthy(self, snapshot: Snapshot | None = None) -> None:
         """Make the present state, or a copy of it that exists already, the one to roll back to."""
@@ -189,7 +238,7 @@ class TrainingState:
         """Copy the state after every 64 applied steps, if it is sound and the same in all processes."""
         if self.place.steps % SNAPSHOT_STEPS == 0 and self.is_alike():
             snapshot = self.capture()
-            if snapshot.is_sound:
+            if snapshot.is_sound and not bool(self.changed(everything=True).any()):
                 self.mark_healthy(snapshot)
 
     def roll_back(self, rate_factor: float = 1.0, ramp: bool = False) -> None:
@@ -221,6 +270,7 @@ class TrainingState:
         self.optimiser.forget(own)
         if self.average is not None:
             self.average.begin(own)
+        self.expect_present_bits()
         self.agree()
         self.ledger.fresh_heads += 1
         self.mark_healthy()

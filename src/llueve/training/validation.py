@@ -3,9 +3,13 @@
 Shapes: B windows, K classes.
 """
 
+import logging
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from llueve.distributed.processes import Processes
@@ -14,11 +18,27 @@ from llueve.panel import FloatArray
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 from llueve.step.predict import predict_logits, probabilities
-from llueve.training.batches.feature_cache import FeatureCache
+from llueve.training.batches.feature_cache import DamagedFeatures, FeatureCache
+from llueve.training.batches.feature_files import UnusableFiles
 from llueve.training.batches.order import epoch_order
+
+logger = logging.getLogger(__name__)
 
 CANARIES = 64
 """Validation windows, always the same, whose loss shows if a state is sound."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The cached features of the validation windows of one process."""
+
+    cache: FeatureCache
+    start: int
+    """Position of its first window in the part."""
+
+    def batch(self, chosen: slice) -> Tensor:
+        """Return the features (B, …) of some of its windows."""
+        return self.cache.batch(slice(self.start + chosen.start, self.start + chosen.stop))
 
 
 class Validation:
@@ -39,9 +59,22 @@ class Validation:
         own = self.part[here]
         logits_BK = torch.zeros(len(self.part), model.num_classes)
         if len(own):
-            pooled = None if cache is None else cache.share(here)
-            logits_BK[here] = torch.from_numpy(predict_logits(model, self.windows, own, pooled))
+            logits_BK[here] = torch.from_numpy(
+                self._logits(model, own, None if cache is None else Share(cache, here.start))
+            )
         return self._processes.total(logits_BK).numpy()
+
+    def _logits(self, model: TimerXLForClassification, own: Part, features: Share | None) -> FloatArray:
+        while features is not None:
+            try:
+                return predict_logits(model, self.windows, own, features)
+            except DamagedFeatures as damage:
+                try:
+                    features.cache.mend(damage)
+                except UnusableFiles as error:
+                    logger.warning("%s; they are computed each time from now on", error)
+                    self._features = features = None
+        return predict_logits(model, self.windows, own)
 
     def canary_loss(self, model: TimerXLForClassification) -> float:
         """Log-loss of a few fixed windows."""

@@ -6,11 +6,12 @@ Shapes: B batch, L steps, C variables, F facts.
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from llueve.stability.diagnosis.case import Evidence
+from llueve.stability.diagnosis.case import Evidence, Stored
 from llueve.stability.refused_step import RefusedStep
 
 ABSURD_CHANGE = 30.0
@@ -70,10 +71,15 @@ def in_float64(step: RefusedStep) -> RefusedStep:
     return replace(step, model=copy.deepcopy(step.model).double(), batch=batch, precision=torch.float32)
 
 
+def with_setting(step: RefusedStep, settings: dict[str, Any]) -> RefusedStep:
+    """Use other keys of `[train]`."""
+    return replace(step, config=step.config.model_copy(update=settings))
+
+
 def clipped(step: RefusedStep) -> RefusedStep:
     """Clip gradients at 1, or at a tenth of the configured norm if that is smaller."""
     clip_norm = min(1.0, step.config.clip_norm / 10)
-    return replace(step, config=step.config.model_copy(update={"clip_norm": clip_norm}))
+    return with_setting(step, {"clip_norm": clip_norm})
 
 
 def with_new(step: RefusedStep, evidence: Evidence, named: Iterable[tuple[str, Tensor]]) -> RefusedStep | None:
@@ -112,6 +118,12 @@ def with_healthy_weights(step: RefusedStep, evidence: Evidence) -> RefusedStep |
     if all(torch.equal(now, before) for now, before in pairs.values()):
         return None
     return _with(step, {name: before for name, (_, before) in pairs.items()})
+
+
+def rebuilt(step: RefusedStep, stored: Stored) -> RefusedStep:
+    """Use the stored numbers to which the steps since the last healthy state lead; the step then has no fault in memory."""
+    reading = replace(step.reading, changed=())
+    return replace(_with(step, dict(stored.model)), moments=stored.moments, average=stored.average, reading=reading)
 
 
 def find_damage(step: RefusedStep, evidence: Evidence) -> dict[str, Tensor]:

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 
 from llueve.model.classifier import LARGEST
 from llueve.stability.diagnosis import changes
+from llueve.stability.diagnosis.advice import advise
 from llueve.stability.diagnosis.case import Evidence, Rerun
 from llueve.stability.diagnosis.causes import INPUT_CAUSES, Cause
 from llueve.stability.diagnosis.experiments import Experiments, are_rates
 from llueve.stability.diagnosis.explanation import RERUNS, UNUSUAL, Change, Explanation
+from llueve.stability.diagnosis.memory import explain_memory
 from llueve.stability.diagnosis.numbers import numbers_at_fault
 from llueve.stability.diagnosis.suspects import constant_windows, empty_patches, far, is_mark_or_unit, rows_of
 from llueve.stability.diagnosis.trace import trace_step
@@ -75,6 +77,8 @@ def explain(step: RefusedStep, evidence: Evidence) -> Explanation:
     """
     with torch.random.fork_rng(devices=[step.device] if step.device.type == "cuda" else []):
         experiments = Experiments(step, evidence)
+        if step.kind == FaultKind.MEMORY:
+            return _advised(explain_memory(step, evidence, experiments), step, evidence)
         experiments.run(Change.NONE, step)
         set_random_states(step.random_state, step.device)
         trace = trace_step(step.model, step.batch, step.config, step.precision)
@@ -93,7 +97,21 @@ def explain(step: RefusedStep, evidence: Evidence) -> Explanation:
         cells = tuple((each[0], each[1], each[2]) for each in inputs if len(each) == 3)
         facts = tuple((each[0], each[1]) for each in inputs if len(each) == 2)
         numbers = numbers_at_fault(cause, step, damage)
-        return Explanation(cause, trace, tuple(experiments.done), samples, cells, facts, rate_factor, numbers)
+        found = Explanation(
+            cause,
+            trace=trace,
+            experiments=tuple(experiments.done),
+            samples=samples,
+            cells=cells,
+            facts=facts,
+            rate_factor=rate_factor,
+            numbers=numbers,
+        )
+        return _advised(found, step, evidence)
+
+
+def _advised(found: Explanation, step: RefusedStep, evidence: Evidence) -> Explanation:
+    return replace(found, advice=advise(found.cause, step, found.experiments, evidence.settings))
 
 
 def _confirmed(experiments: Experiments, suspects: Suspects) -> tuple[Tensor, ...]:
@@ -127,6 +145,8 @@ def _change_input(experiments: Experiments, suspects: Suspects) -> None:
 def _change_computation(experiments: Experiments) -> None:
     step, run = experiments.step, experiments.run
     run(Change.PLAIN_LOSS, step, other_loss=F.cross_entropy)
+    if experiments.cured_by(Change.PLAIN_LOSS):
+        _change_loss(experiments)
     if step.precision != torch.float32:
         run(Change.FLOAT32, replace(step, precision=torch.float32))
     run(Change.FLOAT64, changes.in_float64(step))
@@ -135,6 +155,22 @@ def _change_computation(experiments: Experiments) -> None:
         run(Change.LOWER_RATES, replace(step, reading=reading), str(divisor))
     clipped = changes.clipped(step)
     run(Change.CLIPPED, clipped, f"{clipped.config.clip_norm:g}")
+
+
+def _change_loss(experiments: Experiments) -> None:
+    """Switch off each setting of the loss that is in use, then all of them."""
+    step, config = experiments.step, experiments.step.config
+    ones = (1.0,) * step.model.num_classes
+    in_use = {
+        f"train.{key} = {text}": {key: plain}
+        for key, plain, text in (("focal_gamma", 0, 0), ("label_smoothing", 0, 0), ("class_weights", ones, [*ones]))
+        if getattr(config, key) not in (plain, None)
+    }
+    for words, setting in in_use.items():
+        experiments.run(Change.LOSS_SETTING, changes.with_setting(step, setting), words)
+    if len(in_use) > 1:
+        together = {key: plain for setting in in_use.values() for key, plain in setting.items()}
+        experiments.run(Change.LOSS_SETTING, changes.with_setting(step, together), ", ".join(in_use))
 
 
 def _change_state(experiments: Experiments, damage: dict[str, Tensor]) -> None:

@@ -133,6 +133,7 @@ def _is_sound_state(step: RefusedStep) -> bool:
     largest_moment = step.config.clip_norm if step.kind == FaultKind.MOMENTS else math.inf
     return (
         are_rates(step.reading.rates)
+        and (step.kind != FaultKind.MEMORY or not step.reading.changed)
         and are_sound_moments(step.moments, largest_moment)
         and all(bool((each.abs() <= LARGEST_WEIGHT).all()) for each in (step.average or {}).values())
         and (step.kind != FaultKind.WEIGHTS or not unsound_weights(step.model))

@@ -6,7 +6,7 @@ from typing import Any
 from llueve.model.classifier import LARGEST
 from llueve.stability.diagnosis.causes import Cause
 from llueve.stability.diagnosis.origin import Trace
-from llueve.stability.language import Language, WordedEnum
+from llueve.stability.language import Language, WordedEnum, Words
 from llueve.stability.reading import as_word
 
 UNUSUAL = 30.0
@@ -55,6 +55,7 @@ class Change(WordedEnum):
         "parches sin observaciones tomados como observados",
     )
     PLAIN_LOSS = "plain_loss", "plain cross-entropy as the loss", "entropía cruzada simple como pérdida"
+    LOSS_SETTING = "loss_setting", "the loss with {}", "la pérdida con {}"
     FLOAT32 = "float32", "float32", "float32"
     FLOAT64 = "float64", "float64", "float64"
     LOWER_RATES = "lower_rates", "learning rates divided by {}", "tasas de aprendizaje divididas por {}"
@@ -84,6 +85,11 @@ class Change(WordedEnum):
         "steps since the last healthy state run again",
         "pasos desde el último estado sano repetidos",
     )
+    REBUILT = (
+        "changed_numbers_rebuilt",
+        "only the changed numbers taken from the steps run again: {}",
+        "solo los números cambiados tomados de los pasos repetidos: {}",
+    )
     CLIPPED_RERUN = (
         "rerun_clipped",
         "the same steps, gradients clipped at {}",
@@ -106,6 +112,7 @@ class Change(WordedEnum):
         return self.words.of(language).replace("{}", detail)
 
 
+NO_WORDS = Words("", "")
 RERUNS = (Change.CLIPPED_RERUN, Change.WARMED_RERUN, Change.SLOWED_RERUN)
 """Changes to the steps before: tried only if those steps, unchanged, lead to the fault again."""
 
@@ -139,6 +146,8 @@ class Explanation:
     """The cause of a refused step, with its evidence."""
 
     cause: Cause
+    advice: Words = NO_WORDS
+    """Advice on the cause in this training, without a final period; empty if it is not known."""
     trace: Trace | None = None
     """The operation whose result was the first non-finite number; None if the repeated step has none."""
     experiments: tuple[Experiment, ...] = ()
@@ -153,10 +162,16 @@ class Explanation:
     numbers: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """Name and index of the first hundred weights, moments or other stored numbers at fault."""
 
+    @property
+    def words(self) -> Words:
+        """Meaning of the cause and advice, without a final period."""
+        meaning, advice = self.cause.words, self.advice
+        return Words(*(f"{one}. {other}" if other else one for one, other in zip(meaning, advice, strict=True)))
+
     def as_dict(self) -> dict[str, Any]:
         """The explanation for JSON."""
         trace = None if self.trace is None else self.trace.as_dict()
         experiments = [each.as_dict() for each in self.experiments]
         at_fault = {name: getattr(self, name) for name in ("samples", "cells", "facts", "numbers")}
-        advice = self.cause.words._asdict()
+        advice = self.words._asdict()
         return {"cause": self.cause, "advice": advice, "trace": trace, "experiments": experiments, **at_fault}

@@ -21,9 +21,9 @@ def numbers_at_fault(cause: Cause, step: RefusedStep, damage: Mapping[str, Tenso
     if cause == Cause.CORRUPT_BUFFER:
         return _where(step.model.named_buffers(), lambda each: ~each.isfinite())
     if cause == Cause.DAMAGED_WEIGHTS:
-        return _first(damage.items())
+        return first_numbers(damage.items())
     if cause == Cause.POISONED_MOMENTS:
-        return _first(_unsound_moments(step.moments, step.config.clip_norm))
+        return first_numbers(_unsound_moments(step.moments, step.config.clip_norm))
     if cause == Cause.POISONED_AVERAGE:
         return _where((step.average or {}).items(), lambda each: ~(each.abs() <= LARGEST_WEIGHT))
     return ()
@@ -45,10 +45,11 @@ def _unsound_moments(moments: Mapping[str, Tensor], clip_norm: float) -> Iterabl
 
 
 def _where(tensors: Iterable[tuple[str, Tensor]], wrong: Callable[[Tensor], Tensor]) -> Numbers:
-    return _first((name, wrong(each.detach())) for name, each in tensors)
+    return first_numbers((name, wrong(each.detach())) for name, each in tensors)
 
 
-def _first(flags: Iterable[tuple[str, Tensor]]) -> Numbers:
+def first_numbers(flags: Iterable[tuple[str, Tensor]]) -> Numbers:
+    """Name and index of the first flagged numbers."""
     found: list[tuple[str, tuple[int, ...]]] = []
     for name, flag in flags:
         found += [(name, tuple(index)) for index in flag.nonzero()[: MOST_NAMED - len(found)].tolist()]

@@ -1,16 +1,22 @@
 """Explain one incident in the names of its data: sites, times and variables instead of indices."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from llueve.stability.diagnosis import Evidence, Explanation, explain
-from llueve.stability.incidents.explanation_file import with_stored
+from llueve.errors import CheckpointError
+from llueve.stability.diagnosis import Cause, Evidence, Explanation, Settings, explain
+from llueve.stability.diagnosis.advice import advise
+from llueve.stability.incidents.explanation_file import read_explanation, together
 from llueve.stability.incidents.format import Incident, new_model
-from llueve.stability.incidents.replay import device_for, recorded_circumstances
+from llueve.stability.incidents.replay import device_for, differences, recorded_circumstances
+from llueve.stability.language import Language, Words
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class CellsAtFault:
         return [(str(each[0]), str(each[-1])) for each in np.split(moments, np.flatnonzero(apart) + 1)]
 
 
+OTHER = Words(
+    "the replay of this step alone supports {}; the training had the data and the steps before",
+    "la repetición de este paso solo apoya {}; el entrenamiento tenía los datos y los pasos anteriores",
+)
+MACHINES = Words("; the circumstances differ: {}", "; las circunstancias son otras: {}")
 Cell = tuple[str, str, np.datetime64]
 """Variable, site and time."""
 
@@ -48,11 +59,33 @@ def cells_at_fault(cells: Iterable[Cell], step_hours: float) -> tuple[CellsAtFau
 
 
 @dataclass(frozen=True)
+class OtherCause:
+    """The cause that a replay here finds, where it is not the cause that the training found."""
+
+    cause: Cause
+    elsewhere: tuple[str, ...]
+    """Differences between this machine and that of the training."""
+
+    def sentence(self, language: Language = Language.ENGLISH) -> str:
+        """The difference in words."""
+        machines = MACHINES.of(language).format("; ".join(self.elsewhere)) if self.elsewhere else ""
+        return OTHER.of(language).format(self.cause) + machines
+
+    def as_dict(self) -> dict[str, Any]:
+        """The difference for JSON."""
+        words = {language: self.sentence(language) for language in Language}
+        return {"cause": self.cause, "elsewhere": list(self.elsewhere), "words": words}
+
+
+@dataclass(frozen=True)
 class ExplainedIncident:
     """The explanation of an incident, with the names of its data."""
 
     incident: Incident
     explanation: Explanation
+    """That of the training, if it wrote one; otherwise that of a replay here."""
+    other: OtherCause | None = None
+    """The cause that a replay here finds, if it is another one than the training found."""
     not_used: str | None = None
     """Fault of the explanation that the training wrote; None if that was read or is absent."""
 
@@ -79,18 +112,32 @@ class ExplainedIncident:
             "samples": [{"site": about.sites[row], "time": about.times[row]} for row in found.samples],
             "cells": [each.as_dict() for each in self.cells],
             "facts": [{"sample": sample, "fact": fact} for sample, fact in found.facts],
+            "replay": None if self.other is None else self.other.as_dict(),
             "not_used": self.not_used,
         }
 
 
 def explain_incident(incident: Incident) -> ExplainedIncident:
-    """Find the cause of an incident by experiment (see `llueve.stability.diagnosis`).
+    """Return the explanation that the training wrote, or find the cause by experiment (see `llueve.stability.diagnosis`).
 
-    Findings of the training, which had the steps before, are added if they lie beside the incident.
+    The training had the data and the steps before; an incident holds one step. The experiments run here in any case. If they
+    find another cause than the training, both are given.
     """
     about = incident.about
+    settings = Settings(about.missing, about.model.pretrained != "none")
     # From the windows: if only cached features are bad, computing them again cures the step, as for a transient fault.
     step = incident.step.to(device_for(incident)).without_features()
     with recorded_circumstances(incident):
-        own = explain(step, Evidence(new_model=lambda: new_model(about, about.train.seed)))
-    return ExplainedIncident(incident, *with_stored(own, incident.folder))
+        here = explain(step, Evidence(lambda: new_model(about, about.train.seed), settings=settings))
+        elsewhere = differences(incident, device_for(incident))
+    try:
+        kept = read_explanation(incident)
+    except CheckpointError as error:
+        logger.warning("%s; it is not used", error)
+        return ExplainedIncident(incident, here, not_used=str(error))
+    if kept is None:
+        return ExplainedIncident(incident, here)
+    if kept.cause == here.cause:
+        return ExplainedIncident(incident, together(kept, here))
+    advised = replace(kept, advice=advise(kept.cause, step, kept.experiments, settings))
+    return ExplainedIncident(incident, advised, OtherCause(here.cause, elsewhere))

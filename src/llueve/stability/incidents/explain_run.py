@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from llueve.errors import CheckpointError, RunError
 from llueve.files import read_small
 from llueve.runs.directory import HISTORY
-from llueve.stability.diagnosis import Cause, Change
+from llueve.stability.diagnosis import Cause, Change, Explanation
 from llueve.stability.incidents.explain import CellsAtFault, ExplainedIncident, cells_at_fault, explain_incident
 from llueve.stability.incidents.parse import kept_incidents, load_incident
 from llueve.stability.language import Language, Words
@@ -75,6 +75,10 @@ class ExplainedRun:
         """Incidents by cause, the most frequent first."""
         return dict(Counter(each.explanation.cause for each in self.incidents).most_common())
 
+    def example(self, cause: Cause) -> Explanation:
+        """The explanation of the first incident with a cause."""
+        return next(each.explanation for each in self.incidents if each.explanation.cause == cause)
+
     @property
     def cells(self) -> tuple[CellsAtFault, ...]:
         """Cells at fault by variable and site, each once although several incidents see it."""
@@ -110,7 +114,10 @@ class ExplainedRun:
         return {
             "sentence": {language: self.sentence(language) for language in Language},
             "history": self.counts,
-            "causes": [{"cause": each, "incidents": count, "advice": each.words._asdict()} for each, count in causes],
+            "causes": [
+                {"cause": each, "incidents": count, "advice": self.example(each).words._asdict()}
+                for each, count in causes
+            ],
             "cells": [each.as_dict() for each in self.cells],
             "experiments": [each.as_dict() for each in self.changes],
             "incidents": [

@@ -1,35 +1,28 @@
 """The explanation that the training wrote beside an incident, when it still had the steps before it."""
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, RunError
 from llueve.files import read_small, write_whole
+from llueve.model.batch import Batch
 from llueve.runs.directory import EXPLANATION
 from llueve.stability.diagnosis import Cause, Change, Experiment, Explanation
-from llueve.stability.diagnosis.causes import INPUT_CAUSES, STORED_CAUSES
-from llueve.stability.diagnosis.explanation import RERUNS
-from llueve.stability.incidents.format import NotFinite, damaged
-
-logger = logging.getLogger(__name__)
+from llueve.stability.incidents.format import Incident, NotFinite, damaged
 
 LARGEST = 2**20
 """Most bytes of an `explanation.json`."""
 MOST_CELLS = 1000
 """Most cells, facts or samples that are written; the incident itself holds all of them."""
-TRAINING_CHANGES = (Change.GATHERED_AGAIN, Change.UNDAMAGED_WEIGHTS, Change.SAME_RERUN, *RERUNS)
-"""Changes that need the data, the steps before, or the last healthy state. An incident file does not hold these."""
-RATE_CAUSES = (Cause.LEARNING_RATE, Cause.MISSING_WARMUP, Cause.EXPLODING_GRADIENT)
-TRAINING_CAUSES = (*RATE_CAUSES, Cause.DAMAGED_WEIGHTS, Cause.TRANSIENT, Cause.POISONED_AVERAGE)
-"""Causes that rest on facts which an incident file does not hold."""
 
 StoredNumber = Annotated[tuple[Annotated[str, Field(max_length=1000)], list[int]], Field(strict=False)]
+StoredCell = Annotated[tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt], Field(strict=False)]
+StoredFact = Annotated[tuple[NonNegativeInt, NonNegativeInt], Field(strict=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)] | NotFinite
 
 
@@ -52,7 +45,22 @@ class StoredExplanation(BaseModel):
 
     cause: Cause
     experiments: list[StoredExperiment] = Field(max_length=1000)
+    samples: list[NonNegativeInt] = Field(default=[], max_length=MOST_CELLS)
+    cells: list[StoredCell] = Field(default=[], max_length=MOST_CELLS)
+    facts: list[StoredFact] = Field(default=[], max_length=MOST_CELLS)
     numbers: list[StoredNumber] = Field(default=[], max_length=100)
+
+    def problem(self, batch: Batch) -> str | None:
+        """The first place that the batch does not have; None if it has all of them."""
+        for name, places, shape in (
+            ("samples", [(each,) for each in self.samples], batch.y_B.shape),
+            ("cells", self.cells, batch.x_BLC.shape),
+            ("facts", self.facts, batch.facts_BF.shape),
+        ):
+            for place in places:
+                if any(index >= size for index, size in zip(place, shape, strict=True)):
+                    return f"{name}: {list(place)} is not in a batch of {list(shape)}"
+        return None
 
 
 def write_explanation(folder: Path, explanation: Explanation) -> None:
@@ -70,8 +78,15 @@ def write_explanation(folder: Path, explanation: Explanation) -> None:
         raise RunError(f"{folder}: cannot be written ({error.strerror or error}); free the disk") from error
 
 
-def _stored(path: Path) -> StoredExplanation:
-    """Raises `CheckpointError` or `ValidationError` for a damaged file."""
+def read_explanation(incident: Incident) -> Explanation | None:
+    """Read the explanation that the training wrote, without its trace; None if there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or belongs to another incident.
+    """
+    path = incident.folder / EXPLANATION
+    if not path.is_symlink() and not path.exists():
+        return None
     text = read_small(path, LARGEST)
     try:
         problem = tree_problem(json.loads(text))
@@ -79,29 +94,34 @@ def _stored(path: Path) -> StoredExplanation:
         raise CheckpointError(f"{path}: is damaged ({error})") from error
     if problem:
         raise CheckpointError(f"{path}: is damaged ({problem})")
-    return StoredExplanation.model_validate_json(text)
-
-
-def with_stored(own: Explanation, folder: Path) -> tuple[Explanation, str | None]:
-    """Add the findings of the training to an explanation; also returns the fault of a damaged file, which is not used."""
-    path = folder / EXPLANATION
-    if not path.is_symlink() and not path.exists():
-        return own, None
     try:
-        stored = _stored(path)
-    except (CheckpointError, ValidationError) as error:
-        fault = str(error if isinstance(error, CheckpointError) else damaged(path, error))
-        logger.warning("%s; it is not used", fault)
-        return own, fault
-    known = {(each.change, each.detail) for each in own.experiments}
-    added = tuple(
-        Experiment(each.change, each.detail, float(each.loss), float(each.gradient_norm), each.cures)
-        for each in stored.experiments
-        if each.change in TRAINING_CHANGES and (each.change, each.detail) not in known
+        stored = StoredExplanation.model_validate_json(text)
+    except ValidationError as error:
+        raise damaged(path, error) from None
+    if problem := stored.problem(incident.step.batch):
+        raise CheckpointError(f"{path}: belongs to another incident ({problem})")
+    return Explanation(
+        cause=stored.cause,
+        experiments=tuple(
+            Experiment(each.change, each.detail, float(each.loss), float(each.gradient_norm), each.cures)
+            for each in stored.experiments
+        ),
+        samples=tuple(stored.samples),
+        cells=tuple(stored.cells),
+        facts=tuple(stored.facts),
+        numbers=tuple((name, tuple(index)) for name, index in stored.numbers),
     )
-    whole = replace(own, experiments=(*own.experiments, *added))
-    only_in_memory = any(each.change == Change.GATHERED_AGAIN and each.cures for each in stored.experiments)
-    if stored.cause in TRAINING_CAUSES and (own.cause not in (*INPUT_CAUSES, *STORED_CAUSES) or only_in_memory):
-        numbers = tuple((name, tuple(index)) for name, index in stored.numbers)
-        whole = replace(whole, cause=stored.cause, numbers=numbers, rate_factor=None)
-    return whole, None
+
+
+def together(kept: Explanation, here: Explanation) -> Explanation:
+    """The explanation of the training, with what a replay of the same cause adds to it: all cells, and the origin."""
+    known = {(each.change, each.detail) for each in kept.experiments}
+    more = [each for each in here.experiments if (each.change, each.detail) not in known]
+    return replace(
+        here,
+        experiments=(*kept.experiments, *more),
+        samples=here.samples or kept.samples,
+        cells=here.cells or kept.cells,
+        facts=here.facts or kept.facts,
+        numbers=here.numbers or kept.numbers,
+    )

@@ -18,7 +18,9 @@ from llueve.config import ModelConfig, Section, TrainConfig
 from llueve.errors import CheckpointError, RunError
 from llueve.model.build import build_classifier, build_encoder
 from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import minute
 from llueve.runs.directory import INCIDENT_NAME, INCIDENTS
+from llueve.stability.diagnosis import Settings
 from llueve.stability.reading import FaultKind, as_word
 from llueve.stability.refused_step import RefusedStep
 from llueve.version import __version__
@@ -45,6 +47,17 @@ class DataNames:
     times: NDArray[np.datetime64]
     """All sites and times of the panel."""
     step_hours: float
+    missing: Literal["mask", "raw"] | None = None
+    """`windows.missing`, which advice depends on; None if it is not known."""
+
+    @property
+    def settings(self) -> Settings:
+        """Settings that advice depends on."""
+        return Settings(self.missing, self.model.pretrained != "none")
+
+    def cell(self, site: int, time: int, variable: int) -> str:
+        """A cell of the panel, by its indices, in words."""
+        return f"{self.variables[variable][0]} of {self.sites[site]} at {minute(self.times[time])}"
 
 
 class Scalar(Section):
@@ -98,6 +111,8 @@ class Description(Section):
     """Gradient norm before clipping."""
     rates: list[float | NotFinite]
     """Learning rate of each parameter group, encoder first."""
+    changed: list[str] = Field(default=[], max_length=10)
+    """Parts of the stored numbers whose bits changed between two steps."""
     mode: Literal["train", "eval"]
     device: Literal["cpu", "cuda"]
     precision: Literal["float32", "bfloat16"]
@@ -113,6 +128,8 @@ class Description(Section):
     times: list[str]
     """Site and issue time of each sample."""
     step_hours: float = Field(gt=0)
+    missing: Literal["mask", "raw"] | None = None
+    """`windows.missing`; None if it is not known."""
     memory: dict[str, list[int]]
     """Dimensions of each tensor of the batch in memory order, which decides the last bits of a sum."""
     versions: dict[str, str]

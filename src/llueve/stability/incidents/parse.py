@@ -144,7 +144,7 @@ def _step(about: Description, groups: Groups) -> RefusedStep:
         kind=about.kind,
         reason=about.reason,
         epoch=about.epoch,
-        reading=Reading(about.step, len(about.sites), loss, norm, rates),
+        reading=Reading(about.step, len(about.sites), loss, norm, rates, changed=tuple(about.changed)),
         rows=Part("incident", rows["site_B"].numpy(), rows["end_B"].numpy(), batch["y_B"].numpy()),
         batch=Batch(**{name: _laid_out(batch[name], about.memory[name]) for name in about.memory}),
         model=model.train(about.mode == "train"),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llueve.errors import listed
-from llueve.stability.diagnosis import Cause
+from llueve.stability.diagnosis import Explanation
 from llueve.stability.incidents.explain import ExplainedIncident
 from llueve.stability.incidents.explain_run import ExplainedRun
 from llueve.stability.incidents.format import Description
@@ -25,6 +25,7 @@ CELLS = Words("Cells at fault", "Celdas culpables")
 SAMPLES = Words("Samples at fault", "Muestras culpables")
 FACTS = Words("Facts at fault (sample: number)", "Datos culpables (muestra: número)")
 NUMBERS = Words("Stored numbers at fault", "Números guardados culpables")
+REPLAY = Words("Replay", "Repetición")
 NOT_USED = Words("Not used", "No usado")
 VARIABLE, SITE, COUNT = Words("variable", "variable"), Words("site", "sitio"), Words("count", "cantidad")
 CELL_COLUMNS = (VARIABLE, SITE, Words("first", "primera"), Words("last", "última"), COUNT)
@@ -81,7 +82,8 @@ def render_explanation(explained: ExplainedIncident, language: Language = Langua
         (FACTS, _listed([f"{sample}: {fact}" for sample, fact in found.facts], language)),
         (NUMBERS, _listed([f"{name}{list(index)}" for name, index in found.numbers], language)),
     )
-    lines = [_cause(found.cause, language, "bold")]
+    lines = [_cause(found, language, "bold")]
+    lines += [plain(f"{REPLAY.of(language)}: {explained.other.sentence(language)}.")] if explained.other else []
     lines += [plain(f"{NOT_USED.of(language)}: {explained.not_used}")] if explained.not_used else []
     lines += [plain(f"{label.of(language)}: {text}.") for label, text in facts if text]
     cells = _table(CELL_COLUMNS, language, CELLS)
@@ -98,7 +100,7 @@ def render_explanation(explained: ExplainedIncident, language: Language = Langua
 def render_run(explained: ExplainedRun, language: Language = Language.ENGLISH) -> Group:
     """The explanations of all incidents of a run."""
     lines = [Text(f"{explained.sentence(language)}.", style="bold")]
-    lines += [_cause(cause, language) for cause in explained.causes]
+    lines += [_cause(explained.example(cause), language) for cause in explained.causes]
     lines += [plain(f"{NOT_USED.of(language)}: {each}") for each in explained.not_used]
     cells = _table(STRETCH_COLUMNS, language, CELLS)
     for each in explained.cells:
@@ -126,8 +128,8 @@ def _minute(time: object) -> str:
     return str(time)[:16].replace("T", " ")
 
 
-def _cause(cause: Cause, language: Language, style: str = "") -> Text:
-    return Text(f"{CAUSE.of(language)}: {cause}: {cause.words.of(language)}.", style=style)
+def _cause(found: Explanation, language: Language, style: str = "") -> Text:
+    return Text(f"{CAUSE.of(language)}: {found.cause}: {found.words.of(language)}.", style=style)
 
 
 def _table(columns: Sequence[Words], language: Language, title: Words | None = None) -> Table:

@@ -68,7 +68,7 @@ def replay(incident: Incident, threads: int | None = None) -> Replayed:
     device = device_for(incident)
     step = incident.step.to(device)
     with recorded_circumstances(incident, threads):
-        elsewhere = _differences(incident, device)
+        elsewhere = differences(incident, device)
         loss = float(loss_and_gradients(step.model, step.batch, step.config, step.precision))
         norm = finite_norm(step.model)
     recorded = (incident.about.loss, incident.about.gradient_norm)
@@ -84,7 +84,8 @@ def device_for(incident: Incident) -> torch.device:
     return torch.device("cuda" if incident.about.device == "cuda" and torch.cuda.is_available() else "cpu")
 
 
-def _differences(incident: Incident, device: torch.device) -> tuple[str, ...]:
+def differences(incident: Incident, device: torch.device) -> tuple[str, ...]:
+    """Differences between this machine with its software and the recorded ones, in words."""
     there = {**incident.about.machine.model_dump(), **incident.about.versions}
     here = {**this_machine(device).model_dump(), **versions()}
     return tuple(
