@@ -85,7 +85,8 @@ def dead_gauges(panel: xr.Dataset) -> list[DeadGauge]:
     found: list[DeadGauge] = []
     for name in feature_names(panel):
         array = panel.variables[name]
-        if array.attrs.get("units") in MILLIMETRES_PER_UNIT or "accumulation_hours" in array.attrs:
+        is_depth = array.attrs.get("units") in MILLIMETRES_PER_UNIT or "accumulation_hours" in array.attrs
+        if is_depth and not array.attrs.get("derived"):
             days = _WetDays.of(np.asarray(array.values), panel.variables["time"].values)
             if days is not None:
                 found.extend(days.dead(name))
