@@ -95,7 +95,7 @@ an unsound state on the disk | if found.health.sound: | if True:
 the newest healthy state is kept | if healthy is None:
 the best weights of a state | if best:\n            self.read_best(best) | pass
 # runs/sealed_file.py: tests/training/test_resume.py -k "poisoned or damaged or last_two or another or link"
-the hash | if metadata.get(SEAL) != _seal(metadata[CONTENT], tensors):
+the hash | if metadata.get(SEAL) != seal(text, tensors):
 # pipeline.py: tests/cli/test_cli.py -k finite
 forecasts that are not finite | if len(bad):
 # verification/verify.py: tests/verification
