@@ -120,9 +120,9 @@ class Cell:
         return ["train", str(config), "-r", str(run), *(part for key in keys for part in ("--set", key)), *more]
 
 
-def write_table(folder: Path) -> None:
+def write_table(folder: Path, days: int) -> None:
     """Daily rows at two sites, and the configuration."""
-    random, frames, days = np.random.default_rng(3), [], 240
+    random, frames = np.random.default_rng(3), []
     for site in ("a", "b"):
         wet = np.convolve(random.standard_normal(days), np.ones(5) / 5, mode="same")
         columns = {
@@ -290,7 +290,7 @@ def main() -> None:
     random = np.random.default_rng(given.seed)
     with tempfile.TemporaryDirectory(prefix="llueve-kills-") as place:
         folder = Path(place)
-        write_table(folder)
+        write_table(folder, 140 if given.tiny else 240)
         earlier = ["train", str(folder / "config.toml"), "--run", str(folder / "earlier"), "--set", "train.epochs=1"]
         if attempt(earlier, folder / "log", None) != 0:
             raise SystemExit((folder / "log").read_text())

@@ -209,7 +209,8 @@ def test_a_kill_is_without_trace_with_every_recipe_and_head():
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "8 kills, 8 runs: all bit-identical" in done.stdout
+    last = done.stdout.splitlines()[-1]  # a training that ends before its kill is started again
+    assert last.startswith("8 kills, ") and last.endswith(" runs: all bit-identical")
 
 
 def assert_same_run(first: Path, second: Path):
