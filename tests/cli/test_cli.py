@@ -261,7 +261,7 @@ def test_the_history_has_one_object_per_epoch(done: Project) -> None:
     assert [line["epoch"] for line in lines] == [1, 2]
     counts = ["steps", "refused", "skipped", "quarantined"]
     before = ["epoch", "phase", "train_loss", "validation_loss", "validation_skill"]
-    keys = [*before, *counts, "collapsed", "seconds", "learning_rate"]
+    keys = [*before, *counts, "collapsed", "overfit", "limited", "seconds", "learning_rate"]
     assert all(list(line) == keys for line in lines)
     assert all(line["steps"] > line["refused"] == line["quarantined"] == 0 for line in lines)
     assert all(math.isfinite(line["train_loss"]) and line["skipped"] == 0 for line in lines)
@@ -653,7 +653,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch, when: Callable[[torch.Tensor], bo
 
 def test_a_diverging_training_leaves_no_model(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     diverging(monkeypatch, lambda logits: logits.requires_grad)
-    stopped(project.train(), project, "loss nan", "train.encoder_learning_rate", "guard.max_skipped = 1.00%")
+    stopped(project.train(), project, "loss nan", "llueve incident explain", "guard.max_skipped = 1.00%")
 
 
 def test_a_validation_loss_that_is_never_finite_leaves_no_model(

@@ -3,11 +3,10 @@
 import glob
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 
 from llueve.config import Config
-from llueve.errors import UsageError
+from llueve.errors import DataError, UsageError
 from llueve.runs.directory import (
     AUDIT,
     CHECKPOINTS,
@@ -23,6 +22,7 @@ from llueve.runs.directory import (
     UNFINISHED,
 )
 from llueve.runs.lock import LOCK
+from llueve.sources.tables.package_files import package_file
 
 OWN = {*FILES, MLFLOW, LOCK, INCIDENTS, CHECKPOINTS, FEATURES, TENSORBOARD, UNFINISHED, REPLACING}
 """Names in a run directory that belong to the run."""
@@ -103,9 +103,8 @@ def _files(inputs: Iterable[str]) -> Iterator[Path]:
         if "://" in path:
             continue
         if path.startswith("package:"):
-            package, _, name = path.removeprefix("package:").partition("/")
-            with suppress(ImportError, ValueError):
-                yield Path(str(resources.files(package) / name))
+            with suppress(DataError):  # the reader will say why it is not read
+                yield package_file(path)
             continue
         place = Path(path)
         if place.is_dir():

@@ -1,6 +1,7 @@
 """Recover from a refused step: keep it, find its cause, apply the remedy, and record all three."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +10,8 @@ from llueve.errors import GuardStop, listed
 from llueve.model.batch import Batch
 from llueve.model.classifier import LARGEST
 from llueve.stability.diagnosis import Cause, Evidence, Explanation, Settings, explain
-from llueve.stability.diagnosis.memory import cause_of_change
+from llueve.stability.diagnosis.memory import cause_of_change, changed_numbers
+from llueve.stability.diagnosis.numbers import first_numbers
 from llueve.stability.diagnosis.suspects import far
 from llueve.stability.guard import CHANGED, unsound_weights
 from llueve.stability.incidents import write_explanation
@@ -109,11 +111,25 @@ def repair_weights(trainer: Trainer) -> bool:
         fault = Fault(FaultKind.WEIGHTS, f"{listed(wrong)} hold(s) numbers that no sound step leads to")
         cause = Cause.CORRUPT_WEIGHTS
     else:
-        fault = Fault(FaultKind.MEMORY, f"end of epoch {state.place.epoch}: bits of {listed(changed)} {CHANGED}")
-        cause = cause_of_change(changed)
+        found = trainer.processes.on_first(lambda: _located(trainer, changed))
+        cause = Cause(found["cause"])
+        fault = Fault(FaultKind.MEMORY, f"end of epoch {state.place.epoch}: bits of {found['place']} {CHANGED}")
     _record(trainer, fault, cause, remedy, None)
     state.roll_back()
     return True
+
+
+def _located(trainer: Trainer, changed: Sequence[str]) -> dict[str, str]:
+    """Cause and place of damage at the end of an epoch: the steps since the last healthy state are run again."""
+    state = trainer.state
+    state.model.train()  # as in the steps; validation computes without dropout
+    rebuilt = trainer.stepper.rebuild()
+    average = {} if state.average is None else state.average.named(state.model)
+    found = None if rebuilt is None else changed_numbers(state.model, state.moments(), average, rebuilt)
+    if found is None:
+        return {"cause": cause_of_change(changed), "place": listed(changed)}
+    cause, flags = found
+    return {"cause": cause, "place": listed([f"{name}{list(index)}" for name, index in first_numbers(flags.items())])}
 
 
 def _decide(trainer: Trainer, step: RefusedStep) -> Decision:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llueve.stability.diagnosis import changes
 from llueve.stability.diagnosis.case import Evidence, Stored
@@ -25,10 +25,10 @@ def explain_memory(step: RefusedStep, evidence: Evidence, experiments: Experimen
     """Name the numbers that changed between two steps, although the step itself may be sound."""
     experiments.run(Change.NONE, step)
     rebuilt = evidence.rebuild() if evidence.rebuild is not None else None
-    found = {} if rebuilt is None else _differences(step, rebuilt)
-    if rebuilt is None or not found:
+    found = None if rebuilt is None else changed_numbers(step.model, step.moments, step.average or {}, rebuilt)
+    if rebuilt is None or found is None:
         return Explanation(cause_of_change(step.reading.changed), experiments=tuple(experiments.done))
-    cause, flags = next(iter(found.items()))
+    cause, flags = found
     count = sum(int(flag.sum()) for flag in flags.values())
     experiments.run(Change.REBUILT, changes.rebuilt(step, rebuilt), f"{count}: {', '.join(flags)}")
     return Explanation(cause, experiments=tuple(experiments.done), numbers=first_numbers(flags.items()))
@@ -39,18 +39,20 @@ def cause_of_change(changed: Sequence[str]) -> Cause:
     return next((BY_GROUP[group] for group in changed if group in BY_GROUP), Cause.DAMAGED_WEIGHTS)
 
 
-def _differences(step: RefusedStep, rebuilt: Stored) -> dict[Cause, dict[str, Tensor]]:
-    """Flags of the numbers with other bits than expected, by cause and name."""
-    now = Stored.of(step.model, step.moments, step.average or {})
-    buffers = {name for name, _ in step.model.named_buffers()}
-    model = _flags(now.model, rebuilt.model)
+def changed_numbers(
+    model: nn.Module, moments: Mapping[str, Tensor], average: Mapping[str, Tensor], rebuilt: Stored
+) -> tuple[Cause, dict[str, Tensor]] | None:
+    """The cause, and flags of the numbers with other bits than the steps run again lead to; None if no number differs."""
+    now = Stored.of(model, moments, average)
+    buffers = {name for name, _ in model.named_buffers()}
+    stored = _flags(now.model, rebuilt.model)
     found = {
-        Cause.DAMAGED_WEIGHTS: {name: flag for name, flag in model.items() if name not in buffers},
-        Cause.CORRUPT_BUFFER: {name: flag for name, flag in model.items() if name in buffers},
+        Cause.DAMAGED_WEIGHTS: {name: flag for name, flag in stored.items() if name not in buffers},
+        Cause.CORRUPT_BUFFER: {name: flag for name, flag in stored.items() if name in buffers},
         Cause.POISONED_MOMENTS: _flags(now.moments, rebuilt.moments),
         Cause.POISONED_AVERAGE: _flags(now.average, rebuilt.average),
     }
-    return {cause: flags for cause, flags in found.items() if flags}
+    return next(((cause, flags) for cause, flags in found.items() if flags), None)
 
 
 def _flags(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> dict[str, Tensor]:
