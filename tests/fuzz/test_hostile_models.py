@@ -1,5 +1,6 @@
 """A `model.json` or a path of a run that is hostile: refused at once, without memory and without a traceback."""
 
+import hashlib
 import json
 import shutil
 import time
@@ -10,8 +11,9 @@ import pytest
 
 from llueve import pipeline
 from llueve.errors import CheckpointError, LlueveError, RunError, UsageError
-from llueve.runs.directory import MODEL, Run
+from llueve.runs.directory import MODEL, WEIGHTS, Run
 from llueve.runs.saved_model import load_model
+from llueve.runs.sealed_file import read_sealed, write_sealed
 
 
 @pytest.fixture
@@ -20,10 +22,14 @@ def run(project: Path, tmp_path: Path) -> Run:
 
 
 def change(run: Run, **values: Any) -> None:
+    """Change the description of a run, and the hash in its weights, as whoever makes a hostile run would."""
     content = json.loads((run.directory / MODEL).read_text())
     for name, value in values.items():
         content[name] = {**content[name], **value} if isinstance(value, dict) else value
     (run.directory / MODEL).write_text(json.dumps(content))
+    weights = run.directory / WEIGHTS
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    write_sealed(weights, read_sealed(weights)[0], json.dumps({"description_sha256": digest}))
 
 
 @pytest.mark.parametrize(

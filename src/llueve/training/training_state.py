@@ -53,7 +53,7 @@ class TrainingState:
         self.left_out: set[tuple[int, int]] = set()
         """Epoch and position of the batches that were skipped since the last healthy state."""
         self.advice: dict[Cause, Words] = {}
-        """Advice on each cause that was found since this process started."""
+        """Advice on each cause that was found."""
         self.unlike: tuple[int, ...] = ()
         """Ranks of the processes whose state differs from that of process 0."""
         self.start_phase()
@@ -278,13 +278,15 @@ class TrainingState:
     def facts(self) -> dict[str, Any]:
         """Facts of a saved state that a snapshot does not hold."""
         troubled = [[*place, count] for place, count in sorted(self.repeats.items())]
-        return {"ledger": self.ledger.as_dict(), "troubled": troubled}
+        advice = {cause: list(words) for cause, words in self.advice.items()}
+        return {"ledger": self.ledger.as_dict(), "troubled": troubled, "advice": advice}
 
     def load_facts(self, facts: Mapping[str, Any]) -> None:
         """Return to the place, ledger and phase of a saved state; `restore` follows."""
         self.place = Place(**facts["place"])
         self.ledger = Ledger.of(facts["ledger"])
         self.repeats = Counter({(epoch, position): count for epoch, position, count in facts["troubled"]})
+        self.advice = {Cause(cause): Words(*words) for cause, words in facts["advice"].items()}
         self.model.encoder.exact_layers = frozenset(self.ledger.exact_layers)
         self.start_phase()
 

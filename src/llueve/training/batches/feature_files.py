@@ -142,7 +142,7 @@ class FeatureFiles:
 
 def bit_sums(rows: FloatArray) -> NDArray[np.int64]:
     """The sum of the bits of each row, modulo 2⁶⁴: any flipped bit changes it."""
-    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    flat = np.ascontiguousarray(rows).reshape(len(rows), math.prod(rows.shape[1:]))  # −1 fails without a row
     words = flat.view(np.int64) if flat.shape[1] % 2 == 0 else flat.view(np.int32)
     sums: NDArray[np.int64] = words.sum(axis=1, dtype=np.int64)
     return sums
