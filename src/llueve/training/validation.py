@@ -33,12 +33,13 @@ class Share:
     """The cached features of the validation windows of one process."""
 
     cache: FeatureCache
-    start: int
-    """Position of its first window in the part."""
+    here: slice
+    """Its windows in the part."""
 
     def batch(self, chosen: slice) -> Tensor:
         """Return the features (B, …) of some of its windows."""
-        return self.cache.batch(slice(self.start + chosen.start, self.start + chosen.stop))
+        start = self.here.start
+        return self.cache.batch(slice(start + chosen.start, min(start + chosen.stop, self.here.stop)))
 
 
 class Validation:
@@ -59,9 +60,7 @@ class Validation:
         own = self.part[here]
         logits_BK = torch.zeros(len(self.part), model.num_classes)
         if len(own):
-            logits_BK[here] = torch.from_numpy(
-                self._logits(model, own, None if cache is None else Share(cache, here.start))
-            )
+            logits_BK[here] = torch.from_numpy(self._logits(model, own, None if cache is None else Share(cache, here)))
         return self._processes.total(logits_BK).numpy()
 
     def _logits(self, model: TimerXLForClassification, own: Part, features: Share | None) -> FloatArray:
