@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
 from benchmarks.faults.fault import NAN
 from benchmarks.faults.scene import Random, put
 from benchmarks.faults.trial import PHASES, Shape, Trial
@@ -17,7 +20,7 @@ from llueve.errors import LlueveError
 from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import load_pretrained
 from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
-from llueve.runs.saved_model import load_model, save_model
+from llueve.runs.saved_model import load_model, require_own_configuration, save_model
 
 Answers = dict[str, Any]
 
@@ -27,12 +30,16 @@ def damaged_checkpoint(shape: Shape, seed: int, random: Random) -> Answers:
     encoder = Trial(shape, seed, "float32").model.encoder
     names = [name for name, each in encoder.named_parameters() if each.ndim > 1]
     name = names[int(random.integers(len(names)))]
-    index = put(encoder.get_parameter(name), NAN, random)
     layout = "openltm" if shape.architecture == "timer_xl" else "huggingface"
     message = ""
     with tempfile.TemporaryDirectory() as folder:
         for file, content in encode_checkpoint(encoder, layout).items():
             (Path(folder) / file).write_bytes(content)
+        index = put(encoder.get_parameter(name), NAN, random)
+        if layout == "openltm":
+            torch.save(encoder.state_dict(), Path(folder) / "checkpoint.pth")
+        else:
+            save_file(encoder.state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
         try:
             load_pretrained(folder)
         except LlueveError as error:
@@ -54,7 +61,8 @@ def wrong_pair(name: str, shape: Shape, seed: int, _random: Random) -> Answers:
             load_model(run)
         shutil.copy(runs[1].directory / name, runs[0].directory / name)
         try:
-            load_model(Run.open(runs[0].directory)[0])
+            run, config = Run.open(runs[0].directory)
+            require_own_configuration(run, config, load_model(run))
         except LlueveError as error:
             message = str(error)
     return {"detected": bool(message), "located": name in message, "recovered": bool(message), "error": None}

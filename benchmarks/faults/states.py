@@ -81,12 +81,13 @@ def interrupted(shape: Shape, seed: int, precision: str, timing: str, damage: Da
         newest = states.newest()
         with logged() as lines:
             outcome = Trial(shape, seed, precision).run(folder=folder, resume=True)
-    same = all(torch.equal(each, outcome.weights.get(name)) for name, each in clean.weights.items())
+    ended = outcome.weights.keys() == clean.weights.keys()
+    same = ended and all(torch.equal(each, outcome.weights[name]) for name, each in clean.weights.items())
     return {
         "detected": newest is None or newest.path != damaged,
         "located": any(words in line for line in lines),
-        "recovered": bool(outcome.weights) and same,
-        "error": outcome.error,
+        "recovered": same,
+        "error": outcome.error or outcome.stop or outcome.refusal,
     }
 
 

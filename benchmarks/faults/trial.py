@@ -208,7 +208,7 @@ class Trial:
         )
         job = Job(self.config, Run(folder), Processes(), Console(file=io.StringIO()), lines)
         if start is None:
-            job.run.create(self.config, overwrite=False)
+            job.run.create(self.config, job.run.exists)  # a run without a sound state starts again
         fit(job, self.saved, self.panel, self.split, self.windows, start)
 
     @contextmanager
