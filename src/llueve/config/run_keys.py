@@ -61,10 +61,10 @@ class ProcessesConfig(Section):
 class VerifyConfig(Section):
     """Verification on the test period (`[verify]`)."""
 
-    lags: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    lags: tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...] | None = Field(None, max_length=100)
     """Steps before the issue time whose values logistic regression and gradient boosting also see, each at least 1. Not
     set: validation chooses between 1, 2, 3, 7 steps and 1 to 168 hours, as far as they are inside the context."""
     bootstrap: int = Field(1000, ge=100, le=100_000)
     """Number of resamples behind each interval, from 100 to 100,000."""
-    block_days: int = Field(7, ge=1)
+    block_days: int = Field(7, ge=1, le=3660)
     """Days of the blocks that are resampled whole, since neighbouring days are alike; at least the horizon."""
