@@ -23,6 +23,11 @@ def save_state(trainer: Trainer) -> None:
     state = trainer.state
     if trainer.environment.saved_states is None or not state.is_alike():
         return
+    if trainer.processes.gather([float(state.changed(everything=True).any())]).any():
+        logger.warning(
+            "the state is not saved: stored numbers have changed between two steps; the next step is refused"
+        )
+        return
     snapshot = state.capture()
     sound = trainer.processes.on_first(lambda: _write(trainer, snapshot))
     state.model.train()  # the loss of a few windows was computed in evaluation mode

@@ -6,6 +6,7 @@ Shapes: B batch.
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from llueve.training.batches.epoch import Drawn, EpochBatches
 from llueve.training.environment import Environment
 from llueve.training.phases import parameter_groups, rate_factor
 from llueve.training.precision import choose_precision
+from llueve.training.snapshot import MODEL
 from llueve.training.training_state import TrainingState, clipped_at
 
 logger = logging.getLogger(__name__)
@@ -192,9 +194,12 @@ class Stepper:
     def rebuild(self) -> Stored | None:
         """Stored numbers to which the steps since the last healthy state lead; None if they do not have the expected bits.
 
-        The state is unchanged afterwards.
+        Damaged frozen weights are not found by steps, which were computed with them: they come from the healthy state. The
+        state is unchanged afterwards.
         """
         state, end = self.state, self.state.place.position
+        if bool(state.frozen.changed().any()):
+            return self._stored({name: each for name, each in state.healthy.group(MODEL).items() if name in state.kept})
         expected, frozen = state.changing.expected, state.frozen.expected
         with state.experiment():
             state.restore(state.healthy)
@@ -206,8 +211,14 @@ class Stepper:
                     self.apply(again)
             if not (state.changing.fits(expected) and state.frozen.fits(frozen)):
                 return None
-            average = {} if state.average is None else state.average.named(state.model)
-            return Stored.of(state.model, state.moments(), average)
+            return self._stored()
+
+    def _stored(self, instead: Mapping[str, Tensor] | None = None) -> Stored:
+        """The present numbers, some of the model's exchanged."""
+        state = self.state
+        average = {} if state.average is None else state.average.named(state.model)
+        now = Stored.of(state.model, state.moments(), average)
+        return replace(now, model={**now.model, **(instead or {})})
 
     # The numbers of a step
 

@@ -105,9 +105,12 @@ class TrainingState:
             "average": [] if self.average is None else [self.average.block],
             "buffers": [each for each in self.model.buffers() if each.is_floating_point() and each.numel()],
         }
-        frozen = [each for each in self.model.parameters() if not each.requires_grad and each.numel()]
-        self.changing, self.frozen = Checksum(changing), Checksum({"frozen weights": frozen}, FROZEN_STEPS)
-        """Checksums of what the steps change, with the few buffers, and of the frozen weights."""
+        named = self.model.named_parameters()
+        kept = {name: each for name, each in named if not each.requires_grad and each.numel()}
+        self.kept = tuple(kept)
+        """Names of the frozen weights."""
+        self.changing = Checksum(changing)
+        self.frozen = Checksum({"frozen weights": list(kept.values())}, FROZEN_STEPS)
         self.expect_present_bits()
 
     def expect_present_bits(self) -> None:

@@ -35,8 +35,8 @@ MOST_SITES = 1000
 MOST_CATEGORIES = 255
 """Most values of one categorical feature in scikit-learn's histogram trees."""
 SMALL_ROWS = 10_000
-"""Training rows up to which the trees run on one thread. On a busy processor, threads that wait for each other at every
-small step cost more than they save: 360 rows on two busy cores take 7 to 58 s instead of 1 s."""
+"""Training rows up to which both references run on one thread. On a busy processor, threads that wait for each other at
+every small step cost more than they save: trees on 360 rows and two busy cores take 7 to 58 s instead of 1 s."""
 MOST_NUMBERS = 200_000_000
 """Most numbers in the matrix of the training rows. More rows are thinned evenly: the fit would not change visibly, and
 logistic regression needs some 24 bytes for each number."""
@@ -86,7 +86,7 @@ def learned(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
             len(data.cube_STC),
             data.seed,
         )
-        with threadpool_limits(1 if len(x_nF) <= SMALL_ROWS else None, user_api="openmp"):
+        with threadpool_limits(1 if len(x_nF) <= SMALL_ROWS else None):
             for name, fit in fits.items():
                 score, forecast = fit(rows)
                 logger.debug("%s, predictors %s: log score on validation %.4f", name, chosen, score)
