@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/llueve train examples/seattle.toml --run runs/demo --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -49,6 +49,15 @@ feed_forward = 16
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+SLOW_FILES = ("test_kills.py", "test_processes.py", "test_resume.py", "test_examples.py", "test_seed_case.py")
+"""Files that take minutes with few tests: started last, one of them would keep a single process busy at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow files first."""
+    items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Tiny tensors are slower on several threads, much so when another process uses a core."""

@@ -129,7 +129,8 @@ def test_files_and_scripts_that_are_named_exist(path: Path) -> None:
     for code in CODE.findall(prose(path)):
         words = code.strip("`").split()
         if words[:2] == ["python", "-m"]:
-            words = [words[2].replace(".", "/"), *words[3:]]
+            module = words[2].replace(".", "/")
+            words = [module if (ROOT / module).is_dir() else f"{module}.py", *words[3:]]
         words = words[1:] if words[:1] == ["python"] else words
         if not words or not re.fullmatch(r"(benchmarks|examples|tests|docs|src)/[\w./-]+", words[0]):
             continue
