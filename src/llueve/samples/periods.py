@@ -80,12 +80,17 @@ def few_events(events: NDArray[np.floating], issued: NDArray[np.datetime64]) -> 
     return None
 
 
+def day_blocks(issued: NDArray[np.datetime64], days: int) -> NDArray[np.intp]:
+    """Index (n,) of the block of `days` days of each row, counted from the first date; blocks without a row have none."""
+    day_n = issued.astype("datetime64[D]").astype(np.int64)
+    return np.asarray(np.unique((day_n - day_n.min()) // days, return_inverse=True)[1])
+
+
 def _mean_difference(
     difference_n: NDArray[np.floating], issued: NDArray[np.datetime64], block_days: int
 ) -> tuple[float, float]:
     """The mean of the rows, and its standard error over blocks of days; infinite with a single block."""
-    day_n = issued.astype("datetime64[D]").astype(np.int64)
-    _, block_n = np.unique((day_n - day_n.min()) // block_days, return_inverse=True)
+    block_n = day_blocks(issued, block_days)
     sums_B, rows_B = np.bincount(block_n, weights=difference_n), np.bincount(block_n)
     mean, blocks = float(sums_B.sum() / rows_B.sum()), len(rows_B)
     if blocks < 2:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llueve.samples.periods import day_blocks
 from llueve.samples.split import Part
 from llueve.verification.reference_data import ReferenceData
 
@@ -44,9 +45,8 @@ def compare(
     """
     days = max(block_days, math.ceil(data.horizon_hours / 24))
     errors_n3 = np.stack([(model_p - y) ** 2, (reference_p - y) ** 2, np.ones(len(y))], axis=-1)
-    day_n = data.times[part.end].astype("datetime64[D]").astype(np.int64)
-    filled, block_n = np.unique((day_n - day_n.min()) // days, return_inverse=True)  # counted from the first date
-    blocks = len(filled)
+    block_n = day_blocks(data.times[part.end], days)
+    blocks = int(block_n.max()) + 1
     sums_B3 = np.zeros((blocks, 3))
     np.add.at(sums_B3, block_n, errors_n3)
     model, reference, rows = sums_B3.sum(axis=0)
