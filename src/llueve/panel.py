@@ -11,6 +11,7 @@ A panel is an `xarray.Dataset` with
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
 - a coordinate `recorded` by `(site, time)`: True if the source has a row, even an empty one;
 - optional coordinates `latitude`, `longitude` (degrees, -180 … 180) and `elevation_m` by `site`;
+- an optional coordinate `seen_only` by `site`: True for surroundings, which the model sees but never forecasts;
 - `attrs["step_hours"]`, and `attrs["findings"]`: the reader's findings and changes, as a tuple of `Finding`.
 """
 
@@ -107,6 +108,21 @@ def static_table(panel: xr.Dataset) -> FloatArray:
     """The static variables as (site, variable); without any, an array of zero columns."""
     columns = [panel.variables[name].values for name in static_names(panel)]
     return np.stack(columns, axis=-1) if columns else np.zeros((panel.sizes["site"], 0), np.float32)
+
+
+def site_positions(panel: xr.Dataset) -> NDArray[np.float64] | None:
+    """Latitude and longitude of every site in degrees, (S, 2); None unless each site has both."""
+    if not {"latitude", "longitude"} <= set(panel.coords):
+        return None
+    position_S2 = np.stack([np.asarray(panel[name].values, np.float64) for name in ("latitude", "longitude")], axis=-1)
+    return position_S2 if np.isfinite(position_S2).all() else None
+
+
+def seen_only(panel: xr.Dataset) -> BoolArray:
+    """True (S,) for each site that the model sees but never forecasts."""
+    if "seen_only" in panel.coords:
+        return np.asarray(panel["seen_only"].values, np.bool_)
+    return np.zeros(panel.sizes["site"], np.bool_)
 
 
 def check_panel(panel: xr.Dataset) -> xr.Dataset:
