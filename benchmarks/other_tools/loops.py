@@ -61,7 +61,8 @@ class ToolRun:
         """Plant the fault if it is due, and return the batch of the next step."""
         self.number += 1
         epoch, within = divmod(self.number - 1, self.steps)
-        order, size = epoch_order(self.trial.training, self.trial.seed, epoch + 1), self.trial.shape.batch_size
+        order = epoch_order(self.trial.training, self.trial.seed, epoch + 1).windows
+        size = self.trial.shape.batch_size
         self.rows = self.trial.training[order[within * size : (within + 1) * size]]
         if self.number == self.at and self.plant is not None:
             self.trial.truth = self.plant(self)

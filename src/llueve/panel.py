@@ -29,6 +29,8 @@ from llueve.errors import DataError
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Severity = Literal["error", "warning", "info"]
+UNKNOWN = -1
+"""Class index of a window that is seen by others and has no outcome of its own."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,12 @@ def check_panel(panel: xr.Dataset) -> xr.Dataset:
 
 
 def fingerprint(panel: xr.Dataset) -> str:
-    """SHA-256 of sites, times and every cell of a panel; the order of its variables does not matter."""
+    """SHA-256 of sites, their positions, times and every cell of a panel; the order of its variables does not matter."""
     digest = hashlib.sha256()
     digest.update("\n".join(panel.variables["site"].values.tolist()).encode())
     digest.update(panel.variables["time"].values.astype("datetime64[ns]").astype(np.int64).tobytes())
+    if (position_S2 := site_positions(panel)) is not None:
+        digest.update(position_S2.tobytes())
     for name in sorted(map(str, panel.data_vars)):
         digest.update(name.encode())
         digest.update(panel.variables[name].values.tobytes())

@@ -40,8 +40,8 @@ from llueve.runs.saved_model import SavedModel, load_model, require_own_configur
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
-from llueve.samples.target import event_outcomes
-from llueve.samples.windows import Windows, build_windows
+from llueve.samples.target import event_outcomes, horizon_steps
+from llueve.samples.windows import Windows
 from llueve.step.predict import predict_logits, probabilities
 from llueve.training.fit import Job, fit
 from llueve.training.resume import StartingPoint, find_start, resume_run
@@ -103,8 +103,8 @@ def train(
         audit.require_clean(config.audit.allow)
         split = audit.split or split_panel(panel, config)
         scaler = fit_scaler(panel, split.training_rows)
-        windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)
         saved = SavedModel.build(panel, split, scaler, config, pretrained)
+        windows = saved.windows(panel, horizon_steps(config.target.horizon_hours, saved.step_hours))
         del pretrained  # its tensors are as large as the model
         # Only now, so that neither a typing error nor bad data leaves anything behind.
         processes.on_first(lambda: _begin(run, config, start, saved, audit.as_dict(), lock))
@@ -142,8 +142,7 @@ def _evaluate(run: Run, config: Config, saved: SavedModel, console: Console) -> 
             "may hold training data. Restore it, train again, or use predict for other data"
         )
     split = split_panel(panel, config)
-    windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
-    probability = _probability(saved, panel, windows, split.test)
+    probability = _probability(saved, panel, saved.windows(panel), split.test)
     return _verify(run, config, saved, panel, split, probability, console)
 
 
@@ -166,8 +165,7 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
         if finding.severity == "warning":
             logger.warning(finding.message)
     part = complete_windows(panel, saved.context, every_window)
-    windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
-    return _forecasts(panel, part, probability=_probability(saved, panel, windows, part))
+    return _forecasts(panel, part, probability=_probability(saved, panel, saved.windows(panel), part))
 
 
 def convert(source: str | Path, to: Format, output: str | Path, allow_missing: Sequence[str] = ()) -> list[Path]:

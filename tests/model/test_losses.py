@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from llueve.step.loss import classification_loss
+from llueve.step.loss import forecast_losses, sample_losses, weighted_mean
+
+
+def classification_loss(logits_BK, y_B, weights_K=None, gamma=0.0, smoothing=0.0):
+    return weighted_mean(sample_losses(logits_BK, y_B, gamma, smoothing), y_B, weights_K)
+
 
 EDGES = st.sampled_from([0.0, 1e-30, -1e-30, 1.0, -20.0, 88.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30])
 
@@ -47,3 +52,14 @@ def test_value_and_gradient_are_finite_at_every_edge(logits, y, gamma, smoothing
     loss.backward()
     assert loss.isfinite() and loss >= 0
     assert logits_BK.grad.isfinite().all()
+
+
+def test_the_forecasting_loss_by_hand():
+    """Errors 0.5 and 2 of known variables: (0.5² / 2 + 2 − 0.5) / 2; nothing is known of the second window."""
+    forecast = torch.tensor([[0.5, 3.0, 7.0], [1.0, 1.0, 1.0]], requires_grad=True)
+    future = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    known = torch.tensor([[True, True, False], [False, False, False]])
+    losses = forecast_losses(forecast, future, known)
+    assert losses.tolist() == pytest.approx([(0.125 + 1.5) / 2, 0.0])
+    losses.sum().backward()
+    assert forecast.grad[0, 2] == 0 and not forecast.grad[1].any()

@@ -120,10 +120,10 @@ def test_patience_ends_the_run(make_panel, make_config, monkeypatch):
 def test_a_bad_step_is_skipped_counted_and_not_applied(make_panel, make_config, monkeypatch, where):
     """One planted NaN: the weights after that step are the weights before it."""
     model, windows, split, config = prepared(make_panel, make_config, train={"epochs": 1})
-    classification_loss, seen = step.classification_loss, []
+    weighted_mean, seen = step.weighted_mean, []
 
     def planted(*arguments):
-        loss = classification_loss(*arguments)
+        loss = weighted_mean(*arguments)
         if model.training:
             seen.append(weights(model))
             if len(seen) == 3:
@@ -132,7 +132,7 @@ def test_a_bad_step_is_skipped_counted_and_not_applied(make_panel, make_config, 
                 return loss * float("nan") if where == "loss" else loss + zero.square().sum().sqrt()
         return loss
 
-    monkeypatch.setattr(step, "classification_loss", planted)
+    monkeypatch.setattr(step, "weighted_mean", planted)
     trained, history = run(model, windows, split, config, max_skipped=0.2)
     assert history[0]["skipped"] == trained.skipped == config.train.batch_size
     assert same(seen[2], seen[3])

@@ -45,12 +45,29 @@ class ModelConfig(Section):
     instance_norm: bool = True
     """Normalise each variable of each window by its own mean and spread, as the published checkpoints expect."""
 
+    sites: Literal["auto", "together", "alone"] = "auto"
+    """Sites that the model sees in one forecast. `together`: all sites of the issue time, which attend to each other; it needs
+    their positions and the head `variables`. `alone`: one site. `auto`: `together` for more than two sites with positions."""
+    site_layers: int = Field(3, ge=1, le=MOST_LAYERS)
+    """Layers of the attention across sites."""
+    site_width: int = Field(96, ge=2, le=LARGEST_SIZE)
+    """Numbers in the vector of a site inside these layers; a multiple of `site_heads`."""
+    site_heads: int = Field(4, ge=1, le=MOST_HEADS)
+    """Attention heads of these layers."""
+    sites_per_scene: int = Field(256, ge=2, le=LARGEST_SIZE)
+    """Most sites that see each other. Training draws this number of a larger network at random; a forecast sees the nearest
+    ones. Time and memory of a step grow with its square."""
+
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if (size := self.width // self.heads) % 4:
             raise ValueError(f"width / heads is {size}; half of it is rotated in pairs, so it must be a multiple of 4")
+        if self.site_width % self.site_heads:
+            raise ValueError(f"site_width {self.site_width} is not a multiple of site_heads {self.site_heads}")
+        if self.head == "mean" and self.sites == "together":
+            raise ValueError('sites = "together" needs head = "variables": the head "mean" sees no level of a site')
         in_layer = self.width * (4 * self.width + 2 * self.feed_forward)
         if (count := self.layers * in_layer + 2 * self.width * self.patch_length) > LARGEST_MODEL:
             raise ValueError(f"these sizes make an encoder of {count:,} weights, expected at most {LARGEST_MODEL:,}")

@@ -31,7 +31,7 @@ class PhaseKeys(Section):
     patience: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 3
     """Epochs without a better validation log-loss after which training ends."""
     batch_size: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 64
-    """Windows in one batch."""
+    """Windows in one batch; with `model.sites = "together"`, issue times in one batch."""
     accumulate: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
     """Number of batches whose gradients make one optimiser step."""
     encoder_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
@@ -134,6 +134,9 @@ class TrainConfig(PhaseKeys):
     """Exponent γ of the focal loss, 0 to 10; 0 is the plain loss. A sample of class probability p counts (1 − p)^γ times."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes, from 0 to below 1."""
+    forecast_weight: float = Field(0.0, ge=0, le=100)
+    """Weight of the forecasting loss beside that of the classes: the model also forecasts the mean of each variable over the
+    horizon. 0 switches it off; it needs `model.head = "variables"`."""
     average_decay: float = Field(0.0, ge=0, lt=1)
     """Decay of a moving average of the weights, 0 to below 1, as 0.999. If above 0, validation and the final model use it."""
     feature_cache_gb: float = Field(8.0, ge=0)

@@ -3,13 +3,23 @@
 Shapes: B batch, L steps, C variables, F facts known at issue time.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.classifier import Answer, TimerXLForClassification
+from llueve.model.sites import Scenes
+
+
+class Future(NamedTuple):
+    """The values that the forecasting loss compares with: means over the horizon after the issue time."""
+
+    future_BC: Tensor
+    """In training-set units; zero where unknown."""
+    future_known_BC: Tensor
 
 
 @dataclass(frozen=True)
@@ -21,9 +31,14 @@ class Batch:
     observed_BLC: Tensor
     facts_BF: Tensor
     y_B: Tensor
-    """Class indices."""
+    """Class indices; `llueve.panel.UNKNOWN` for a window without an outcome."""
     features: Tensor | None = None
     """Output of `model.pool` for the windows, (B, …), if it is known: the step then starts from it instead of `x_BLC`."""
+
+    scenes: Scenes | None = None
+    """The windows that see each other, one scene after the other; None if each window is alone."""
+    future: Future | None = None
+    """None without a forecasting loss."""
 
     def __len__(self) -> int:
         return len(self.y_B)
@@ -34,7 +49,10 @@ class Batch:
     @property
     def finite_B(self) -> Tensor:
         """True for each sample that holds only finite numbers, (B,)."""
-        given = (self.x_BLC, self.facts_BF, *([] if self.features is None else [self.features]))
+        given = [self.x_BLC, self.facts_BF]
+        given += [] if self.features is None else [self.features]
+        given += [] if self.scenes is None else [self.scenes.position_B2]
+        given += [] if self.future is None else [self.future.future_BC]
         return torch.stack([each.isfinite().flatten(1).all(1) for each in given]).all(0)
 
     def to(self, device: torch.device) -> "Batch":
@@ -50,9 +68,46 @@ class Batch:
         """Return the batch without features: its step then depends on the windows, the encoder and the precision."""
         return replace(self, features=None)
 
+    def pieces(self, size: int) -> Iterator["Batch"]:
+        """Split the batch into pieces of `size` windows, or of `size` scenes, in order."""
+        if self.scenes is None:
+            for start in range(0, len(self), size):
+                yield self[start : start + size]
+            return
+        _, size_Z = self.scenes.scene_B.unique_consecutive(return_counts=True)
+        end_Z = size_Z.cumsum(0).tolist()
+        start = 0
+        for end in [*end_Z[size - 1 :: size], *([end_Z[-1]] if len(end_Z) % size else [])]:
+            yield self[start:end]
+            start = end
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the batch by name; those of scenes and future by their own names."""
+        found: dict[str, Tensor] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                found[each.name] = value
+            elif value is not None:
+                found |= value._asdict()
+        return found
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> "Batch":
+        """The batch with these tensors: the inverse of `tensors`."""
+        plain = {each.name: tensors[each.name] for each in fields(cls) if each.name in tensors}
+        scenes = Scenes(**{name: tensors[name] for name in Scenes._fields}) if "scene_B" in tensors else None
+        future = Future(**{name: tensors[name] for name in Future._fields}) if "future_BC" in tensors else None
+        return cls(**plain, scenes=scenes, future=future)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        features = None if self.features is None else change(self.features)
-        return Batch(change(self.x_BLC), change(self.observed_BLC), change(self.facts_BF), change(self.y_B), features)
+        return Batch.of({name: change(tensor) for name, tensor in self.tensors().items()})
+
+
+def answer(model: TimerXLForClassification, batch: Batch) -> Answer:
+    """Return logits and forecasts of the windows of a batch, from cached features of the encoder if it has them."""
+    pooled = model.pool(batch.x_BLC, batch.observed_BLC) if batch.features is None else batch.features
+    return model.answer(pooled, batch.facts_BF, batch.scenes)
 
 
 def best_device() -> torch.device:

@@ -6,6 +6,7 @@ from typing import Literal
 from llueve.config import ModelConfig
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.patches import PatchEncoder
+from llueve.model.sites import SiteAttention
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import Positions, TimerXL
 
@@ -36,9 +37,16 @@ def build_encoder(model: ModelConfig) -> PatchEncoder:
 
 
 def build_classifier(
-    encoder: PatchEncoder, model: ModelConfig, variables: int, facts: int, classes: int
+    encoder: PatchEncoder, model: ModelConfig, variables: int, facts: int, classes: int, sites: int | None = None
 ) -> TimerXLForClassification:
-    """Return the encoder with a fresh head of the configured kind, for C variables, F facts and K classes."""
+    """Return the encoder with a fresh head of the configured kind, for C variables, F facts and K classes.
+
+    Args:
+        sites: number of sites with a learned vector, which see each other; None if each site is alone.
+    """
+    attention = None
+    if sites is not None:
+        attention = SiteAttention(model.site_width, model.site_layers, model.site_heads, sites, model.dropout)
     return TimerXLForClassification(
         encoder,
         classes,
@@ -47,4 +55,5 @@ def build_classifier(
         num_facts=facts,
         dropout=model.dropout,
         instance_norm=model.instance_norm,
+        sites=attention,
     )

@@ -6,14 +6,16 @@ V level values of one variable, J knots of their encoding, W width of one variab
 X input of the head for one variable.
 """
 
-from typing import Literal, Self, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llueve.errors import UsageError
+from llueve.model.kernels.dropout import Dropout
 from llueve.model.patches import Normalised, PatchEncoder, to_patches
+from llueve.model.sites import Scenes, SiteAttention
 from llueve.panel import FloatArray
 
 NOTE_HIDDEN = 128
@@ -29,6 +31,14 @@ LEVELS = 3
 """Levels of one variable: mean of the window, mean of its last patch, newest observed value."""
 EXTRAS = 3
 """Further values of one variable: spread of the window, observed share of it, 1 if the last step was observed."""
+
+
+class Answer(NamedTuple):
+    """The output of a head."""
+
+    logits_BK: Tensor
+    future_BC: Tensor | None = None
+    """Forecast of each variable's mean over the horizon, in training-set units; None from a head without forecasts."""
 
 
 class MeanHead(nn.Module):
@@ -52,10 +62,10 @@ class MeanHead(nn.Module):
                 nn.init.normal_(module.weight, std=NOTE_WEIGHT_STD)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, mean_BD: Tensor, forecasting: nn.Linear) -> Tensor:
-        """Return logits (B, K) from the mean of all tokens (B, D)."""
+    def forward(self, mean_BD: Tensor, forecasting: nn.Linear) -> Answer:
+        """Return logits from the mean of all tokens (B, D)."""
         # The forecasting head is linear: its output for the mean token is the mean of its outputs, with T times less work.
-        return cast(Tensor, self.classifier(forecasting(mean_BD)))
+        return Answer(self.classifier(forecasting(mean_BD)))
 
 
 class VariablesHead(nn.Module):
@@ -64,41 +74,52 @@ class VariablesHead(nn.Module):
     For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)). All hidden_c and the
     facts are concatenated and go through two hidden layers to the logits. Levels are encoded piecewise linearly between
     training quantiles of the variable (Gorishniy et al., arXiv:2203.05556), so extremes do not compress small amounts of
-    rain. The last layer starts at zero: the first forecast is the same for all windows.
+    rain. The last layer starts at zero: the first forecast is the same for all windows. With `sites`, one hidden layer makes
+    a vector of each window, and the windows of one issue time see each other before the logits.
     """
 
     knots_CJ: Tensor
 
-    def __init__(self, width: int, variables: int, facts: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, variables: int, facts: int, classes: int, dropout: float, sites: SiteAttention | None = None
+    ) -> None:
         super().__init__()
+        hidden = HIDDEN if sites is None else sites.width
         inputs = LEVELS * (KNOTS - 1) + EXTRAS
         self.token = nn.Linear(2 * width, VARIABLE_WIDTH)
         self.variable_CW = nn.Parameter(torch.empty(variables, VARIABLE_WIDTH))
         self.level_CVW = nn.Parameter(torch.empty(variables, inputs, VARIABLE_WIDTH))
         self.norm = nn.LayerNorm(VARIABLE_WIDTH)
-        self.network = nn.Sequential(
-            nn.Linear(variables * VARIABLE_WIDTH + facts, HIDDEN),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(HIDDEN, HIDDEN),
-            nn.GELU(),
-            nn.Dropout(dropout),
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(HIDDEN, classes)
+        joined = nn.Linear(variables * VARIABLE_WIDTH + facts, hidden)
+        deeper = (nn.GELU(), Dropout(dropout), nn.Linear(hidden, hidden), nn.GELU(), Dropout(dropout))
+        self.network = nn.Sequential(joined, *(deeper if sites is None else ()))
+        self.sites = sites
+        self.dropout = Dropout(dropout)
+        self.out = nn.Linear(hidden, classes)
+        self.future = nn.Linear(hidden, variables)
         self.register_buffer("knots_CJ", torch.linspace(-2, 2, KNOTS).repeat(variables, 1))
         nn.init.normal_(self.variable_CW, std=0.02)
         nn.init.normal_(self.level_CVW, std=inputs**-0.5)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for layer in (self.out, self.future):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, pooled_BCX: Tensor, facts_BF: Tensor) -> Tensor:
-        """Return logits (B, K) from mean token, last token and levels of each variable: X = 2D + LEVELS + EXTRAS."""
+    def forward(self, pooled_BCX: Tensor, facts_BF: Tensor, scenes: Scenes | None = None) -> Answer:
+        """Answer from mean token, last token and levels of each variable: X = 2D + LEVELS + EXTRAS.
+
+        Raises:
+            UsageError: the head sees other sites, and `scenes` is None.
+        """
         token_BCX, level_BCV = pooled_BCX.split((self.token.in_features, LEVELS + EXTRAS), dim=-1)
         token_BCW = self.token(token_BCX.contiguous())
         level_BCW = torch.einsum("bcv,cvw->bcw", self.encode_levels(level_BCV), self.level_CVW)
         hidden_BCW = self.dropout(F.gelu(self.norm(token_BCW + self.variable_CW + level_BCW)))
-        return cast(Tensor, self.out(self.network(torch.cat((hidden_BCW.flatten(1), facts_BF), dim=-1))))
+        row_BW = self.network(torch.cat((hidden_BCW.flatten(1), facts_BF), dim=-1))
+        if self.sites is not None:
+            if scenes is None:
+                raise UsageError("this model sees the sites of an issue time together: give scenes")
+            row_BW = self.sites(row_BW, scenes)
+        return Answer(self.out(row_BW), self.future(row_BW))
 
     def encode_levels(self, level_BCV: Tensor) -> Tensor:
         """Encode each level as its fraction of each interval between knots, 0…1; extras stay as they are."""
@@ -121,9 +142,10 @@ class TimerXLForClassification(nn.Module):
         num_facts: F, number of facts known at issue time, for the `variables` head.
         dropout: rate of the `variables` head in training, 0…1.
         instance_norm: normalise each variable of each window for the encoder, as published checkpoints expect.
+        sites: attention across the windows of one issue time, for the `variables` head; None: each window is alone.
 
     Raises:
-        UsageError: `variables` without a number of variables.
+        UsageError: `variables` without a number of variables, or `sites` with another head.
     """
 
     def __init__(
@@ -136,10 +158,13 @@ class TimerXLForClassification(nn.Module):
         num_facts: int = 0,
         dropout: float = 0.1,
         instance_norm: bool = True,
+        sites: SiteAttention | None = None,
     ) -> None:
         super().__init__()
         if head == "variables" and num_variables is None:
             raise UsageError('head="variables" keeps one embedding per variable: give num_variables')
+        if head == "mean" and sites is not None:
+            raise UsageError('head="mean" cannot tell the sites of an issue time apart: use head="variables"')
         self.encoder = encoder
         self.num_classes = num_classes
         self.instance_norm = instance_norm
@@ -148,7 +173,7 @@ class TimerXLForClassification(nn.Module):
         self.head: MeanHead | VariablesHead = (
             MeanHead(encoder.patch_length, num_classes)
             if head == "mean" or num_variables is None
-            else VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout)
+            else VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout, sites)
         )
 
     def freeze_encoder(self, frozen: bool = True) -> None:
@@ -178,15 +203,27 @@ class TimerXLForClassification(nn.Module):
         if isinstance(self.head, VariablesHead):
             self.head.knots_CJ.copy_(torch.from_numpy(knots_CJ))
 
-    def forward(self, x_BLC: Tensor, observed_BLC: Tensor | None = None, facts_BF: Tensor | None = None) -> Tensor:
+    @property
+    def sees_sites(self) -> bool:
+        """True if the windows of one issue time see each other."""
+        return isinstance(self.head, VariablesHead) and self.head.sites is not None
+
+    def forward(
+        self,
+        x_BLC: Tensor,
+        observed_BLC: Tensor | None = None,
+        facts_BF: Tensor | None = None,
+        scenes: Scenes | None = None,
+    ) -> Tensor:
         """Return logits (B, K).
 
         Args:
             x_BLC: values, for the `variables` head in training-set units; zero where not observed.
             observed_BLC: True where observed; None if everything was observed.
             facts_BF: facts known at issue time; None for a model without facts.
+            scenes: the windows that see each other, for a model with `sites`.
         """
-        return self.classify(self.pool(x_BLC, observed_BLC), facts_BF)
+        return self.answer(self.pool(x_BLC, observed_BLC), facts_BF, scenes).logits_BK
 
     def pool(self, x_BLC: Tensor, observed_BLC: Tensor | None = None) -> Tensor:
         """Return the input of the head, (B, *pooled_shape); with a frozen encoder it never changes for a window."""
@@ -203,13 +240,13 @@ class TimerXLForClassification(nn.Module):
         level_BCV = _levels(x_BCL, observed_BCL, window, self.encoder.patch_length)
         return torch.cat((_mean_over(token_BCND, present_BCN), token_BCND[:, :, -1], level_BCV), dim=-1)
 
-    def classify(self, pooled: Tensor, facts_BF: Tensor | None = None) -> Tensor:
-        """Return logits (B, K) from the output of `pool`."""
+    def answer(self, pooled: Tensor, facts_BF: Tensor | None = None, scenes: Scenes | None = None) -> Answer:
+        """Return logits and forecasts from the output of `pool`."""
         if isinstance(self.head, MeanHead):
-            return cast(Tensor, self.head(pooled, self.encoder.forecasting))
+            return cast(Answer, self.head(pooled, self.encoder.forecasting))
         if facts_BF is None:
             facts_BF = pooled.new_zeros((len(pooled), 0))
-        return cast(Tensor, self.head(pooled, facts_BF))
+        return cast(Answer, self.head(pooled, facts_BF, scenes))
 
     def pooled_shape(self, variables: int) -> tuple[int, ...]:
         """Return the dimensions of the output of `pool` for one window."""

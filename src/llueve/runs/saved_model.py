@@ -5,6 +5,7 @@ Shapes: C variables.
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
@@ -22,18 +23,23 @@ from llueve.model.build import build_classifier, build_encoder
 from llueve.model.checkpoints.pretrained import PretrainedWeights
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.patches import PatchEncoder
-from llueve.panel import FloatArray, feature_names, fingerprint, label_name, static_names
+from llueve.panel import FloatArray, feature_names, fingerprint, label_name, site_positions, static_names
 from llueve.runs.decisive_keys import decisive_keys, differences
 from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
 from llueve.runs.sealed_file import read_unchecked, seal, sealed_text, write_sealed
 from llueve.samples.scale import Scaler
-from llueve.samples.split import Split
-from llueve.samples.windows import calendar_facts
+from llueve.samples.scenes import Network
+from llueve.samples.split import Split, whole_windows
+from llueve.samples.windows import Windows, build_windows, calendar_facts
 
-FORMAT = 2
+logger = logging.getLogger(__name__)
+
+FORMAT = 3
 """Version of `model.json`: raised when older code would misread it."""
 DESCRIBED = "description_sha256"
 """Entry of the sealed text in the weights: the hash of their description."""
+FEWEST_SITES = 3
+"""Sites from which `model.sites = "auto"` lets them see each other."""
 FLOAT = np.finfo(np.float32)
 """Limits of the numbers that the model computes with."""
 
@@ -43,6 +49,14 @@ class ScalerNumbers(Section):
 
     mean: list[Annotated[float, Field(ge=-FLOAT.max, le=FLOAT.max)]]
     std: list[Annotated[float, Field(ge=FLOAT.tiny, le=FLOAT.max)]]
+
+
+class TrainedSite(Section):
+    """A site with a learned vector."""
+
+    name: str
+    latitude: float = Field(ge=-90, le=90)
+    longitude: float = Field(ge=-180, le=180)
 
 
 def _read_scaler(value: Any, info: ValidationInfo) -> Scaler:
@@ -84,6 +98,8 @@ class ModelDescription(Section):
     ]
     """Mean and standard deviation of each variable in the training period."""
     model: ModelConfig
+    sites: list[TrainedSite] | None = None
+    """The sites of the training in the order of their vectors; None if the model sees each site alone."""
     configuration: dict[str, Any]
     """The keys of the configuration that decided the steps of the training: see `llueve.runs.decisive_keys`."""
     checkpoint: str | None = None
@@ -99,7 +115,12 @@ class ModelDescription(Section):
     def build_classifier(self, encoder: PatchEncoder) -> TimerXLForClassification:
         """Return the encoder with a fresh head for these variables, facts and classes."""
         facts = calendar_facts(np.zeros(1, "datetime64[ns]"), self.step_hours).shape[1] + len(self.statics)
-        return build_classifier(encoder, self.model, len(self.variables), facts, len(self.classes))
+        return build_classifier(encoder, self.model, len(self.variables), facts, len(self.classes), self.site_vectors)
+
+    @property
+    def site_vectors(self) -> int | None:
+        """Number of sites with a learned vector; None if the model sees each site alone."""
+        return None if self.sites is None else len(self.sites)
 
 
 class SavedModel(ModelDescription, arbitrary_types_allowed=True):
@@ -136,6 +157,7 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             cells=panel.attrs.get("cells", {}),
             scaler=scaler,
             model=model,
+            sites=_sites_seen_together(panel, model),
             configuration=decisive_keys(config),
             checkpoint=None if pretrained is None else seal("", pretrained.tensors),
         )
@@ -156,6 +178,38 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
         if knots_CJ is not None:
             fresh.set_knots(knots_CJ)
         return fresh.train()
+
+    def windows(self, panel: xr.Dataset, horizon_steps: int = 1) -> Windows:
+        """The windows of a panel as this model sees them; `horizon_steps` is for the forecasting loss.
+
+        Raises:
+            DataError: a value is absurd, or a site that training did not have has no position.
+        """
+        return build_windows(panel, self.scaler, self.context, self.missing, horizon_steps, self._network(panel))
+
+    def _network(self, panel: xr.Dataset) -> Network | None:
+        """The sites of a panel that see each other; None if the model sees each site alone."""
+        if self.sites is None:
+            return None
+        trained = {site.name: number for number, site in enumerate(self.sites)}
+        vector_S = np.array([trained.get(str(site), -1) + 1 for site in panel["site"].values], np.int64)
+        position_S2, new_S = site_positions(panel), vector_S == 0
+        if position_S2 is None:
+            known = np.array([(site.latitude, site.longitude) for site in self.sites])
+            if new_S.any():
+                raise DataError(
+                    f"{listed(panel['site'].values[new_S].tolist())}: the model sees the sites of an issue time together and "
+                    "needs the position of each site that it was not trained on; give data.positions"
+                )
+            position_S2 = known[vector_S - 1]
+        if new_S.any():
+            logger.warning(
+                "%d site(s) were not in the training and are forecast without a vector of their own: %s",
+                new_S.sum(),
+                listed(panel["site"].values[new_S].tolist()),
+            )
+        present_ST = whole_windows(panel, self.context)
+        return Network(position_S2.astype(np.float32), vector_S, present_ST, self.model.sites_per_scene)
 
     def aligned(self, panel: xr.Dataset) -> xr.Dataset:
         """Return the panel with the trained variables in the trained order.
@@ -190,6 +244,24 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             raise DataError(f"{source}: differs from the data that the model was trained on: {'; '.join(problems)}")
         label = label_name(panel)
         return panel[[*trained, *self.statics, *([] if label is None else [label])]]
+
+
+def _sites_seen_together(panel: xr.Dataset, model: ModelConfig) -> list[TrainedSite] | None:
+    """The sites of a panel with their positions if the model sees them together, as `model.sites` asks; otherwise None."""
+    position_S2 = site_positions(panel)
+    if model.sites == "alone" or model.head != "variables":
+        return None
+    if model.sites == "auto" and (position_S2 is None or len(position_S2) < FEWEST_SITES):
+        return None
+    if position_S2 is None:
+        raise DataError(
+            'model.sites = "together" needs the position of each site: set data.positions to a table with the columns site, '
+            'latitude and longitude, or choose "alone"'
+        )
+    return [
+        TrainedSite(name=str(name), latitude=north, longitude=east)
+        for name, (north, east) in zip(panel["site"].values, position_S2.tolist(), strict=True)
+    ]
 
 
 def _in_units(units: str | None) -> str:

@@ -133,7 +133,7 @@ def split_panel(panel: xr.Dataset, config: Config) -> Split:
     longest = int((last_S - first_S + 1).max(initial=0))
     if longest < context:
         raise DataError(f"windows.context = {context} steps, but the longest site has {longest}; choose a shorter one")
-    usable_ST = recorded_rows(panel) & ~np.isnan(labels_ST) & (np.arange(len(times)) >= first_S[:, None] + context - 1)
+    usable_ST = whole_windows(panel, context) & ~np.isnan(labels_ST)
     first_validation, first_test, end = cut_indices(times, config.split)
 
     def part(name: str, start: int, stop: int) -> Part:
@@ -157,6 +157,15 @@ def split_panel(panel: xr.Dataset, config: Config) -> Split:
         training_rows=int(training.end.max()) + 1,
         labels_ST=labels_ST,
     )
+
+
+def whole_windows(panel: xr.Dataset, context: int) -> BoolArray:
+    """True (S, T) for an issue time with a row in the source and a whole context inside the site's record."""
+    observed_ST = observed_rows(panel)
+    begun_ST = np.logical_or.accumulate(observed_ST, axis=1)
+    whole_ST = np.zeros_like(begun_ST)
+    whole_ST[:, context - 1 :] = begun_ST[:, : begun_ST.shape[1] - context + 1]
+    return whole_ST & recorded_rows(panel)
 
 
 def complete_windows(panel: xr.Dataset, context: int, every_window: bool) -> Part:

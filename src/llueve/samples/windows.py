@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llueve.errors import DataError
 from llueve.panel import BoolArray, FloatArray, feature_cube, feature_names, minute, static_table
 from llueve.samples.scale import MOST_SPREADS, Scaler
+from llueve.samples.scenes import Network
 from llueve.samples.split import Part, windows_with
 
 
@@ -37,6 +38,10 @@ class Windows:
     calendar_TF: FloatArray
     statics_SF: FloatArray
     context: int
+    horizon_steps: int = 1
+    """Steps of the horizon, whose means the forecasting loss compares with."""
+    network: Network | None = None
+    """The sites that see each other; None if each window is alone."""
 
     def batch(self, part: Part) -> tuple[FloatArray, BoolArray, FloatArray]:
         """Values (B, C, L), observed (B, C, L) and facts (B, F) of the windows of `part`."""
@@ -45,6 +50,23 @@ class Windows:
         observed_STCL = sliding_window_view(self.observed_STC, self.context, axis=1)
         facts_BF = np.concatenate([self.calendar_TF[part.end], self.statics_SF[part.site]], axis=1)
         return values_STCL[part.site, start], observed_STCL[part.site, start], facts_BF
+
+    def future(self, part: Part) -> tuple[FloatArray, BoolArray]:
+        """Mean of each variable's observed values over the horizon, in training-set units, and True where one exists (B, C).
+
+        It is zero where no value is observed, or the panel ends before the horizon.
+        """
+        steps, times = self.horizon_steps, self.values_STC.shape[1]
+        inside_B = part.end + steps < times
+        start_B = np.minimum(part.end + 1, times - steps)
+        values_BCH, observed_BCH = (
+            sliding_window_view(each_STC, steps, axis=1)[part.site, start_B]
+            for each_STC in (self.values_STC, self.observed_STC)
+        )
+        known_BCH = observed_BCH & np.isfinite(values_BCH) & inside_B[:, None, None]
+        count_BC = known_BCH.sum(axis=-1)
+        total_BC = np.where(known_BCH, values_BCH, 0).sum(axis=-1)
+        return (total_BC / np.maximum(count_BC, 1)).astype(np.float32), count_BC > 0
 
     def non_finite(self, part: Part) -> int:
         """Number of windows of `part` with a non-finite value: zero, unless missing cells were left raw."""
@@ -61,7 +83,14 @@ class Windows:
         return np.stack([np.nanquantile(each, at) for each in known_ST]).astype(np.float32)
 
 
-def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Literal["mask", "raw"]) -> Windows:
+def build_windows(
+    panel: xr.Dataset,
+    scaler: Scaler,
+    context: int,
+    missing: Literal["mask", "raw"],
+    horizon_steps: int = 1,
+    network: Network | None = None,
+) -> Windows:
     """Scale the panel and prepare its windows. With `raw`, missing cells stay NaN, count as observed and reach the model.
 
     Raises `DataError` if a value is so far from the training values that its square overflows.
@@ -81,4 +110,4 @@ def build_windows(panel: xr.Dataset, scaler: Scaler, context: int, missing: Lite
     else:
         values_STC[~observed_STC] = 0.0
     calendar_TF = calendar_facts(panel["time"].values, float(panel.attrs["step_hours"]))
-    return Windows(values_STC, observed_STC, calendar_TF, static_table(panel), context)
+    return Windows(values_STC, observed_STC, calendar_TF, static_table(panel), context, horizon_steps, network)

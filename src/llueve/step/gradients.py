@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils import deterministic as _deterministic
 
 from llueve.config import TrainConfig
-from llueve.model.batch import Batch
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.batch import Batch, Future, answer
+from llueve.model.classifier import Answer, TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
-from llueve.step.loss import classification_loss
+from llueve.panel import UNKNOWN
+from llueve.step.loss import forecast_losses, sample_losses, weighted_mean
 
 deterministic: Any = _deterministic  # type checkers do not know its attributes
 
@@ -35,8 +36,9 @@ def loss_and_gradients(
 ) -> Tensor:
     """Return the loss of a batch and leave its gradients in the parameters; gradients of earlier steps are dropped.
 
-    A batch of more than `config.batch_size` windows (`accumulate`) is computed in pieces of that size, which needs less
-    memory and gives the same gradients. Dropout draws from torch's default generator of the device: the same generator
+    The loss is the mean over the windows with an outcome; of scenes the others are only seen. A batch of more than
+    `config.batch_size` windows or scenes (`accumulate`) is computed in pieces of that size, which needs less memory and gives
+    the same gradients. Dropout draws from torch's default generator of the device: the same generator
     state, batch and weights give the same bits on the same machine.
 
     Args:
@@ -51,22 +53,40 @@ def loss_and_gradients(
     weights_K = None if weights is None else torch.tensor(weights, device=device)
     total = torch.zeros((), device=device)
     with _deterministic_sums(device):
-        for start in range(0, len(batch), config.batch_size):
-            piece = batch if len(batch) <= config.batch_size else batch[start : start + config.batch_size]
+        for piece in batch.pieces(config.batch_size):
             with model.encoder.computing_in(precision):
-                if piece.features is None:
-                    logits_BK = model(piece.x_BLC, piece.observed_BLC, piece.facts_BF)
-                else:
-                    logits_BK = model.classify(piece.features, piece.facts_BF)
-            if other_loss is not None:
-                loss = other_loss(logits_BK, piece.y_B)
-            else:
-                loss = classification_loss(logits_BK, piece.y_B, weights_K, config.focal_gamma, config.label_smoothing)
-            if piece is not batch:
+                found = answer(model, piece)
+            whole = len(piece) == len(batch)
+            loss = _loss(found, piece, config, weights_K, other_loss)
+            if not whole:
                 loss = loss * _share(piece, batch, weights_K)
             loss.backward()
-            total = loss.detach() if piece is batch else total + loss.detach()
+            total = loss.detach() if whole else total + loss.detach()
     return total
+
+
+def _loss(
+    found: Answer,
+    batch: Batch,
+    config: TrainConfig,
+    weights_K: Tensor | None,
+    other_loss: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Tensor:
+    """The mean loss over the windows with an outcome; zero, with zero gradients, without such a window."""
+    logits_BK, y_B, future, forecast_BC = found.logits_BK, batch.y_B, batch.future, found.future_BC
+    known_B = y_B != UNKNOWN
+    if batch.scenes is not None and not bool(known_B.all()):
+        if not bool(known_B.any()):
+            return logits_BK.sum() * 0
+        logits_BK, y_B = logits_BK[known_B], y_B[known_B]
+        forecast_BC = None if forecast_BC is None else forecast_BC[known_B]
+        future = None if future is None else Future(*(each[known_B] for each in future))
+    if other_loss is not None:
+        return other_loss(logits_BK, y_B)
+    loss_B = sample_losses(logits_BK, y_B, config.focal_gamma, config.label_smoothing)
+    if future is not None and forecast_BC is not None and config.forecast_weight > 0:
+        loss_B = loss_B + config.forecast_weight * forecast_losses(forecast_BC, *future)
+    return weighted_mean(loss_B, y_B, weights_K)
 
 
 @contextmanager
@@ -105,6 +125,9 @@ def finite_norm(model: nn.Module) -> float:
 
 def _share(piece: Batch, batch: Batch, weights_K: Tensor | None) -> Tensor | float:
     """Weight of the loss of a piece in the loss of the batch."""
+    part_B, all_B = (each.y_B[each.y_B != UNKNOWN] for each in (piece, batch))
+    if not len(all_B):
+        return 0.0
     if weights_K is None:
-        return len(piece) / len(batch)
-    return weights_K[piece.y_B].sum() / weights_K[batch.y_B].sum()
+        return len(part_B) / len(all_B)
+    return weights_K[part_B].sum() / weights_K[all_B].sum()

@@ -3,6 +3,8 @@
 Shapes: n windows, B batch, K classes.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llueve.model.batch import Batch, device_of
+from llueve.model.batch import Batch, Future, answer, device_of
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
+from llueve.model.sites import Scenes
 from llueve.panel import FloatArray
+from llueve.samples.scenes import Network, Scene
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 
@@ -23,7 +27,7 @@ PREDICTION_BATCH = 256
 class EncoderFeatures(Protocol):
     """Features of the windows of a part: the output of `TimerXLForClassification.pool`, computed earlier."""
 
-    def batch(self, chosen: slice) -> Tensor:
+    def batch(self, chosen: NDArray[np.intp] | slice) -> Tensor:
         """Return the features (B, …) of some windows of the part."""
 
 
@@ -33,21 +37,54 @@ def predict_logits(
 ) -> FloatArray:
     """Return logits (n, K) of every window of `part`, in float32; the model is set to evaluation mode.
 
-    With the features of the windows, if they are known, the encoder is not computed.
+    A model that sees other sites sees all windows of the same issue time, also those that are not in the part.
+
+    Args:
+        features: features of the windows, if they are known: the encoder is not computed. The part then holds every window of
+            its issue times, if the model sees other sites.
     """
     model.eval()
     device = device_of(model)
-    rows = []
+    together = windows.network if model.sees_sites else None
+    whole = part if together is None or features is not None else together.complete(part)
+    logits_nK = np.empty((len(whole), model.num_classes), np.float32)
     with torch.inference_mode():
+        for scenes in _chunks(whole, together):
+            rows = np.concatenate([scene.rows for scene in scenes])
+            numbers = (
+                None if together is None else np.repeat(np.arange(len(scenes)), [len(each.rows) for each in scenes])
+            )
+            given = as_batch(windows, whole[rows], device, numbers)
+            if features is not None:
+                given = replace(given, features=features.batch(rows).to(device))
+            found_nK = answer(model, given).logits_BK.cpu().numpy()
+            answered = np.concatenate([scene.answered for scene in scenes])
+            logits_nK[rows[answered]] = found_nK[answered]
+    if whole is part:
+        return logits_nK
+    return logits_nK[np.isin(_identity(whole), _identity(part))]
+
+
+def _chunks(part: Part, network: Network | None) -> Iterator[list[Scene]]:
+    """Scenes that are computed together: about `PREDICTION_BATCH` windows, each alone or with all of its issue time."""
+    if network is None:
         for start in range(0, len(part), PREDICTION_BATCH):
-            here = slice(start, start + PREDICTION_BATCH)
-            given = as_batch(windows, part[here], device)
-            if features is None:
-                logits_BK = model(given.x_BLC, given.observed_BLC, given.facts_BF)
-            else:
-                logits_BK = model.classify(features.batch(here).to(device), given.facts_BF)
-            rows.append(logits_BK.cpu().numpy())
-    return np.concatenate(rows)
+            rows = np.arange(start, min(start + PREDICTION_BATCH, len(part)))
+            yield [Scene(rows, np.ones(len(rows), np.bool_))]
+        return
+    waiting: list[Scene] = []
+    for scene in network.scenes(part):
+        waiting.append(scene)
+        if sum(len(each.rows) for each in waiting) >= PREDICTION_BATCH:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _identity(part: Part) -> NDArray[np.int64]:
+    """One number for each window."""
+    return part.site.astype(np.int64) << 32 | part.end
 
 
 def probabilities(logits_BK: FloatArray) -> NDArray[np.float64]:
@@ -55,8 +92,28 @@ def probabilities(logits_BK: FloatArray) -> NDArray[np.float64]:
     return torch.from_numpy(logits_BK).double().softmax(-1).numpy()
 
 
-def as_batch(windows: Windows, part: Part, device: torch.device) -> Batch:
-    """Return the windows of `part` as a batch on a device."""
+def as_batch(
+    windows: Windows,
+    part: Part,
+    device: torch.device,
+    scene_B: NDArray[np.int64] | None = None,
+    with_future: bool = False,
+) -> Batch:
+    """Return the windows of `part` as a batch on a device.
+
+    Args:
+        scene_B: number of the scene of each window; None if the windows of one issue time are a scene.
+        with_future: True to add what the forecasting loss compares with.
+    """
     values_BCL, observed_BCL, facts_BF = (torch.from_numpy(np.ascontiguousarray(each)) for each in windows.batch(part))
-    y_B = torch.from_numpy(part.y)
-    return Batch(values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2), facts_BF, y_B).to(device)
+    y_B, network, scenes, future = torch.from_numpy(part.y), windows.network, None, None
+    if network is not None:
+        scenes = Scenes(
+            torch.from_numpy(part.end.astype(np.int64) if scene_B is None else scene_B.astype(np.int64)),
+            torch.from_numpy(network.vector_S[part.site]),
+            torch.from_numpy(network.position_S2[part.site]),
+        )
+    if with_future:
+        future = Future(*map(torch.from_numpy, windows.future(part)))
+    x_BLC, observed_BLC = values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2)
+    return Batch(x_BLC, observed_BLC, facts_BF, y_B, scenes=scenes, future=future).to(device)

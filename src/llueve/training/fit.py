@@ -66,6 +66,9 @@ def fit(
     knots_CJ = windows.quantiles(split.training_rows, KNOTS)
     saved.classifier.set_knots(knots_CJ)
     training = thinned(split.training, config.windows.stride)
+    training = few_shot(training, panel["time"].values, config.train.fraction, config.train.seed)
+    if windows.network is not None:
+        training = windows.network.complete(training)
     names = DataNames(
         model=saved.model,
         variables=saved.variables,
@@ -74,6 +77,7 @@ def fit(
         times=panel["time"].values,
         step_hours=saved.step_hours,
         missing=config.windows.missing,
+        site_vectors=saved.site_vectors,
     )
     with Interruption() as interruption:
         environment = Environment(
@@ -92,7 +96,7 @@ def fit(
         trained = train_model(
             saved.classifier,
             windows,
-            few_shot(training, panel["time"].values, config.train.fraction, config.train.seed),
+            training,
             split.validation,
             config.train,
             config.guard,

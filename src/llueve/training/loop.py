@@ -189,7 +189,7 @@ def _between_steps(trainer: Trainer) -> None:
 def _validate(trainer: Trainer, seconds: float) -> tuple[EpochRecord, bool]:
     """Validate the epoch; returns its record, and True if it is the best so far."""
     state, validation = trainer.state, trainer.validation
-    place, y_B = state.place, validation.part.y
+    place, y_B = state.place, validation.y
     with state.average.in_place() if state.average else nullcontext():
         logits_BK = validation.logits(state.model)
         loss = log_loss(logits_BK, y_B)

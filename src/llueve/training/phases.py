@@ -96,7 +96,7 @@ def check_rates(phases: Sequence[Phase], windows: int) -> None:
     """Check the learning rates of every phase, over its whole schedule, before the first step of a training.
 
     Args:
-        windows: number of training windows, which decides the steps of an epoch.
+        windows: number of training windows, or of scenes, which decides the steps of an epoch.
 
     Raises:
         ConfigError: a rate leaves the range from zero to the configured one, all are zero, or a phase has a rate more than

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch
+from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
 from llueve.stability.diagnosis import Rerun, Stored
 from llueve.stability.guard import LARGEST_WEIGHT, unsound_weights
@@ -125,8 +126,7 @@ class Stepper:
         random_state = self._checked_random_state()
         with processes.own_random():
             loss = loss_and_gradients(state.model, batch, config, self.precision)
-        own = drawn.chosen[processes.share(len(drawn.chosen))]
-        share = self._weight(own, config) / self._weight(drawn.chosen, config)
+        share = self._weight(self.batches.own(drawn), config) / self._weight(drawn.chosen, config)
         loss = processes.reduce(state.model, loss, share)
         norm = total_norm(state.model)
         state.mark_random_state()
@@ -264,9 +264,11 @@ class Stepper:
 
     def _weight(self, chosen: NDArray[np.int64], config: TrainConfig) -> float:
         """Weight of these windows in the loss."""
+        y = self.batches.training.y[chosen]
+        known_y = y[y != UNKNOWN]
         if config.class_weights is None:
-            return float(len(chosen))
-        return float(np.asarray(config.class_weights)[self.batches.training.y[chosen]].sum())
+            return float(len(known_y))
+        return float(np.asarray(config.class_weights)[known_y].sum())
 
     def _checked_random_state(self) -> dict[str, Tensor]:
         """The generators before a forward pass; if anything but a step changed them, they are set back."""

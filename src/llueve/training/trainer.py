@@ -6,6 +6,7 @@ import numpy as np
 
 from llueve.config import GuardConfig, TrainConfig
 from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 from llueve.stability.guard import Guard
@@ -43,16 +44,22 @@ class Trainer:
         environment: Environment,
     ) -> None:
         processes, phases = environment.processes, plan(config)
-        check_rates(phases, len(training))
+        network = windows.network
+        units = len(training) if network is None else len(np.unique(training.end))
+        check_rates(phases, units)
         largest_clip = max(phase.config.clip_norm for phase in phases)
         judge = Guard(guard.max_skipped, len(training), model.num_classes, largest_clip)
         single = guard.policy == "repair"  # this policy leaves out single windows, the others whole batches
-        judge.check_inputs(windows.non_finite(training), 1 if single else phases[0].config.batch_size)
+        whole_batch = round(phases[0].config.batch_size * len(training) / units)
+        judge.check_inputs(windows.non_finite(training), 1 if single else whole_batch)
         self.environment, self.processes, self.policy = environment, processes, guard.policy
-        self.class_share_K = np.bincount(training.y, minlength=model.num_classes) / len(training)
+        known_y = training.y[training.y != UNKNOWN]
+        self.class_share_K = np.bincount(known_y, minlength=model.num_classes) / len(known_y)
         """Share of each class in the training windows."""
         self.state = TrainingState(model, config, judge, processes)
-        self.batches = EpochBatches(windows, training, config.seed, processes, self.state.device, self._repaired)
+        self.batches = EpochBatches(
+            windows, training, config.seed, processes, self.state.device, self._repaired, config.forecast_weight > 0
+        )
         self.validation = Validation(windows, validation, processes)
         self._told: set[tuple[int, str]] = set()
         self.stepper = Stepper(self.state, self.batches, environment)

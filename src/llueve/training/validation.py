@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from llueve.distributed.processes import Processes
 from llueve.model.classifier import TimerXLForClassification
-from llueve.panel import FloatArray
+from llueve.panel import UNKNOWN, FloatArray
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 from llueve.step.predict import predict_logits, probabilities
@@ -33,21 +33,29 @@ class Share:
     """The cached features of the validation windows of one process."""
 
     cache: FeatureCache
-    here: slice
-    """Its windows in the part."""
+    here: NDArray[np.intp]
+    """Positions of its windows in the part."""
 
-    def batch(self, chosen: slice) -> Tensor:
+    def batch(self, chosen: NDArray[np.intp] | slice) -> Tensor:
         """Return the features (B, …) of some of its windows."""
-        start = self.here.start
-        return self.cache.batch(slice(start + chosen.start, min(start + chosen.stop, self.here.stop)))
+        return self.cache.batch(self.here[chosen])
 
 
 class Validation:
     """The validation windows, shared between the processes of a training."""
 
     def __init__(self, windows: Windows, part: Part, processes: Processes) -> None:
-        self.windows, self.part, self._processes = windows, part, processes
-        self._canaries = part[epoch_order(part, 0, 0)[:CANARIES]]
+        network = windows.network
+        self.windows, self._processes = windows, processes
+        self.part = part if network is None else network.complete(part)
+        """All windows that are computed."""
+        self._known = np.flatnonzero(self.part.y != UNKNOWN)
+        self.y = self.part.y[self._known]
+        """Classes of the windows with an outcome."""
+        order = epoch_order(self.part, 0, 0, None if network is None else network.most_sites)
+        last = int(np.searchsorted(order.bounds, min(CANARIES, len(order))))
+        chosen = np.sort(order.windows[: order.bounds[last]])
+        self._canaries = self.part[chosen[self.part.y[chosen] != UNKNOWN]]
         self._features: FeatureCache | None = None
 
     def start_phase(self, features: FeatureCache | None) -> None:
@@ -55,13 +63,21 @@ class Validation:
         self._features = features
 
     def logits(self, model: TimerXLForClassification) -> FloatArray:
-        """Logits (B, K) of every validation window, in evaluation mode and float32."""
-        here, cache = self._processes.share(len(self.part)), self._features
+        """Logits (B, K) of every validation window with an outcome, in evaluation mode and float32."""
+        here, cache = self._share(), self._features
         own = self.part[here]
         logits_BK = torch.zeros(len(self.part), model.num_classes)
         if len(own):
             logits_BK[here] = torch.from_numpy(self._logits(model, own, None if cache is None else Share(cache, here)))
-        return self._processes.total(logits_BK).numpy()
+        total_BK: FloatArray = self._processes.total(logits_BK).numpy()
+        return total_BK[self._known]
+
+    def _share(self) -> NDArray[np.intp]:
+        """Positions of the windows of this process; those of one issue time stay together if they see each other."""
+        if self.windows.network is None:
+            return np.arange(len(self.part))[self._processes.share(len(self.part))]
+        ends = np.unique(self.part.end)
+        return np.flatnonzero(np.isin(self.part.end, ends[self._processes.share(len(ends))]))
 
     def _logits(self, model: TimerXLForClassification, own: Part, features: Share | None) -> FloatArray:
         while features is not None:

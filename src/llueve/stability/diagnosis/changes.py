@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llueve.model.batch import Batch
 from llueve.stability.diagnosis.case import Evidence, Stored
 from llueve.stability.refused_step import RefusedStep
 
@@ -22,14 +23,13 @@ FEW_TENSORS = 3
 """Most tensors that damaged memory changes."""
 TINY_SPREAD = 1e-3
 """Height of the ramp that is added to a constant window, relative to its level."""
-GIVEN = ("x_BLC", "observed_BLC", "facts_BF", "y_B")
-"""Tensors of a batch that come from the data."""
 
 
 def gathered_again(step: RefusedStep, evidence: Evidence) -> RefusedStep | None:
     """Use the windows as gathered from the data again, if they differ."""
     again = evidence.gathered
-    if again is None or all(_same(getattr(again, name), getattr(step.batch, name)) for name in GIVEN):
+    given = step.batch.without_features().tensors()
+    if again is None or all(_same(tensor, given[name]) for name, tensor in again.without_features().tensors().items()):
         return None
     return replace(step, batch=again)
 
@@ -67,7 +67,8 @@ def observed(step: RefusedStep, flag_BLC: Tensor) -> RefusedStep:
 
 def in_float64(step: RefusedStep) -> RefusedStep:
     """Compute in float64."""
-    batch = replace(step.batch, x_BLC=step.batch.x_BLC.double(), facts_BF=step.batch.facts_BF.double())
+    kept = step.batch.tensors()
+    batch = Batch.of({name: each.double() if each.is_floating_point() else each for name, each in kept.items()})
     return replace(step, model=copy.deepcopy(step.model).double(), batch=batch, precision=torch.float32)
 
 

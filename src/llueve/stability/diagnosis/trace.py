@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.classifier import Answer, TimerXLForClassification
 from llueve.stability.diagnosis.origin import Phase, Trace
 from llueve.step.gradients import loss_and_gradients
 
@@ -111,8 +111,8 @@ class _Watch(TorchDispatchMode):
 
     def leave(self, _module: nn.Module, _given: object, out: object) -> None:
         self.modules.pop()
-        if len(self.modules) == 1 and isinstance(out, Tensor):
-            self.logits = out.detach()
+        if isinstance(out, Answer):
+            self.logits = out.logits_BK.detach()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -205,7 +205,10 @@ class _Watch(TorchDispatchMode):
 
 def _given(model: nn.Module, batch: Batch) -> Iterator[tuple[Trace, Tensor]]:
     """Non-finite inputs, parameters and buffers, each with its trace."""
-    for name, given in (("x", batch.x_BLC), ("features", batch.features), ("facts", batch.facts_BF)):
+    position_B2 = None if batch.scenes is None else batch.scenes.position_B2
+    future_BC = None if batch.future is None else batch.future.future_BC
+    inputs = (("x", batch.x_BLC), ("features", batch.features), ("facts", batch.facts_BF))
+    for name, given in (*inputs, ("position", position_B2), ("future", future_BC)):
         if given is not None and not _is_sound(given):
             shape, index, number = _extent(~given.isfinite())
             yield Trace("input", "", "", "", name, shape, index, number, *index[: 3 if name == "x" else 1]), given

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from llueve.config import ModelConfig, Section, TrainConfig
+from llueve.config.model_keys import LARGEST_SIZE
 from llueve.errors import CheckpointError, RunError
 from llueve.model.build import build_classifier, build_encoder
 from llueve.model.classifier import TimerXLForClassification
@@ -25,10 +26,16 @@ from llueve.stability.reading import FaultKind, as_word
 from llueve.stability.refused_step import RefusedStep
 from llueve.version import __version__
 
-FORMAT = 2
+FORMAT = 3
 """Format number; raised when older code would misread an incident."""
 BATCH = {"x_BLC": torch.float32, "observed_BLC": torch.bool, "facts_BF": torch.float32, "y_B": torch.int64}
-"""Tensors of a batch. One that starts from cached features of the encoder has `features` too."""
+"""Tensors of every batch."""
+SCENES = {"scene_B": torch.int64, "vector_B": torch.int64, "position_B2": torch.float32}
+"""Further tensors of a batch whose windows see each other."""
+FUTURE = {"future_BC": torch.float32, "future_known_BC": torch.bool}
+"""Further tensors of a batch with a forecasting loss."""
+FEATURES = {"features": torch.float32}
+"""Further tensor of a batch that starts from cached features of the encoder."""
 ROWS = {"site_B": torch.int64, "end_B": torch.int64}
 """Index of each sample's site and issue time in the panel."""
 
@@ -49,6 +56,8 @@ class DataNames:
     step_hours: float
     missing: Literal["mask", "raw"] | None = None
     """`windows.missing`, which advice depends on; None if it is not known."""
+    site_vectors: int | None = None
+    """Number of sites with a learned vector; None if the model sees each site alone."""
 
     @property
     def settings(self) -> Settings:
@@ -101,7 +110,7 @@ class Machine(Section):
 class Description(Section):
     """The text of an incident file, validated when it is read."""
 
-    format: Literal[2]
+    format: Literal[3]
     kind: FaultKind
     reason: str
     epoch: int = Field(ge=0)
@@ -130,6 +139,8 @@ class Description(Section):
     step_hours: float = Field(gt=0)
     missing: Literal["mask", "raw"] | None = None
     """`windows.missing`; None if it is not known."""
+    site_vectors: int | None = Field(None, ge=0, le=LARGEST_SIZE)
+    """Number of sites with a learned vector; None if the model sees each site alone."""
     memory: dict[str, list[int]]
     """Dimensions of each tensor of the batch in memory order, which decides the last bits of a sum."""
     versions: dict[str, str]
@@ -139,8 +150,9 @@ class Description(Section):
     def _belongs_together(self) -> Self:
         if self.train.class_weights is not None and len(self.train.class_weights) != len(self.classes):
             raise ValueError(f"{len(self.train.class_weights)} class weights for {len(self.classes)} classes")
-        if set(self.memory) - {"features"} != set(BATCH):
-            raise ValueError(f"memory orders are of {sorted(self.memory)}, expected {sorted(BATCH)}")
+        expected = {*BATCH, *(() if self.site_vectors is None else SCENES)}
+        if set(self.memory) - {*FUTURE, *FEATURES} != expected or len({*self.memory} & {*FUTURE}) == 1:
+            raise ValueError(f"memory orders are of {sorted(self.memory)}, expected {sorted(expected)}")
         return self
 
 
@@ -160,7 +172,7 @@ class Incident:
 
 def new_model(about: Description, seed: int | None = None) -> TimerXLForClassification:
     """A model of the described sizes, newly initialised; without a seed it has no memory for its weights."""
-    sizes = (len(about.variables), about.facts, len(about.classes))
+    sizes = (len(about.variables), about.facts, len(about.classes), about.site_vectors)
     if seed is None:
         with torch.device("meta"):
             return build_classifier(build_encoder(about.model), about.model, *sizes)

@@ -14,13 +14,17 @@ from torch import Tensor
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, RunError, UsageError, listed
 from llueve.model.batch import Batch
+from llueve.panel import UNKNOWN
 from llueve.runs.directory import INCIDENT
 from llueve.runs.sealed_file import read_sealed, read_sealed_text
 from llueve.samples.split import Part
 from llueve.stability.incidents.format import (
     BATCH,
+    FEATURES,
     FORMAT,
+    FUTURE,
     ROWS,
+    SCENES,
     Description,
     Incident,
     damaged,
@@ -31,6 +35,7 @@ from llueve.stability.incidents.format import (
 from llueve.stability.reading import Reading
 from llueve.stability.refused_step import RefusedStep
 
+TYPES = {**BATCH, **SCENES, **FUTURE, **FEATURES}
 LARGEST_DESCRIPTION = 16 * 2**20
 """Most characters of the text of an incident."""
 
@@ -146,7 +151,7 @@ def _step(about: Description, groups: Groups) -> RefusedStep:
         epoch=about.epoch,
         reading=Reading(about.step, len(about.sites), loss, norm, rates, changed=tuple(about.changed)),
         rows=Part("incident", rows["site_B"].numpy(), rows["end_B"].numpy(), batch["y_B"].numpy()),
-        batch=Batch(**{name: _laid_out(batch[name], about.memory[name]) for name in about.memory}),
+        batch=Batch.of({name: _laid_out(batch[name], about.memory[name]) for name in about.memory}),
         model=model.train(about.mode == "train"),
         moments=groups["moments"],
         random_state=groups["random"],
@@ -164,11 +169,13 @@ def _batch_problem(about: Description, groups: Groups) -> str | None:
     """The first part that does not fit the rest; None if all parts fit. The checks below answer likewise."""
     batch, rows = groups["batch"], groups["rows"]
     found = {name: tensor.dtype for name, tensor in {**batch, **rows}.items()}
-    if found != {**{name: BATCH.get(name, torch.float32) for name in about.memory}, **ROWS}:
+    if found != {**{name: TYPES[name] for name in about.memory}, **ROWS}:
         return f"the batch holds {sorted(found)}, or other types than expected"
     samples, steps = len(about.sites), batch["x_BLC"].shape[1:2].numel()
     window = (samples, steps, len(about.variables))
+    future = (samples, len(about.variables))
     expected = {"x_BLC": window, "observed_BLC": window, "facts_BF": (samples, about.facts)}
+    expected |= {"position_B2": (samples, 2), "future_BC": future, "future_known_BC": future}
     for name, tensor in ((name, {**batch, **rows}[name]) for name in (*about.memory, *ROWS)):
         if name != "features" and tuple(tensor.shape) != (shape := expected.get(name, (samples,))):
             return f"{name} has the shape {tuple(tensor.shape)}, expected {shape}"
@@ -176,8 +183,14 @@ def _batch_problem(about: Description, groups: Groups) -> str | None:
             return f"the memory order of {name} is {about.memory[name]}"
     if not samples or not steps or len(about.times) != samples:
         return f"{samples} samples of {steps} steps with {len(about.times)} times"
-    if not 0 <= int(batch["y_B"].min()) <= int(batch["y_B"].max()) < len(about.classes):
+    least = 0 if about.site_vectors is None else UNKNOWN
+    if not least <= int(batch["y_B"].min()) <= int(batch["y_B"].max()) < len(about.classes):
         return f"y_B goes from {batch['y_B'].min()} to {batch['y_B'].max()} with {len(about.classes)} classes"
+    if (
+        about.site_vectors is not None
+        and not 0 <= int((vector_B := batch["vector_B"]).min()) <= int(vector_B.max()) <= about.site_vectors
+    ):
+        return f"vector_B goes beyond the {about.site_vectors} sites of the training"
     if min(int(tensor.min()) for tensor in rows.values()) < 0:
         return "a sample's site or time has a negative index"
     return None
@@ -186,8 +199,12 @@ def _batch_problem(about: Description, groups: Groups) -> str | None:
 def _model_problem(about: Description, groups: Groups) -> str | None:
     sizes, weights = about.model, groups["model"]
     room = sum(tensor.numel() for tensor in weights.values())
-    largest = max(sizes.patch_length, sizes.width, sizes.feed_forward)
-    if sizes.layers > len(weights) or largest > room or about.facts > room:  # before anything of that size is built
+    largest = max(sizes.patch_length, sizes.width, sizes.feed_forward, about.facts)
+    if about.site_vectors is not None:
+        largest = max(largest, sizes.site_width, about.site_vectors)
+        if sizes.site_layers > len(weights):
+            return "the model is larger than its weights"
+    if sizes.layers > len(weights) or largest > room:  # before anything of that size is built
         return "the model is larger than its weights"
     model = new_model(about)
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from llueve.errors import RunError
 from llueve.files import flush_folder
-from llueve.model.batch import Batch
 from llueve.runs.directory import INCIDENT, INCIDENTS
 from llueve.runs.sealed_file import write_sealed
 from llueve.stability.incidents.format import (
-    BATCH,
     FORMAT,
     DataNames,
     Description,
@@ -64,7 +62,7 @@ def keep_incident(run_directory: Path, step: RefusedStep, names: DataNames) -> P
     """
     site_B, end_B = (torch.from_numpy(each.astype(np.int64)) for each in (step.rows.site, step.rows.end))
     groups: dict[str, Mapping[str, Tensor]] = {
-        "batch": _batch_tensors(step.batch),
+        "batch": step.batch.tensors(),
         "rows": {"site_B": site_B, "end_B": end_B},
         "model": step.model.state_dict(),
         "moments": step.moments,
@@ -90,7 +88,7 @@ def keep_incident(run_directory: Path, step: RefusedStep, names: DataNames) -> P
 
 
 def _describe(step: RefusedStep, names: DataNames) -> Description:
-    batch = _batch_tensors(step.batch)
+    batch = step.batch.tensors()
     return Description(
         format=FORMAT,
         kind=step.kind,
@@ -114,6 +112,7 @@ def _describe(step: RefusedStep, names: DataNames) -> Description:
         times=np.datetime_as_string(names.times[step.rows.end], unit="s").tolist(),
         step_hours=names.step_hours,
         missing=names.missing,
+        site_vectors=names.site_vectors,
         memory={name: sorted(range(each.ndim), key=each.stride, reverse=True) for name, each in batch.items()},
         versions=versions(),
         machine=this_machine(step.device),
@@ -141,8 +140,3 @@ def _next_folder(run_directory: Path, size: int) -> Path | None:
     place = folder / f"{max(earlier, default=0) + 1:03d}"
     place.mkdir()
     return place
-
-
-def _batch_tensors(batch: Batch) -> dict[str, Tensor]:
-    tensors = {name: getattr(batch, name) for name in BATCH}
-    return tensors if batch.features is None else {**tensors, "features": batch.features}

@@ -14,6 +14,7 @@ from llueve.distributed.processes import Processes
 from llueve.errors import GuardStop
 from llueve.model.batch import Batch
 from llueve.model.classifier import LARGEST
+from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 from llueve.stability.diagnosis.suspects import far
@@ -21,7 +22,7 @@ from llueve.stability.remedies import Quarantined
 from llueve.step.predict import as_batch
 from llueve.training.batches.feature_cache import DamagedFeatures, FeatureCache
 from llueve.training.batches.feature_files import UnusableFiles
-from llueve.training.batches.order import epoch_order
+from llueve.training.batches.order import EpochOrder, epoch_order
 from llueve.training.batches.prefetch import Loader, pinned
 
 MOST_FAR = 1000
@@ -53,6 +54,7 @@ class EpochBatches:
         windows, training: all windows of the panel, and those to train on.
         processes, device: those that share each batch, and the device of the model.
         repaired: receives the kind and one sentence about each fault that is repaired here.
+        with_future: True to load what the forecasting loss compares with.
     """
 
     def __init__(
@@ -63,13 +65,15 @@ class EpochBatches:
         processes: Processes,
         device: torch.device,
         repaired: Callable[[str, str], object],
+        with_future: bool = False,
     ) -> None:
-        self.windows, self.training, self._repaired = windows, training, repaired
+        self.windows, self.training, self._repaired, self._with_future = windows, training, repaired, with_future
+        self._most_sites = None if windows.network is None else windows.network.most_sites
         self._seed, self._processes, self._device = seed, processes, device
         self._features: FeatureCache | None = None
         self._loader = Loader(self._gather)
         self.batch_size = 1
-        """Windows of one optimiser step, in all processes together."""
+        """Windows, or scenes, of one optimiser step, in all processes together."""
         self._drawn: list[Drawn] = []
         """The steps of this epoch so far."""
         self.far_cells: dict[Cell, float] = {}
@@ -78,7 +82,8 @@ class EpochBatches:
     @property
     def steps(self) -> int:
         """Optimiser steps of an epoch in which nothing is left out."""
-        return -(-len(self.training) // self.batch_size)
+        units = len(self.training) if self._most_sites is None else len(np.unique(self.training.end))
+        return -(-units // self.batch_size)
 
     def start_phase(self, batch_size: int, features: FeatureCache | None) -> None:
         """Set the size of a batch, and the cached outputs of the encoder if it is frozen."""
@@ -87,7 +92,7 @@ class EpochBatches:
 
     def start_epoch(self, epoch: int, left_out: Iterable[Quarantined]) -> None:
         """Draw the order of an epoch."""
-        self._epoch, self._order = epoch, epoch_order(self.training, self._seed, epoch)
+        self._epoch, self._order = epoch, self._new_order(epoch)
         self._require_all_windows()
         self._uses, self._drawn = np.zeros(len(self.training), np.int32), []
         self.far_cells = {}
@@ -103,15 +108,22 @@ class EpochBatches:
         return position >= len(self._order)
 
     def draw(self, position: int) -> Drawn:
-        """The windows of the step that starts at a position; none if only quarantined ones are left."""
-        chosen, after = [np.empty(0, np.int64)], position
-        missing = self.batch_size
-        while missing and after < len(self._order):
-            piece = self._order[after : after + missing]
-            after += len(piece)
-            chosen.append(piece[self._allowed[piece]])
-            missing -= len(chosen[-1])
-        return Drawn(np.concatenate(chosen), after, position)
+        """The windows of the step that starts at a position; none if only quarantined ones are left.
+
+        A scene without an allowed window that has an outcome is passed over.
+        """
+        order, chosen = self._order, [np.empty(0, np.int64)]
+        unit, missing = int(np.searchsorted(order.bounds, position)), self.batch_size
+        while missing and unit < order.units:
+            behind = min(unit + missing, order.units)
+            piece = order.windows[order.bounds[unit] : order.bounds[behind]]
+            number = np.repeat(np.arange(behind - unit), np.diff(order.bounds[unit : behind + 1]))
+            allowed = self._allowed[piece]
+            useful = np.unique(number[allowed & (self.training.y[piece] != UNKNOWN)])
+            chosen.append(piece[allowed & np.isin(number, useful)])
+            missing -= len(useful)
+            unit = behind
+        return Drawn(np.concatenate(chosen), int(order.bounds[unit]), position)
 
     def draw_unused(self, position: int) -> Drawn:
         """The windows of the step that starts at a position, none of which this epoch has used before it.
@@ -121,7 +133,7 @@ class EpochBatches:
         """
         drawn = self.draw(position)
         if self._is_repeated(drawn):
-            self._order = epoch_order(self.training, self._seed, self._epoch)
+            self._order = self._new_order(self._epoch)
             self._require_all_windows()
             drawn = self.draw(position)
             if self._is_repeated(drawn):
@@ -132,7 +144,7 @@ class EpochBatches:
 
     def load(self, drawn: Drawn) -> Batch:
         """This process's share of the windows of a step; the next ones are prepared meanwhile."""
-        own = self._own(drawn)
+        own = self.own(drawn)
         return self._with_sound_features(lambda: self._loader.take(own, self._following(drawn.after)))
 
     def checked(self, batch: Batch, drawn: Drawn) -> Batch:
@@ -141,7 +153,7 @@ class EpochBatches:
         Raises:
             GuardStop: the batch that is gathered again does not hold them either.
         """
-        own = self._own(drawn)
+        own = self.own(drawn)
         if not self._holds(batch, own):
             batch = self.gather(own)
             if not self._holds(batch, own):
@@ -150,8 +162,17 @@ class EpochBatches:
         self._remember_far_cells(batch, own)
         return batch
 
-    def _own(self, drawn: Drawn) -> NDArray[np.int64]:
-        return drawn.chosen[self._processes.share(len(drawn.chosen))]
+    def own(self, drawn: Drawn) -> NDArray[np.int64]:
+        """This process's share of the windows of a step; a scene stays whole."""
+        if self._most_sites is None:
+            return drawn.chosen[self._processes.share(len(drawn.chosen))]
+        starts = np.flatnonzero(np.diff(self.training.end[drawn.chosen], prepend=-1))
+        share = self._processes.share(len(starts))
+        bounds = np.append(starts, len(drawn.chosen))
+        return drawn.chosen[bounds[share.start] : bounds[share.stop]]
+
+    def _new_order(self, epoch: int) -> EpochOrder:
+        return epoch_order(self.training, self._seed, epoch, self._most_sites)
 
     def _is_repeated(self, drawn: Drawn) -> bool:
         """Count the use of these windows, and forget those of later steps; True if one of them was used before."""
@@ -166,11 +187,16 @@ class EpochBatches:
         return f"epoch {self._epoch}: {again} of {len(drawn.chosen)} windows of a step were used in this epoch before"
 
     def _require_all_windows(self) -> None:
-        """Raise `GuardStop` if the order does not have each window once."""
-        if not np.array_equal(np.bincount(self._order, minlength=len(self.training)), np.ones(len(self.training))):
-            covered = len(np.unique(self._order))
+        """Raise `GuardStop` if the order does not have each window once, or the drawn ones of a large scene."""
+        uses, order = np.bincount(self._order.windows, minlength=len(self.training)), self._order
+        if self._most_sites is None:
+            expected = len(self.training)
+        else:
+            expected = int(np.minimum(np.unique(self.training.end, return_counts=True)[1], self._most_sites).sum())
+        if len(order) != expected or order.bounds[-1] != expected or uses.max(initial=0) > 1:
+            covered = int((uses > 0).sum())
             raise GuardStop(
-                f"stopped by the guard: the order of epoch {self._epoch} has {covered} of {len(self.training)} windows, some of "
+                f"stopped by the guard: the order of epoch {self._epoch} has {covered} of {expected} windows, some of "
                 f"them several times; expected each once. No model was written. {REPORT}"
             )
 
@@ -202,7 +228,7 @@ class EpochBatches:
 
     def gather_again(self, rows: Part) -> Batch:
         """Windows from the data, without cached outputs of the encoder."""
-        return as_batch(self.windows, rows, self._device)
+        return as_batch(self.windows, rows, self._device, with_future=self._with_future)
 
     def forget_prepared(self) -> None:
         """Drop what is prepared: the data have changed."""
@@ -229,7 +255,7 @@ class EpochBatches:
 
     def _gather(self, chosen: NDArray[np.int64]) -> Batch:
         """Windows in the memory of this machine, with cached outputs of a frozen encoder."""
-        batch = as_batch(self.windows, self.training[chosen], torch.device("cpu"))
+        batch = as_batch(self.windows, self.training[chosen], torch.device("cpu"), with_future=self._with_future)
         cache = self._features
         return pinned(batch if cache is None else replace(batch, features=cache.batch(chosen)), self._device)
 
@@ -238,4 +264,4 @@ class EpochBatches:
         while position < len(self._order):
             drawn = self.draw(position)
             position = drawn.after
-            yield self._own(drawn)
+            yield self.own(drawn)

@@ -4,21 +4,68 @@ Each window has a random number, computed from seed, epoch, site and issue time;
 order needs no state except the epoch and the position in it. Without one window, the order of all others is the same.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
 
 INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 MIXERS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 
 
-def epoch_order(part: Part, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the positions in `part` in the random order of an epoch, counted from 0; `seed` is `train.seed`."""
+@dataclass(frozen=True)
+class EpochOrder:
+    """The windows of an epoch in their order, in units that stay together: single windows, or scenes."""
+
+    windows: NDArray[np.int64]
+    """Their positions in the part."""
+    bounds: NDArray[np.int64]
+    """Position in `windows` at which each unit starts, and the end of the last one."""
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return len(self.bounds) - 1
+
+
+def epoch_order(part: Part, seed: int, epoch: int, most_sites: int | None = None) -> EpochOrder:
+    """Return the order of an epoch, counted from 0; `seed` is `train.seed`.
+
+    Args:
+        most_sites: None if each window is a unit; otherwise each issue time is one, with at most this number of windows, drawn
+            at random. Up to half of them are then drawn from those with an outcome first.
+    """
+    window_key = _keys(seed, epoch, part.site, part.end)
+    if most_sites is None:
+        return EpochOrder(np.argsort(window_key, kind="stable"), np.arange(len(part) + 1))
+    windows = np.lexsort((window_key, part.end, _keys(seed, epoch, part.end)))
+    starts = np.flatnonzero(np.diff(part.end[windows], prepend=-1))
+    bounds = np.append(starts, len(windows))
+    if np.diff(bounds).max(initial=0) > most_sites:
+        pieces = [_drawn(scene, part.y, most_sites) for scene in np.split(windows, starts[1:])]
+        windows, bounds = np.concatenate(pieces), np.cumsum([0, *map(len, pieces)])
+    return EpochOrder(windows, bounds)
+
+
+def _drawn(scene: NDArray[np.int64], y: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most `most` windows of a scene that is in a random order; some have an outcome if any has."""
+    known = scene[y[scene] != UNKNOWN][: max(1, most // 2)]
+    return np.concatenate([known, scene[~np.isin(scene, known)]])[:most]
+
+
+def _keys(seed: int, epoch: int, *identity: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
+    """One random number for each entry of these arrays, the same whenever seed, epoch and entry are."""
     key = _mixed(np.array([seed], np.uint64))
-    for numbers in (np.array([epoch]), part.site, part.end):
+    for numbers in (np.array([epoch]), *identity):
         key = _mixed(key ^ numbers.astype(np.uint64))
-    return np.argsort(key, kind="stable")
+    return key
 
 
 def _mixed(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
