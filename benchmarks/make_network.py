@@ -37,6 +37,9 @@ DARK_DEGREES = 3.0
 """Below this height of the sun at the middle of an hour, missing radiation is none: most stations report it by day only."""
 STUCK_STEPS = 10
 """This many equal values of the wind, or equal amounts of rain above zero, come from a stuck sensor and are blanked."""
+MOST_WET_GAPS = 0.05
+"""Largest excess of the share of missing dewpoints in wet steps over that in dry ones. Beyond it the sensor of humidity
+fails in rain, and the station's dewpoint is left out: its gaps would tell of rain."""
 DEAD_GAUGES = {"A036": np.datetime64("2024-05-31T00", "h")}
 """Stations whose gauge reports zeros alone from this time on, as `llueve audit` finds; their rain is blanked."""
 VARIABLES = (
@@ -111,7 +114,7 @@ def make(table: pa.Table) -> pa.Table:
         name = site.removeprefix(PREFIX)
         if name in DEAD_GAUGES:
             observed["precipitation_mm"][int((DEAD_GAUGES[name] - START).astype(int)) :] = np.nan
-        steps = without_stuck(reduced(observed, **place))
+        steps = without_wet_gaps(without_stuck(reduced(observed, **place)))
         if complete(steps):
             places = [each.array(np.full(STEPS, round(place[each.name] * 10**each.decimals))) for each in PLACE]
             columns = [[name] * STEPS, *places, times, *(each.array(steps[each.name]) for each in COLUMNS)]
@@ -173,6 +176,13 @@ def without_stuck(steps: dict[str, Integers]) -> dict[str, Integers]:
     rain = in_long_run(steps["rain"]) & (steps["rain"] > 0)
     blank = {"wind_east": wind, "wind_north": wind, "gust": in_long_run(steps["gust"]), "rain": rain}
     return {name: np.where(blank[name], NOTHING, values) if name in blank else values for name, values in steps.items()}
+
+
+def without_wet_gaps(steps: dict[str, Integers]) -> dict[str, Integers]:
+    """The values of one station, without a dewpoint that is missing in rain above all."""
+    gap, wet, dry = steps["dewpoint"] == NOTHING, steps["rain"] > 0, steps["rain"] == 0
+    fails = wet.any() and dry.any() and gap[wet].mean() - gap[dry].mean() > MOST_WET_GAPS
+    return {**steps, "dewpoint": np.full(STEPS, NOTHING)} if fails else steps
 
 
 def in_long_run(values_D: Integers) -> NDArray[np.bool_]:

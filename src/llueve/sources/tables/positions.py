@@ -67,9 +67,7 @@ def column_positions(table: RawTable, data: DataConfig, times: Times, sites: Tex
     """
     assert data.position_columns is not None
     located: dict[str, SiteLocation] = {}
-    latitudes, longitudes = (
-        number_column(table, name, data, times)[0][0].values for name in data.position_columns
-    )
+    latitudes, longitudes = (number_column(table, name, data, times)[0][0].values for name in data.position_columns)
     known = ~np.isnan(latitudes) & ~np.isnan(longitudes)
     names = " and ".join(map(repr, data.position_columns))
     if (wrong := known & ((np.abs(latitudes) > 90) | (np.abs(longitudes) > 360))).any():
