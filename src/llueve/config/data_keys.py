@@ -14,9 +14,9 @@ class DataConfig(Section):
     """Path of the data, and how to read them (`[data]`). Keys of an ERA5 archive are refused for a table."""
 
     path: str
-    """File with the data: an absolute path, one relative to the configuration file, or `package:vega_datasets/FILE` for a
-    file of that Python package. An ERA5 archive may also be a folder, a pattern such as `era5/2023-*.nc`, or the address
-    of a store."""
+    """File with the data: an absolute path, one relative to the configuration file, or `package:NAME/FILE` for a file of
+    the Python package llueve or vega_datasets. An ERA5 archive may also be a folder, a pattern such as `era5/2023-*.nc`,
+    or the address of a store."""
     more_paths: tuple[str, ...] = ()
     """Further files, folders or patterns of the same ERA5 archive. They are read together with `path`."""
     format: Literal["auto", "csv", "parquet", "openmeteo", "ghcn", "era5"] = "auto"
@@ -65,12 +65,21 @@ class DataConfig(Section):
     units: dict[str, str] = Field(default_factory=dict)
     """Unit of each column by name, such as `mm`. A header such as `rain [mm]` gives the unit as well."""
     positions: str | None = None
-    """Table with columns site, latitude (°N) and longitude (°E), for `features.neighbours`. Not set: those in the data."""
+    """Table with columns site, latitude (°N) and longitude (°E). Not set: the positions that the data hold."""
+    position_columns: tuple[str, str] | None = None
+    """Columns of a table with the latitude (°N) and longitude (°E) of the site, such as `["latitude", "longitude"]`. They do
+    not become variables. Not set: only some formats, such as ERA5, hold positions."""
     accumulation_hours: dict[str, float] = Field(default_factory=dict)
     """Hours that each value of a precipitation column sums, by column. A column that is not named sums one step."""
     stamps: Literal["start", "end"] | None = None
     """End of the `accumulation_hours` that the times of an ERA5 archive mark; daily sums mostly mark the start. Not set:
     allowed only without `accumulation_hours`."""
+
+    @model_validator(mode="after")
+    def _one_source_of_positions(self) -> Self:
+        if self.positions is not None and self.position_columns is not None:
+            raise ValueError("give positions (a table) or position_columns (columns of the data), not both")
+        return self
 
 
 class RegionConfig(Section):

@@ -99,7 +99,7 @@ def test_a_file_of_an_installed_package() -> None:
     ("path", "part"),
     [
         ("package:no_such_package_here/a.csv", "the package 'no_such_package_here' is not read"),
-        ("package:llueve/panel.py", "the package 'llueve' is not read"),
+        ("package:llueve/panel.py", "is not a data file"),
         ("package:antigravity/a.csv", "the package 'antigravity' is not read"),
         ("package:vega_datasets.data/a.csv", "is not read"),
         ("package:vega_datasets/no.csv", "has no file 'no.csv'"),

@@ -9,7 +9,7 @@ from llueve.sources.names_and_units import unknown_name
 
 TABLES_ONLY = (
     "site", "site_name", "time", "time_format", "time_zone", "missing", "infinite", "duplicates", "wind_directions",
-    "categories",
+    "categories", "position_columns",
 )  # fmt: skip
 """Keys of `[data]` that apply to a table only."""
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from llueve.errors import DataError, listed, shortened
 
-DATA_PACKAGES = ("vega_datasets",)
+DATA_PACKAGES = ("llueve", "vega_datasets")
 """Packages that hold weather data and nothing private."""
 DATA_SUFFIXES = (".csv", ".parquet", ".json", ".dly")
 
@@ -22,7 +22,7 @@ def package_file(path: str) -> Path:
     """
     name, _, inside = path.removeprefix("package:").partition("/")
     if not name or not inside:
-        raise DataError(f"{path}: expected package:NAME/FILE, such as package:vega_datasets/_data/seattle-weather.csv")
+        raise DataError(f"{path}: expected package:NAME/FILE, such as package:llueve/data/inmet_brazil.parquet")
     if name not in DATA_PACKAGES:
         raise DataError(
             f"{path}: the package {shortened(name)} is not read; packages with data are {listed(DATA_PACKAGES)}: give the path "

@@ -1,13 +1,20 @@
-"""Locations of the sites from a table of latitudes and longitudes."""
+"""Locations of the sites: from a table of latitudes and longitudes, or from columns of the data themselves."""
+
+import math
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from llueve.config import DataConfig
 from llueve.csv_text import from_cell
 from llueve.errors import DataError, listed
+from llueve.sources.tables.columns import TextColumn, Times, number_column
+from llueve.sources.tables.raw_table import RawTable, SiteLocation
 
 SITE_COLUMNS = ("site", "name")
+MOST_MOVED = 0.01
+"""Degrees, about 1 km, by which the position of a site may differ between rows: rounding, or a station moved nearby."""
 
 
 def with_positions(panel: xr.Dataset, path: str) -> xr.Dataset:
@@ -50,3 +57,37 @@ def with_positions(panel: xr.Dataset, path: str) -> xr.Dataset:
     if wrong.any():
         raise DataError(f"{path}: {wanted[int(wrong.argmax())]} has no latitude in −90…90 and longitude in −360…360")
     return panel.assign_coords(latitude=("site", latitude), longitude=("site", (longitude + 180) % 360 - 180))
+
+
+def column_positions(table: RawTable, data: DataConfig, times: Times, sites: TextColumn) -> dict[str, SiteLocation]:
+    """The position of each site from the columns of `data.position_columns`; rows without one are left out.
+
+    Raises:
+        DataError: a site has no position, an impossible one, or several.
+    """
+    assert data.position_columns is not None
+    located: dict[str, SiteLocation] = {}
+    latitudes, longitudes = (number_column(table, name, data, times)[0][0].values for name in data.position_columns)
+    known = ~np.isnan(latitudes) & ~np.isnan(longitudes)
+    names = " and ".join(map(repr, data.position_columns))
+    if (wrong := known & ((np.abs(latitudes) > 90) | (np.abs(longitudes) > 360))).any():
+        raise DataError(
+            f"{table.source}: columns {names}: expected a latitude in −90…90 and a longitude in −360…360 ({table.at(wrong)}); "
+            "correct these rows, or change data.position_columns"
+        )
+    for code, site in enumerate(sites.values):
+        rows = np.flatnonzero((sites.codes == code) & known)
+        if not len(rows):
+            raise DataError(
+                f"{table.source}: columns {names} hold no position of {site}; add it, or set data.positions to a table of "
+                "positions instead"
+            )
+        north, east = latitudes[rows], (longitudes[rows] + 180) % 360 - 180
+        moved = (np.abs(north - north[0]) > MOST_MOVED) | (np.abs((east - east[0] + 180) % 360 - 180) > MOST_MOVED)
+        if moved.any():
+            raise DataError(
+                f"{table.source}: columns {names}: {site} changes its place ({table.at(rows[moved])}); give each place a name of "
+                "its own in data.site, or correct these rows"
+            )
+        located[site] = SiteLocation(float(north[0]), float(east[0]), math.nan)
+    return located

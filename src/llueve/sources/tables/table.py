@@ -22,6 +22,7 @@ from llueve.sources.tables.columns import (
 )
 from llueve.sources.tables.ghcn import is_ghcn, load_ghcn
 from llueve.sources.tables.openmeteo import is_openmeteo, load_openmeteo
+from llueve.sources.tables.positions import column_positions
 from llueve.sources.tables.raw_table import RawTable, load_table
 from llueve.sources.tables.site_names import spelling_findings
 from llueve.sources.tables.time_axis import PanelAxes, panel_axes, read_sites, read_times
@@ -69,9 +70,10 @@ def read_table(
         "time": axes.times,
         "recorded": (("site", "time"), axes.recorded()),
     }
-    if all(site in table.locations for site in axes.sites):
+    places = table.locations if data.position_columns is None else column_positions(table, data, times, sites)
+    if all(site in places for site in axes.sites):
         for name, unit in (("latitude", "degrees_north"), ("longitude", "degrees_east"), ("elevation_m", "m")):
-            coords[name] = ("site", [getattr(table.locations[site], name) for site in axes.sites], {"units": unit})
+            coords[name] = ("site", [getattr(places[site], name) for site in axes.sites], {"units": unit})
     panel = xr.Dataset(arrays, coords)
     panel.attrs = {
         "step_hours": axes.step_hours,
@@ -127,7 +129,7 @@ def _features(
 
 
 def _feature_columns(table: RawTable, data: DataConfig, target: TargetConfig | None) -> list[str]:
-    never = {data.time, *data.exclude} | ({data.site} if data.site else set())
+    never = {data.time, *data.exclude, *(data.position_columns or ())} | ({data.site} if data.site else set())
     if target is not None and target.label is not None:
         never.add(target.label)
     if wrong := [name for name in data.variables or () if name in never]:
@@ -194,6 +196,7 @@ def _check_names(table: RawTable, data: DataConfig, target: TargetConfig | None,
     named: dict[str, Sequence[str]] = {
         "data.time": (data.time,),
         "data.site": () if data.site is None else (data.site,),
+        "data.position_columns": data.position_columns or (),
         "data.exclude": data.exclude,
         "data.variables": data.variables or (),
         "data.wind_directions": data.wind_directions,
@@ -205,7 +208,7 @@ def _check_names(table: RawTable, data: DataConfig, target: TargetConfig | None,
     }
     columns = dict.fromkeys(str(name) for name in table.frame.columns)
     optional = set() if require_label else {*label, *data.exclude}
-    needed = ("data.time", "data.site", "data.variables", "target.variable")
+    needed = ("data.time", "data.site", "data.position_columns", "data.variables", "target.variable")
     for key, names in named.items():
         for name in names:
             if name not in columns and (key in needed or name not in optional):
