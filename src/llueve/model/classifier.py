@@ -74,8 +74,8 @@ class VariablesHead(nn.Module):
     For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)). All hidden_c and the
     facts are concatenated and go through two hidden layers to the logits. Levels are encoded piecewise linearly between
     training quantiles of the variable (Gorishniy et al., arXiv:2203.05556), so extremes do not compress small amounts of
-    rain. The last layer starts at zero: the first forecast is the same for all windows. With `sites`, one hidden layer makes
-    a vector of each window, and the windows of one issue time see each other before the logits.
+    rain. The last layer starts at zero: the first forecast is the same for all windows. With `sites`, the windows of one
+    issue time see each other before the logits.
     """
 
     knots_CJ: Tensor
@@ -90,9 +90,14 @@ class VariablesHead(nn.Module):
         self.variable_CW = nn.Parameter(torch.empty(variables, VARIABLE_WIDTH))
         self.level_CVW = nn.Parameter(torch.empty(variables, inputs, VARIABLE_WIDTH))
         self.norm = nn.LayerNorm(VARIABLE_WIDTH)
-        joined = nn.Linear(variables * VARIABLE_WIDTH + facts, hidden)
-        deeper = (nn.GELU(), Dropout(dropout), nn.Linear(hidden, hidden), nn.GELU(), Dropout(dropout))
-        self.network = nn.Sequential(joined, *(deeper if sites is None else ()))
+        self.network = nn.Sequential(
+            nn.Linear(variables * VARIABLE_WIDTH + facts, hidden),
+            nn.GELU(),
+            Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            # The layers across sites add to their input: it must not be cut at zero.
+            *((nn.GELU(), Dropout(dropout)) if sites is None else ()),
+        )
         self.sites = sites
         self.dropout = Dropout(dropout)
         self.out = nn.Linear(hidden, classes)
