@@ -343,6 +343,7 @@ def _free_port():
 
 
 def test_one_process_imports_nothing_of_it(table):
+    """Nor the compiler of torch, which takes seconds."""
     script = (
         "import sys, llueve.cli.main, llueve.pipeline, torch.distributed\n"
         "from llueve.distributed.processes import join_processes\n"
@@ -350,5 +351,10 @@ def test_one_process_imports_nothing_of_it(table):
         "with join_processes(timedelta(1)) as alone: pass\n"
         "assert type(alone).__name__ == 'Processes' and 'lightning_fabric' not in sys.modules\n"
         "assert not torch.distributed.is_initialized()\n"
+        "from llueve.training.optimiser import build_optimiser\n"
+        "weight = torch.nn.Parameter(torch.ones(3))\n"
+        "weight.grad = torch.ones(3)\n"
+        "build_optimiser([{'params': [weight], 'lr': 0.1}]).adamw.step()\n"
+        "assert weight[0] < 1 and 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=WAIT_SECONDS)
