@@ -1,8 +1,9 @@
 """What several test files build on: where the shared data lie, and small panels and configurations."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,9 @@ import xarray as xr
 from hypothesis import settings
 
 from llueve.config import Config, parse_config
+
+sys.path.insert(0, str(Path(__file__).parent))
+from forks import Forks
 
 # A busy machine is no fault of the code; what is set for CI (the same examples each time) stays.
 settings.register_profile("llueve", parent=settings.default, deadline=None)
@@ -62,6 +66,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     """Tiny tensors are slower on several threads, much so when another process uses a core."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts processes that need not import anything."""
+    with closing(Forks()) as found:
+        yield found
 
 
 @pytest.fixture
