@@ -14,12 +14,14 @@ import tempfile
 import threading
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 LLUEVE = "from llueve.cli.main import main; main()"
 TORCHRUN = "from torch.distributed.run import main; main()"
 """With `--run-path --start-method=fork` its processes are forked too."""
+IMPORTED = ("dask.array", "lightning_fabric", "torch.distributed.run", "llueve.pipeline", "llueve.cli.main")
 LARGEST = 2**20
 """Bytes of a request."""
 
@@ -130,13 +132,8 @@ class Forks:
 
 def _serve(address: str) -> None:
     """Fork a process for each request, until standard input ends."""
-    import dask.array
-    import lightning_fabric
-    import torch.distributed.run
-
-    import llueve.cli.main
-    import llueve.pipeline  # noqa: F401
-
+    for name in IMPORTED:
+        import_module(name)
     assert threading.active_count() == 1, "a fork has no other thread, and what one of them locked stays locked"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the attendants
     listener = socket.socket(socket.AF_UNIX)
@@ -184,7 +181,7 @@ def _run(request: dict[str, Any], descriptors: list[int]) -> None:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (as Python does at the end of a program)
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from forks import LLUEVE, TORCHRUN
 
+from forks import LLUEVE, TORCHRUN
 from llueve.runs import directory as files
 
 WAIT_SECONDS = 120
@@ -270,6 +270,8 @@ def test_a_silent_process_is_called_lost(table, train, tmp_path):
     job = train(run, "--set", "train.epochs=500", "--set", "processes.timeout_minutes=0.05")
     wait_for(lambda: has_state(run))
     os.kill(process(table, 1), signal.SIGSTOP)
+    wait_for((table.parent / "0").exists)
+    os.kill(process(table, 1), signal.SIGKILL)  # torchrun would wait 30 s for it
     told = output(job)
     assert job.returncode == 1 and codes(table) == {0: 1}, told
     assert "did not answer for 3 s" in told
