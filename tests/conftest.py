@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,8 +19,7 @@ from hypothesis import settings
 
 from llueve.config import Config, parse_config
 
-sys.path.insert(0, str(Path(__file__).parent))
-from forks import Forks
+sys.path.insert(0, str(Path(__file__).parent))  # `forks`
 
 # A busy machine is no fault of the code; what is set for CI (the same examples each time) stays.
 settings.register_profile("llueve", parent=settings.default, deadline=None)
@@ -66,13 +65,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     """Tiny tensors are slower on several threads, much so when another process uses a core."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """Starts processes that need not import anything."""
-    with closing(Forks()) as found:
-        yield found
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Run as a program, this file is that process: it imports what llueve and torchrun import, and has no thread of its own.
 """
 
+import atexit
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import traceback
 import warnings
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -92,14 +94,21 @@ class Forks:
         assert self._server.stdout.readline() == b"ready\n", "the imports failed: see standard error"
 
     def start(
-        self, code: str, *arguments: object, merged: bool = False, strict: bool = False, **environment: str
+        self,
+        code: str,
+        *arguments: object,
+        merged: bool = False,
+        strict: bool = False,
+        folder: Path | None = None,
+        **environment: str,
     ) -> Forked:
-        """Start Python code.
+        """Start Python code, whose `communicate` must be called.
 
         Args:
             code, arguments: what `python -c` would run.
             merged: both streams together become standard output.
             strict: warnings are errors.
+            folder: working directory; the present one if None.
             environment: variables to add.
         """
         streams = [tempfile.TemporaryFile("w+") for _ in range(1 if merged else 2)]  # noqa: SIM115 (closed when read)
@@ -110,14 +119,14 @@ class Forks:
             "arguments": [str(each) for each in arguments],
             "strict": strict,
             "environment": {**os.environ, **environment},
-            "folder": str(Path.cwd()),
+            "folder": str(folder or Path.cwd()),
         }
         socket.send_fds(connection, [json.dumps(request).encode()], [streams[0].fileno(), streams[-1].fileno()])
         return Forked(connection, streams)
 
-    def run(self, code: str, *arguments: object, strict: bool = False, **environment: str) -> Any:
-        """Run Python code to its end; returns the finished process."""
-        process = self.start(code, *arguments, strict=strict, **environment)
+    def run(self, code: str, *arguments: object, **how: Any) -> Any:
+        """Run Python code to its end, as `start` does; returns the finished process."""
+        process = self.start(code, *arguments, **how)
         out, err = process.communicate()
         return subprocess.CompletedProcess([code, *arguments], process.wait(), out, err)
 
@@ -128,6 +137,14 @@ class Forks:
         self._server.wait()
         self._server.stdout.close()
         self._folder.cleanup()
+
+
+@cache
+def forks() -> Forks:
+    """Return the one that all tests of this process share; its imports take seconds."""
+    found = Forks()
+    atexit.register(found.close)
+    return found
 
 
 def _serve(address: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forks import LLUEVE, TORCHRUN
+from forks import LLUEVE, TORCHRUN, forks
 from llueve.runs import directory as files
 
 WAIT_SECONDS = 120
@@ -68,13 +68,13 @@ JOBS = []
 
 
 @pytest.fixture(scope="module")
-def torchrun(table, forks):
+def torchrun(table):
     """Start a program under torchrun, which forks its processes."""
 
     def start(program, *arguments, options=TWO, **environment):
         forking = ("--shutdown-timeout=3", "--run-path", "--start-method=fork")
         here = {"OMP_NUM_THREADS": "1", "CODES": str(table.parent), **environment}
-        JOBS.append(forks.start(TORCHRUN, *forking, *options, program, *arguments, merged=True, **here))
+        JOBS.append(forks().start(TORCHRUN, *forking, *options, program, *arguments, merged=True, **here))
         return JOBS[-1]
 
     return start
@@ -134,10 +134,10 @@ def losses(run):
 
 
 @pytest.fixture(scope="module")
-def one(table, forks, tmp_path_factory):
+def one(table, tmp_path_factory):
     """The run of one process."""
     run = tmp_path_factory.mktemp("one") / "run"
-    done = forks.run(LLUEVE, "train", table, "--run", run)
+    done = forks().run(LLUEVE, "train", table, "--run", run)
     assert done.returncode == 0, done.stderr
     return run
 
@@ -277,7 +277,7 @@ def test_a_silent_process_is_called_lost(table, train, tmp_path):
     assert "did not answer for 3 s" in told
 
 
-def test_a_signal_to_torchrun_writes_one_state(table, train, forks, one, tmp_path):
+def test_a_signal_to_torchrun_writes_one_state(table, train, one, tmp_path):
     run = tmp_path / "run"
     job = train(run)
     wait_for(lambda: has_state(run))
@@ -285,7 +285,7 @@ def test_a_signal_to_torchrun_writes_one_state(table, train, forks, one, tmp_pat
     told = output(job)
     assert codes(table) == {0: 143, 1: 143}, told
     assert told.count("continue with --resume") == 1
-    again = forks.run(LLUEVE, "train", table, "--run", run, "--resume")
+    again = forks().run(LLUEVE, "train", table, "--run", run, "--resume")
     assert again.returncode == 0, again.stderr
     assert "began with 2 process(es) and resumes with 1" in " ".join(again.stderr.split())
     np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
