@@ -37,7 +37,6 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np
 import pandas as pd
 import torch
-import torch._dynamo
 
 with suppress(ImportError):  # xarray imports it, if it is there; before the forks that is done once
     import dask.array  # noqa: F401

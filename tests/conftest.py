@@ -1,5 +1,6 @@
 """What several test files build on: where the shared data lie, and small panels and configurations."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +18,8 @@ import xarray as xr
 from hypothesis import settings
 
 from llueve.config import Config, parse_config
+
+sys.path.insert(0, str(Path(__file__).parent))  # `forks`
 
 # A busy machine is no fault of the code; what is set for CI (the same examples each time) stays.
 settings.register_profile("llueve", parent=settings.default, deadline=None)

@@ -13,7 +13,14 @@ from llueve.errors import GuardStop
 from llueve.sources.tables.table import read_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-QUICK = ("train.epochs=1", "model.width=16", "model.layers=1", "model.feed_forward=16", "verify.bootstrap=100")
+QUICK = (
+    "train.epochs=1",
+    "model.width=16",
+    "model.layers=1",
+    "model.feed_forward=16",
+    "verify.bootstrap=100",
+    "verify.lags=[1]",
+)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from llueve.samples.split import Part
 from llueve.stability.diagnosis import Cause
 from llueve.training import stepper as stepper_module
 from llueve.training.average import Average
+from llueve.training.optimiser import AdamW
 
 Random = np.random.Generator
 Index = tuple[int, ...]
@@ -45,7 +46,7 @@ class Scene:
         return self.trainer.state.model
 
     @property
-    def adamw(self) -> torch.optim.AdamW:
+    def adamw(self) -> AdamW:
         """The optimiser."""
         return self.trainer.state.optimiser.adamw
 

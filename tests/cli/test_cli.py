@@ -9,11 +9,12 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from llueve.cli import main as cli
+from llueve.errors import WorkerLost
 from llueve.runs.directory import FILES
 from llueve.version import __version__
 
@@ -888,6 +890,71 @@ def test_sigterm_ends_as_an_exception_does(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 143 and not left[0].exists() and signal.getsignal(signal.SIGTERM) is before
+
+
+class Lost(WorkerLost):
+    """An error whose message takes so long that a signal arrives."""
+
+    def __str__(self) -> str:
+        end_by_torchrun()
+        return "another process was lost"
+
+
+def end_by_torchrun() -> None:
+    """Send this process the signal that torchrun sends as soon as another process has ended."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def raise_and_clean_up() -> NoReturn:
+    try:
+        raise WorkerLost("another process was lost")
+    finally:
+        end_by_torchrun()
+
+
+def raise_and_clean_up_twice() -> NoReturn:
+    try:
+        raise_and_clean_up()
+    finally:
+        with suppress(KeyError):
+            try:
+                {}["absent"]
+            finally:
+                end_by_torchrun()
+
+
+def raise_while_an_exit_is_handled() -> NoReturn:
+    try:
+        sys.exit(0)
+    finally:
+        raise_and_clean_up()
+
+
+def raise_with_a_slow_message() -> NoReturn:
+    raise Lost
+
+
+@pytest.mark.parametrize(
+    "command",
+    [raise_and_clean_up, raise_and_clean_up_twice, raise_while_an_exit_is_handled, raise_with_a_slow_message],
+)
+def test_an_error_under_torchrun_keeps_its_exit_code_when_torchrun_ends_the_process(
+    command: Callable[[], NoReturn], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", **address}.items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(command)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # until Python has ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.count("error: another process was lost") == 1
 
 
 def test_predict_keeps_an_address_as_it_is(done: Project) -> None:

@@ -1,7 +1,6 @@
 """`llueve data …` as its user meets it, against local servers, and what trains on the files that it leaves."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
+from forks import LLUEVE, forks
 
 Serve = Callable[[Callable[[Any], tuple[int, dict[str, str], bytes]]], str]
 
@@ -41,13 +42,14 @@ class Outcome:
 
 def llueve(*arguments: str | Path, **environment: str) -> Outcome:
     """The command line in a process of its own, where warnings are errors."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "llueve", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
+    done = forks().run(LLUEVE, *arguments, strict=True, COLUMNS="200", **environment)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def started(*arguments: str | Path) -> Outcome:
+    """The same, as a user starts it."""
+    command = [sys.executable, "-W", "error", "-m", "llueve", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -100,7 +102,7 @@ def test_from_the_archive_to_a_verdict(serve: Serve, tmp_path: Path) -> None:
     quick = ("train.epochs=1", "verify.bootstrap=100", "verify.lags=[1]", "windows.context=48")
     settings = [word for setting in (*small, *quick) for word in ("--set", setting)]
     run = tmp_path / "run"
-    llueve("train", tmp_path / "lima.toml", "--run", run, *settings).fine()
+    started("train", tmp_path / "lima.toml", "--run", run, *settings).fine()
     forecast = llueve("predict", run, output).fine()
     assert forecast.out.splitlines()[1].startswith("Lima,2023-02-28 23:00:00,0.")
 
@@ -170,15 +172,15 @@ def test_killed_in_the_middle_it_continues(serve: Serve, tmp_path: Path) -> None
     url, output = serve(hanging), tmp_path / "lima.csv"
     arguments = ("--latitude", "-12", "--longitude", "-77", "--variables", "precipitation", "--url", url)
     days = ("--start", "2020-12-30", "--end", "2022-01-01", "--output", str(output))
-    command = [sys.executable, "-m", "llueve", "data", "openmeteo", *arguments, *days]
-    environment = dict(os.environ)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        while len(asked) < 2 and running.poll() is None:
-            time.sleep(0.01)
-        running.kill()
+    command = ("data", "openmeteo", *arguments, *days)
+    running = forks().start(LLUEVE, *command)
+    while len(asked) < 2 and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
     killed.set()
     assert not output.exists()
-    llueve(*command[3:]).fine()
+    llueve(*command).fine()
     assert asked == ["2020-12-30", "2021-01-01", "2021-01-01", "2022-01-01"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lima.csv", "lima.toml"]
     assert len(pd.read_csv(output)) == (2 + 365 + 1) * 24
@@ -206,15 +208,15 @@ def test_era5_is_interrupted_at_once_though_the_store_takes_its_time(serve: Serv
 
     place = ("--area", "0", "-82", "-18", "-68", "--output", str(tmp_path / "era5"))
     days = ("--start", "2023-01-01", "--end", "2023-03-31")
-    environment = {**os.environ, "CDSAPI_URL": serve(store), "CDSAPI_KEY": "k"}
-    command = [sys.executable, "-m", "llueve", "data", "era5", *place, *days]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
+    environment = {"CDSAPI_URL": serve(store), "CDSAPI_KEY": "k"}
+    running = forks().start(LLUEVE, "data", "era5", *place, *days, **environment)
+    try:
         assert asked.wait(60)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=20)
-    over.set()
+    finally:
+        over.set()
+        running.end()
     assert running.returncode != 0 and "Traceback" not in err
 
 

@@ -1,7 +1,6 @@
 """OpenLTM's `run.py` on llueve: what each flag becomes, what is refused, and a command from end to end."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from forks import forks
 from llueve.cli.openltm import CsvSummary, map_flags, parse_flags, summarise_csv
 from llueve.cli.openltm.flags import IGNORED_FLAGS, MAPPED_FLAGS
 from llueve.config import parse_config
@@ -250,9 +250,15 @@ def test_tables_that_cannot_be_looked_at(tmp_path, text, target, error, message)
 
 
 def command(folder, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    """As a user starts it."""
     given = [sys.executable, str(ROOT / "run.py"), *arguments]
-    return subprocess.run(given, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+    return subprocess.run(given, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def forked(folder, *arguments):
+    """The same without the time of the imports."""
+    code = f"import runpy; runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')"
+    return forks().run(code, *arguments, folder=folder, COLUMNS="200")
 
 
 @pytest.fixture
@@ -287,7 +293,7 @@ def test_a_command_trains_and_its_evaluation_agrees(project):
         "--pretrain_model_path checkpoint.pth --learning_rate 1e-3 --batch_size 16 --train_epochs 1 --use_norm --gpu 0 "
         "--num_workers 4 --des test"
     ).split()
-    done = command(project, *arguments)
+    done = forked(project, *arguments)
     assert done.returncode == 0, done.stderr
     assert "1, as in the checkpoint, not 8" in done.stdout
     assert "--num_workers" in done.stdout and "no effect: windows are views" in done.stdout
@@ -295,7 +301,7 @@ def test_a_command_trains_and_its_evaluation_agrees(project):
     (line,) = (run / "history.jsonl").read_text().splitlines()
     assert json.loads(line)["skipped"] == 0  # missing cells are masked
     verified = json.loads((run / "verification.json").read_text())
-    again = command(project, *NEEDED.replace("--is_training 1", "--is_training 0").split(), "--checkpoints", "runs/")
+    again = forked(project, *NEEDED.replace("--is_training 1", "--is_training 0").split(), "--checkpoints", "runs/")
     assert again.returncode == 0, again.stderr
     assert json.loads((run / "verification.json").read_text()) == verified
     assert verified["verdict"].split(":")[0] in again.stdout.replace("\n", " ")

@@ -66,6 +66,7 @@ def settings(table: Path, missing: str, *more: str):
         "train.batch_size=16",
         "train.precision=float32",
         "verify.bootstrap=100",
+        "verify.lags=[1]",
     )
     return load_config(EXAMPLES / "seed_case.toml", (*changes, *more))
 

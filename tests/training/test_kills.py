@@ -30,7 +30,6 @@ import json, os, select, signal, sys, time
 from pathlib import Path
 import numpy as np
 import torch
-import torch._dynamo  # which building an optimiser imports
 torch.set_num_threads(1)
 from llueve import pipeline
 from llueve.cli import main as cli

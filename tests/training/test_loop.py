@@ -18,6 +18,7 @@ from llueve.step import gradients as step
 from llueve.step.predict import predict_logits, probabilities
 from llueve.training import loop, stepper, training_state
 from llueve.training.environment import Environment
+from llueve.training.optimiser import AdamW, build_optimiser
 
 
 def prepared(make_panel, make_config, missing="mask", **sections):
@@ -194,11 +195,28 @@ def test_moments_in_one_block_change_no_bit(make_panel, make_config, monkeypatch
     assert same(*results)
 
 
+def test_adamw_is_that_of_torch_bit_for_bit():
+    """With groups of other rates and decays, a rate that changes, and parameters without a gradient."""
+    results = []
+    for own in (True, False):
+        torch.manual_seed(5)
+        parameters = [torch.nn.Parameter(torch.randn(size)) for size in ((3, 4), (7,), (5,), ())]
+        groups = [{"params": parameters[:2], "lr": 1e-2, "weight_decay": 0.3}, {"params": parameters[2:], "lr": 1e-3}]
+        adamw = build_optimiser(groups).adamw if own else torch.optim.AdamW(groups, fused=True)
+        for count in range(5):
+            for number, each in enumerate(parameters):
+                each.grad = None if number == 1 and count < 3 else torch.randn_like(each)
+            adamw.param_groups[0]["lr"] *= 0.7
+            adamw.step()
+        results.append([*parameters, *(adamw.state[each][key] for each in parameters for key in ("exp_avg", "step"))])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("clip_norm", [0.01, 0.3, 1e6])
 def test_gradients_are_applied_as_torch_clips_them(make_panel, make_config, monkeypatch, clip_norm):
     """Also where the loop leaves out a clipping that changes nothing."""
     model, *rest = prepared(make_panel, make_config, train={"epochs": 1, "clip_norm": clip_norm})
-    compute, step_of, clipped = stepper.loss_and_gradients, torch.optim.AdamW.step, []
+    compute, step_of, clipped = stepper.loss_and_gradients, AdamW.step, []
 
     def remembered(*arguments):
         loss = compute(*arguments)
@@ -218,7 +236,7 @@ def test_gradients_are_applied_as_torch_clips_them(make_panel, make_config, monk
         return step_of(self, *arguments)
 
     monkeypatch.setattr(stepper, "loss_and_gradients", remembered)
-    monkeypatch.setattr(torch.optim.AdamW, "step", compared)
+    monkeypatch.setattr(AdamW, "step", compared)
     run(model, *rest)
     assert len(clipped) > 5
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forks import LLUEVE, TORCHRUN, forks
 from llueve.runs import directory as files
 
 WAIT_SECONDS = 120
@@ -66,17 +67,17 @@ steps = 5
 JOBS = []
 
 
-def torchrun(table, options, *arguments, **environment):
-    """Start something under torchrun."""
-    job = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--shutdown-timeout=3", *options, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CODES": str(table.parent), **environment},
-    )
-    JOBS.append(job)
-    return job
+@pytest.fixture(scope="module")
+def torchrun(table):
+    """Start a program under torchrun, which forks its processes."""
+
+    def start(program, *arguments, options=TWO, **environment):
+        forking = ("--shutdown-timeout=3", "--run-path", "--start-method=fork")
+        here = {"OMP_NUM_THREADS": "1", "CODES": str(table.parent), **environment}
+        JOBS.append(forks().start(TORCHRUN, *forking, *options, program, *arguments, merged=True, **here))
+        return JOBS[-1]
+
+    return start
 
 
 def output(job):
@@ -91,23 +92,20 @@ def _nothing_is_left(table):
         path.unlink()
     yield
     while JOBS:
-        job = JOBS.pop()
-        if job.poll() is None:
-            job.terminate()  # it ends its processes, by force after the timeout above
-            try:
-                job.wait(10)
-            except subprocess.TimeoutExpired:
-                job.kill()
-        with job:
-            pass
+        JOBS.pop().end(patience=10)  # it ends its processes, by force after the timeout above
 
 
 TWO = ("--standalone", "--nproc-per-node=2")
 
 
-def train(table, run, *more, options=TWO, **environment):
-    command = (table.parent / "command.py", "--", "train", table, "--run", run)
-    return torchrun(table, options, *command, *more, **environment)
+@pytest.fixture
+def train(table, torchrun):
+    """Start a training under torchrun."""
+
+    def start(run, *more, **how):
+        return torchrun(table.parent / "command.py", "--", "train", table, "--run", run, *more, **how)
+
+    return start
 
 
 def codes(table):
@@ -139,13 +137,8 @@ def losses(run):
 def one(table, tmp_path_factory):
     """The run of one process."""
     run = tmp_path_factory.mktemp("one") / "run"
-    subprocess.run(
-        [sys.executable, "-m", "llueve", "train", str(table), "--run", str(run)],
-        check=True,
-        capture_output=True,
-        timeout=WAIT_SECONDS,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = forks().run(LLUEVE, "train", table, "--run", run)
+    assert done.returncode == 0, done.stderr
     return run
 
 
@@ -153,10 +146,10 @@ def one(table, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seen(table, tmp_path_factory):
+def seen(table, torchrun, tmp_path_factory):
     """What each of two processes saw of the scenarios in `together.py`."""
     folder = tmp_path_factory.mktemp("seen")
-    job = torchrun(table, TWO, Path(__file__).with_name("together.py"), table, folder)
+    job = torchrun(Path(__file__).with_name("together.py"), table, folder)
     told = output(job)
     assert job.returncode == 0, told
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
@@ -235,9 +228,17 @@ def test_the_others_hear_what_process_0_got_alone(seen):
 
 
 def test_two_processes_reach_the_loss_of_one(table, one, tmp_path):
-    job = torchrun(table, TWO, "-m", "llueve", "train", table, "-r", tmp_path / "run")
-    told = output(job)
-    assert job.returncode == 0, told
+    """As a user starts them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *TWO, "-m", "llueve", "train", table, "-r", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_SECONDS,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    told = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 0, told
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(one), rtol=1e-5)
     assert told.count("epoch 1:") == told.count("run directory:") == told.count("training steps in") == 1
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in one.iterdir())
@@ -245,17 +246,17 @@ def test_two_processes_reach_the_loss_of_one(table, one, tmp_path):
     np.testing.assert_allclose(probability, expected, atol=1e-4)
 
 
-def test_a_nan_in_one_process_stops_both_with_one_message(table, tmp_path):
-    job = train(table, tmp_path / "run", "--set", "guard.policy=stop", PLANT="1")
+def test_a_nan_in_one_process_stops_both_with_one_message(table, train, tmp_path):
+    job = train(tmp_path / "run", "--set", "guard.policy=stop", PLANT="1")
     told = output(job)
     assert job.returncode == 1 and codes(table) == {0: 3, 1: 3}, told
     assert told.count("stopped by the guard: step 1: loss nan") == 1
     assert not (tmp_path / "run" / files.WEIGHTS).exists()
 
 
-def test_a_lost_process_ends_all_and_one_process_goes_on(table, one, tmp_path):
+def test_a_lost_process_ends_all_and_one_process_goes_on(table, train, one, tmp_path):
     run = tmp_path / "run"
-    job = train(table, run, "--set", "train.epochs=500")
+    job = train(run, "--set", "train.epochs=500")
     wait_for(lambda: has_state(run))
     os.kill(process(table, 1), signal.SIGKILL)
     told = output(job)
@@ -264,39 +265,35 @@ def test_a_lost_process_ends_all_and_one_process_goes_on(table, one, tmp_path):
     assert has_state(run)
 
 
-def test_a_silent_process_is_called_lost(table, tmp_path):
+def test_a_silent_process_is_called_lost(table, train, tmp_path):
     run = tmp_path / "run"
-    job = train(table, run, "--set", "train.epochs=500", "--set", "processes.timeout_minutes=0.05")
+    job = train(run, "--set", "train.epochs=500", "--set", "processes.timeout_minutes=0.05")
     wait_for(lambda: has_state(run))
     os.kill(process(table, 1), signal.SIGSTOP)
+    wait_for((table.parent / "0").exists)
+    os.kill(process(table, 1), signal.SIGKILL)  # torchrun would wait 30 s for it
     told = output(job)
     assert job.returncode == 1 and codes(table) == {0: 1}, told
     assert "did not answer for 3 s" in told
 
 
-def test_a_signal_to_torchrun_writes_one_state(table, one, tmp_path):
+def test_a_signal_to_torchrun_writes_one_state(table, train, one, tmp_path):
     run = tmp_path / "run"
-    job = train(table, run)
+    job = train(run)
     wait_for(lambda: has_state(run))
     job.send_signal(signal.SIGTERM)
     told = output(job)
     assert codes(table) == {0: 143, 1: 143}, told
     assert told.count("continue with --resume") == 1
-    again = subprocess.run(
-        [sys.executable, "-m", "llueve", "train", str(table), "--run", str(run), "--resume"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WAIT_SECONDS,
-    )
+    again = forks().run(LLUEVE, "train", table, "--run", run, "--resume")
     assert again.returncode == 0, again.stderr
     assert "began with 2 process(es) and resumes with 1" in " ".join(again.stderr.split())
     np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
 
 
-def test_torchrun_starts_again_and_goes_on_by_itself(table, one, tmp_path):
+def test_torchrun_starts_again_and_goes_on_by_itself(table, train, one, tmp_path):
     run = tmp_path / "run"
-    job = train(table, run, options=(*TWO, "--max-restarts=1"))
+    job = train(run, options=(*TWO, "--max-restarts=1"))
     wait_for(lambda: has_state(run))
     os.kill(process(table, 0), signal.SIGKILL)
     told = output(job)
@@ -305,12 +302,12 @@ def test_torchrun_starts_again_and_goes_on_by_itself(table, one, tmp_path):
     np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
 
 
-def test_torchrun_goes_on_with_a_training_that_replaces_a_run(table, one, tmp_path):
+def test_torchrun_goes_on_with_a_training_that_replaces_a_run(table, train, one, tmp_path):
     """With a recipe, whose phases `config.toml` writes out; the earlier run stays until the new one is verified."""
     run = tmp_path / "run"
     shutil.copytree(one, run)
     recipe = ("--set", "train.recipe=default", "--set", "train.epochs=1")
-    job = train(table, run, "--overwrite", *recipe, options=(*TWO, "--max-restarts=1"))
+    job = train(run, "--overwrite", *recipe, options=(*TWO, "--max-restarts=1"))
     wait_for(lambda: has_state(run / "unfinished"))
     assert (run / files.VERIFICATION).read_bytes() == (one / files.VERIFICATION).read_bytes()
     os.kill(process(table, 0), signal.SIGKILL)
@@ -320,17 +317,17 @@ def test_torchrun_goes_on_with_a_training_that_replaces_a_run(table, one, tmp_pa
     assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in one.iterdir())
 
 
-def test_a_restart_does_not_resume_a_run_that_the_command_may_not_touch(table, one, tmp_path):
+def test_a_restart_does_not_resume_a_run_that_the_command_may_not_touch(train, one, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(one, run)
-    job = train(table, run, options=(*TWO, "--max-restarts=1"))
+    job = train(run, options=(*TWO, "--max-restarts=1"))
     told = output(job)
     assert job.returncode == 1 and "holds a finished run" in told and "finished already" not in told, told
 
 
-def test_two_machines_meet(table, one, tmp_path):
+def test_two_machines_meet(train, one, tmp_path):
     meeting = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{_free_port()}")
-    jobs = [train(table, tmp_path / "run", options=(*meeting, f"--rdzv-id={tmp_path.name}")) for _ in range(2)]
+    jobs = [train(tmp_path / "run", options=(*meeting, f"--rdzv-id={tmp_path.name}")) for _ in range(2)]
     told = [output(job) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(one), rtol=1e-5)
@@ -343,6 +340,7 @@ def _free_port():
 
 
 def test_one_process_imports_nothing_of_it(table):
+    """Nor the compiler of torch, which takes seconds."""
     script = (
         "import sys, llueve.cli.main, llueve.pipeline, torch.distributed\n"
         "from llueve.distributed.processes import join_processes\n"
@@ -350,5 +348,10 @@ def test_one_process_imports_nothing_of_it(table):
         "with join_processes(timedelta(1)) as alone: pass\n"
         "assert type(alone).__name__ == 'Processes' and 'lightning_fabric' not in sys.modules\n"
         "assert not torch.distributed.is_initialized()\n"
+        "from llueve.training.optimiser import build_optimiser\n"
+        "weight = torch.nn.Parameter(torch.ones(3))\n"
+        "weight.grad = torch.ones(3)\n"
+        "build_optimiser([{'params': [weight], 'lr': 0.1}]).adamw.step()\n"
+        "assert weight[0] < 1 and 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=WAIT_SECONDS)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forks import LLUEVE, Forked, forks
 from llueve import files as writing
 from llueve import pipeline
 from llueve.cli import main as cli
@@ -23,15 +23,6 @@ from llueve.runs import sealed_file
 from llueve.runs.decisive_keys import decisive_keys, differences
 from llueve.training.saved_states import Health, SavedStates
 from llueve.training.snapshot import Snapshot
-
-RUN = """
-import sys
-import torch
-torch.set_num_threads(1)
-from llueve.cli import main as cli
-sys.argv = ["llueve", *sys.argv[1:]]
-cli.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +40,12 @@ average_decay = 0.9
 [checkpoints]
 steps = 3
 """,
+        days=240,
     )
 
 
-def start(config: Path, run: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, "train", str(config), "--run", str(run), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def start(config: Path, run: Path, *more: str) -> Forked:
+    return forks().start(LLUEVE, "train", config, "--run", run, *more)
 
 
 def history(run):

@@ -73,9 +73,9 @@ SCENARIOS = {
 def run(config, panel, processes, about):
     """One training; what this process has seen of it."""
     train = config.train.model_copy(update=about.get("train", {}))
-    guard = config.guard.model_copy(update={"policy": about.get("policy", "repair"), "max_skipped": 0.1})
+    guard = config.guard.model_copy(update={"policy": about.get("policy", "repair"), "max_skipped": 0.2})
     split = split_panel(panel, config)
-    training, validation = split.training[:100], split.validation[:50]
+    training, validation = split.training[:64], split.validation[:50]
     scaler = fit_scaler(panel, split.training_rows)
     saved = SavedModel.build(panel, split, scaler, config)
     windows = build_windows(panel, scaler, config.windows.context, config.windows.missing)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -72,21 +73,33 @@ def main(command: Callable[[], object] | None = None) -> None:
     )
     # Threads that spin delay every small operation while another process needs a core (docs/decisions/0007).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # An exit by an exception removes temporary folders.
-    earlier: Any = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    earlier: Any = signal.signal(signal.SIGTERM, _exit_by_exception)
     try:
         _run(command or app)
     except LlueveError as error:
         if process_count() > 1:
-            # torchrun ends the other processes as soon as one ends. Each must exit with the code of its own error.
-            earlier = signal.SIG_IGN
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            earlier = signal.SIG_IGN  # as `_exit_by_exception` does, until Python has ended
         if is_first_to_say(str(error)):
             with suppress(OSError):  # standard error is closed, or its disk is full
                 console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+def _exit_by_exception(number: int, _: FrameType | None) -> None:
+    """Handle SIGTERM: an exit by an exception removes temporary folders."""
+    # torchrun sends SIGTERM to the other processes as soon as one ends. Each must exit with the code of its own error.
+    if process_count() > 1 and _comes_from_error(sys.exception()):
+        return
+    sys.exit(128 + number)
+
+
+def _comes_from_error(handled: BaseException | None) -> bool:
+    """True for an error of llueve, and for an exception that was raised while one was handled."""
+    while handled is not None and not isinstance(handled, LlueveError):
+        handled = handled.__context__
+    return handled is not None
 
 
 def _run(command: Callable[[], object]) -> None:

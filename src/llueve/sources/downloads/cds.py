@@ -42,6 +42,7 @@ SUFFIXES = {b"PK\x03\x04": ".zip", b"\x89HDF\r\n\x1a\n": ".nc", b"CDF\x01": ".nc
 """Suffix of a finished file by its first bytes; several kinds of step arrive as a zip of NetCDF files."""
 
 Connect = Callable[[], Any]
+Ended = tuple[str, Exception | None]
 """Makes a client with `retrieve(dataset, request, target)`."""
 
 
@@ -181,7 +182,7 @@ def _download_months(
     The threads are daemons: Ctrl-C ends the program at once, although the store may take hours.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    ended: queue.SimpleQueue[tuple[str, Exception | None]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
     stop = threading.Event()
     for name in missing:
         waiting.put(name)
@@ -201,7 +202,7 @@ def _download_months(
         threading.Thread(target=work, name="era5", daemon=True).start()
     try:
         for _ in missing:
-            name, error = ended.get()
+            name, error = _first_of(ended)
             if isinstance(error, LlueveError):  # the next month would fail in the same way
                 raise error
             if error is not None:
@@ -210,6 +211,13 @@ def _download_months(
     finally:
         stop.set()
     return failures
+
+
+def _first_of(ended: "queue.SimpleQueue[Ended]") -> Ended:
+    """Wait for the end of a month, with breaks: Ctrl-C does not interrupt a wait that is just about to begin."""
+    while True:
+        with suppress(queue.Empty):
+            return ended.get(timeout=1.0)
 
 
 class _MonthError(Exception):
