@@ -69,6 +69,8 @@ class DataConfig(Section):
     position_columns: tuple[str, str] | None = None
     """Columns of a table with the latitude (°N) and longitude (°E) of the site, such as `["latitude", "longitude"]`. They do
     not become variables. Not set: only some formats, such as ERA5, hold positions."""
+    seen_only: tuple[str, ...] = ()
+    """Sites, by name or by a pattern such as `buoy_*`, that the model sees but never forecasts. They need no outcome."""
     accumulation_hours: dict[str, float] = Field(default_factory=dict)
     """Hours that each value of a precipitation column sums, by column. A column that is not named sums one step."""
     stamps: Literal["start", "end"] | None = None
