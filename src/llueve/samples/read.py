@@ -18,7 +18,9 @@ from llueve.sources.grids.archive import is_gridded
 from llueve.sources.tables.positions import with_positions
 from llueve.sources.tables.table import read_table
 
-ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask", "stamps")
+ARCHIVES_ONLY = (
+    "more_paths", "accumulation", "cells", "land_mask", "surroundings_degrees", "start", "end", "dask", "stamps",
+)  # fmt: skip
 """Keys of `[data]` that apply to an ERA5 archive only."""
 
 
