@@ -23,8 +23,11 @@ def distance_km(
 def points_at(latitude: float, longitude: float, km: float, bearings: ArrayLike) -> tuple[Doubles, Doubles]:
     """Latitudes and longitudes (−180 … 180) at a great-circle distance from a point.
 
-    Bearings are directions at the point, clockwise from north. With the unit vectors up, north and east of the point and
-    δ = km / r, the points lie at cos δ · up + sin δ · (cos θ · north + sin θ · east). That is exact near a pole too.
+    Bearings are directions at the point, clockwise from north. With its unit vectors up, north and east, and δ = km / r:
+
+        cos δ · up + sin δ · (cos θ · north + sin θ · east)
+
+    This is exact near a pole too.
     """
     phi, lam, turn = np.radians(latitude), np.radians(longitude), np.radians(np.asarray(bearings, np.float64))
     angle = km / EARTH_RADIUS_KM
