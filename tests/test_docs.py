@@ -445,6 +445,8 @@ COMMANDS: dict[str, Way] = {
     # Only parsed: they need a network, an archive, or several processes
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
     " --output lima.csv": parses,
+    "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
+    " --surroundings --output lima.parquet": parses,
     "llueve data era5 --area 0 -82 -18 -68 --start 2020-01-01 --end 2023-12-31 --output era5": parses,
     "llueve data openmeteo --latitude -12 --longitude -77 --start 2015-01-01 --end 2023-12-31 --output lima.csv": parses,
     "llueve data era5 --area 0 -82 -18 -68 --start 2015-01-01 --end 2023-12-31 --output peru": parses,

@@ -83,6 +83,7 @@ def test_the_commands_and_their_parameters() -> None:
             "variables": ["--variables"],
             "model": ["--model"],
             "url": ["--url"],
+            "surroundings": ["--surroundings"],
             "overwrite": ["--overwrite"],
         },
         "data era5": {

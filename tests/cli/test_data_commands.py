@@ -16,6 +16,11 @@ import pandas as pd
 import pytest
 
 from forks import LLUEVE, forks
+from llueve.audit import audit_panel
+from llueve.config import load_config
+from llueve.panel import seen_only, site_positions
+from llueve.samples.read import read_panel
+from llueve.sphere import distance_km
 
 Serve = Callable[[Callable[[Any], tuple[int, dict[str, str], bytes]]], str]
 
@@ -126,6 +131,49 @@ def test_a_recorded_answer_is_evaluated_and_predicted_too(serve: Serve, tmp_path
     llueve("train", tmp_path / "lima.toml", "--run", run, *settings).fine()
     llueve("evaluate", run).fine()
     assert len(llueve("predict", run, output).fine().out.splitlines()) == 2
+
+
+def test_surroundings_are_downloaded_upwind_first_and_only_seen(serve: Serve, tmp_path: Path) -> None:
+    queries: list[dict[str, str]] = []
+
+    def easterly(call: Any) -> tuple[int, dict[str, str], bytes]:
+        queries.append(call.query)
+        status, headers, content = answer(call)
+        document = json.loads(content)
+        for point in document if isinstance(document, list) else [document]:
+            point["hourly"]["wind_direction_10m"] = [80.0 + hour % 20 for hour in range(len(point["hourly"]["time"]))]
+        return status, headers, json.dumps(document).encode()
+
+    output = tmp_path / "lima.parquet"
+    more = ("--site", "Lima", "--surroundings", "--variables", "wind_direction_10m", "--start", "2023-01-01")
+    done = openmeteo(serve(easterly), output, *more).fine()
+    assert f"wrote {output}: 1 site(s) and 16 points around, {59 * 24} hours, 3 variables" in done.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lima.parquet", "lima.toml"]
+    inner, *around = queries
+    assert inner["latitude"] == "-12.05" and "cell_selection" not in inner
+    assert len(around) == 8 and {query["cell_selection"] for query in around} == {"nearest"}
+    east = [np.mean([float(each) for each in query["longitude"].split(",")]) + 77.04 for query in around]
+    assert east.index(max(east)) < 4 <= east.index(min(east))
+    config = load_config(tmp_path / "lima.toml", ("windows.context=48", "windows.stride=24"))
+    panel = read_panel(config)
+    assert panel["site"].values[~seen_only(panel)].tolist() == ["Lima"] and panel.sizes["site"] == 17
+    assert "surroundings Lima 250 km NE" in panel["site"].values
+    positions = site_positions(panel)
+    assert positions is not None
+    home = positions[panel["site"].values.tolist().index("Lima")]
+    away = np.sort(distance_km(*home, *positions[seen_only(panel)].T))
+    np.testing.assert_allclose(away, [250] * 8 + [700] * 8, atol=0.1)
+    assert audit_panel(panel, config).errors == []
+
+
+def test_surroundings_are_refused_before_the_first_call(tmp_path: Path) -> None:
+    places = [word for n in range(6) for word in ("--latitude", str(10 * n), "--longitude", "0")]
+    nowhere = "http://127.0.0.1:9/"
+    openmeteo(nowhere, tmp_path / "a.csv", *places, "--surroundings").refused(
+        2, "112 points around them", "at most 100"
+    )
+    named = ("--site", "surroundings here", "--surroundings")
+    openmeteo(nowhere, tmp_path / "a.csv", *named).refused(2, "does not begin with 'surroundings '")
 
 
 def test_an_existing_file_is_replaced_only_with_overwrite(serve: Serve, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llueve.config import Config
 from llueve.errors import LlueveError, listed
-from llueve.panel import BoolArray, Finding, Severity, recorded_rows, whole_steps
+from llueve.panel import BoolArray, Finding, Severity, recorded_rows, seen_only, whole_steps
 from llueve.samples.split import split_panel
 
 LEAST_HOURS = 3.0
@@ -29,7 +29,7 @@ def check_reporting_hours(panel: xr.Dataset, config: Config) -> list[Finding]:
     horizon = whole_steps(config.target.horizon_hours, float(panel.attrs["step_hours"]))
     if name is None or name not in panel or steps is None or steps == 1 or horizon is None:
         return []
-    known_ST = ~np.isnan(panel.variables[name].values)
+    known_ST = ~np.isnan(panel.variables[name].values) & ~seen_only(panel)[:, None]
     phase_T = _phase(panel, steps)
     count_SP = np.stack([known_ST[:, phase_T == phase].sum(axis=1) for phase in range(steps)], axis=1)
     reported_SP = count_SP > SELDOM * count_SP.max(axis=1, keepdims=True)

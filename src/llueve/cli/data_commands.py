@@ -30,6 +30,9 @@ def openmeteo(
     variables: Variables = None,
     model: Annotated[str | None, Option(metavar="MODEL", help="Weather model; era5 without it.")] = None,
     url: Annotated[str | None, Option(metavar="URL", help="Another server with the same API.")] = None,
+    surroundings: Annotated[
+        bool, Option("--surroundings", help="Add 16 points around each, at 250 and 700 km, that the model sees only.")
+    ] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Download hourly weather of any point since 1940 (ERA5, no key), and write a configuration for it.
@@ -38,6 +41,7 @@ def openmeteo(
     """
     from llueve.runs.outputs import require_separate
     from llueve.sources.downloads import openmeteo_files as files
+    from llueve.sources.downloads import openmeteo_surroundings as rings
     from llueve.sources.downloads.openmeteo_archive import MODEL, URL, VARIABLES, OpenMeteoRequest, download, forget
 
     first, last = _day("--start", start), _day("--end", end)
@@ -47,14 +51,19 @@ def openmeteo(
     files.check_output(output, overwrite)
     require_separate(output, [])
     parts = output.with_name(f"{output.name}.parts")
-    archive = download(request, parts, Console(stderr=True, emoji=False))
+    around = [sector.request for sector in rings.sector_requests(request)] if surroundings else []
+    get = rings.download_with_surroundings if surroundings else download
+    archive = get(request, parts, Console(stderr=True, emoji=False))
     files.write_series(archive, output)
     configuration, is_new = files.write_configuration(request, archive, output)
-    forget(request, parts)
+    for each in (request, *around):
+        forget(each, parts)
     for finding in archive.findings:
         say(f"{finding.severity}: {finding.message}", error=True)
     hours = max(len(one.times) for one in archive.series)
-    say(f"wrote {output}: {len(archive.series)} site(s), {hours} hours, {len(request.variables)} variables")
+    sites = f"{len(archive.series) - archive.around} site(s)"
+    sites += f" and {archive.around} points around" if archive.around else ""
+    say(f"wrote {output}: {sites}, {hours} hours, {len(request.variables)} variables")
     if configuration is not None:
         say(f"wrote {configuration}" if is_new else f"kept {configuration}, which existed before")
         say(f"next: llueve audit {configuration}; llueve train {configuration} --run runs/{output.stem}")

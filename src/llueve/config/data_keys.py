@@ -28,6 +28,9 @@ class DataConfig(Section):
     """Cells of an ERA5 grid that enter the mean of a region: all of them, or those with at least half land."""
     land_mask: str | None = None
     """NetCDF file with the share of land (0 to 1) of a cell, for `cells = "land"`. Not set: the archive's `lsm` is used."""
+    surroundings_degrees: float | None = Field(None, ge=0.5, le=30)
+    """Width of the boxes whose means over an ERA5 archive become further sites, which the model sees but never forecasts,
+    such as 2.5. It divides 360. Not set: the regions alone are sites."""
     start: Moment | None = None
     """First time to read from an ERA5 archive, UTC, as the files stamp it. Not set: the first time of the archive."""
     end: Moment | None = None
@@ -69,11 +72,20 @@ class DataConfig(Section):
     position_columns: tuple[str, str] | None = None
     """Columns of a table with the latitude (°N) and longitude (°E) of the site, such as `["latitude", "longitude"]`. They do
     not become variables. Not set: only some formats, such as ERA5, hold positions."""
+    seen_only: tuple[str, ...] = ()
+    """Sites, by name or by a pattern such as `buoy_*`, that the model sees but never forecasts. They need no outcome."""
     accumulation_hours: dict[str, float] = Field(default_factory=dict)
     """Hours that each value of a precipitation column sums, by column. A column that is not named sums one step."""
     stamps: Literal["start", "end"] | None = None
     """End of the `accumulation_hours` that the times of an ERA5 archive mark; daily sums mostly mark the start. Not set:
     allowed only without `accumulation_hours`."""
+
+    @model_validator(mode="after")
+    def _whole_boxes(self) -> Self:
+        degrees = self.surroundings_degrees
+        if degrees is not None and abs(360 / degrees - round(360 / degrees)) > 1e-6:
+            raise ValueError(f"surroundings_degrees = {degrees:g}: expected a width that divides 360, such as 2.5 or 5")
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_positions(self) -> Self:

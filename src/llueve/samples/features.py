@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from llueve.config import FeaturesConfig, Statistic
 from llueve.errors import ConfigError, DataError, listed
 from llueve.panel import check_panel, feature_names, whole_steps
+from llueve.sphere import distance_km
 
 Doubles = NDArray[np.float64]
 Real = TypeVar("Real", np.float32, np.float64)
 
 ZERO_CELSIUS_K = 273.15
-EARTH_RADIUS_KM = 6371.0
 ROLLING_BYTES = 8 * 2**20
 """Memory for the windows that are copied at one time."""
 CELSIUS = ("degC", "°C", "C", "celsius")
@@ -72,13 +72,10 @@ def rolling(x_ST: Doubles, steps: int, statistic: Statistic) -> Doubles:
 
 
 def nearest_sites(latitude_S: Doubles, longitude_S: Doubles, count: int) -> NDArray[np.intp]:
-    """Indices (S, count) of the nearest other sites, the nearest first, by great-circle distance (haversine formula)."""
-    phi, lam = np.radians(latitude_S), np.radians(longitude_S)
-    north, east = (np.sin((angle[:, None] - angle) / 2) ** 2 for angle in (phi, lam))
-    half = north + np.cos(phi)[:, None] * np.cos(phi) * east
-    distance_km = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
-    np.fill_diagonal(distance_km, np.inf)
-    return np.argsort(distance_km, axis=1, kind="stable")[:, :count]
+    """Indices (S, count) of the nearest other sites, the nearest first, by great-circle distance."""
+    apart_SS = distance_km(latitude_S[:, None], longitude_S[:, None], latitude_S, longitude_S)
+    np.fill_diagonal(apart_SS, np.inf)
+    return np.argsort(apart_SS, axis=1, kind="stable")[:, :count]
 
 
 def add_features(panel: xr.Dataset, config: FeaturesConfig) -> xr.Dataset:

@@ -2,13 +2,15 @@
 
 import glob
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from llueve.config import Config, DataConfig, RegionConfig, TargetConfig
-from llueve.errors import DataError
+from llueve.errors import DataError, listed
+from llueve.panel import Finding, seen_only
 from llueve.paths import path_problem
 from llueve.samples.features import add_features
 from llueve.samples.split import cut_indices
@@ -16,7 +18,9 @@ from llueve.sources.grids.archive import is_gridded
 from llueve.sources.tables.positions import with_positions
 from llueve.sources.tables.table import read_table
 
-ARCHIVES_ONLY = ("more_paths", "accumulation", "cells", "land_mask", "start", "end", "dask", "stamps")
+ARCHIVES_ONLY = (
+    "more_paths", "accumulation", "cells", "land_mask", "surroundings_degrees", "start", "end", "dask", "stamps",
+)  # fmt: skip
 """Keys of `[data]` that apply to an ERA5 archive only."""
 
 
@@ -60,6 +64,8 @@ def read_source(
     panel = _read(data, config.regions, None if new is not None else target, known_categories)
     if data.positions is not None:
         panel = with_positions(panel, data.positions)
+    if data.seen_only:
+        panel = _with_seen_only(panel, data, is_new=new is not None)
     return add_features(panel, config.features)
 
 
@@ -86,6 +92,35 @@ def _read(
         only = f'{key} applies to an ERA5 archive only; remove it, or set data.format = "era5"'
         raise DataError(f"{data.path}: is read as a table, and {only}")
     return read_table(data, target, require_label=target is not None, known_categories=known_categories)
+
+
+def _with_seen_only(panel: xr.Dataset, data: DataConfig, is_new: bool) -> xr.Dataset:
+    """The panel with the coordinate `seen_only`: True for the sites that `data.seen_only` names, and for those that had it.
+
+    Newer data may lack a site that the configuration names.
+
+    Raises:
+        DataError: a pattern names no site, or the patterns name every site.
+    """
+    sites = [str(site) for site in panel["site"].values]
+    named = {each: [site == each or fnmatchcase(site, each) for site in sites] for each in data.seen_only}
+    if (unknown := [each for each, chosen in named.items() if not any(chosen)]) and not is_new:
+        raise DataError(
+            f"{data.path}: data.seen_only names {listed(unknown)}, but the sites are {listed(sites, 20)}; correct the name or "
+            "the pattern"
+        )
+    seen_S = seen_only(panel) | np.any([*named.values()], axis=0)
+    if seen_S.all():
+        raise DataError(
+            f"{data.path}: data.seen_only names every site, so that none is left to forecast; the sites are {listed(sites, 20)}"
+        )
+    panel = panel.assign_coords(seen_only=("site", seen_S))
+    count = int(seen_S.sum())
+    message = (
+        f"{count} of {len(sites)} sites are seen but not forecast: {listed(panel['site'].values[seen_S].tolist())}"
+    )
+    findings = (*panel.attrs["findings"], Finding("seen_only", "info", message, count=count))
+    return panel.assign_attrs(findings=findings)
 
 
 def _seen(panel: xr.Dataset, name: str, values: list[str], cut: int) -> list[str]:

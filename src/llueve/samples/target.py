@@ -6,7 +6,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from llueve.config import TargetConfig
 from llueve.errors import DataError, UsageError, listed
-from llueve.panel import FloatArray, label_name, minute, whole_steps
+from llueve.panel import FloatArray, label_name, minute, seen_only, whole_steps
 from llueve.sources.names_and_units import MILLIMETRES_PER_UNIT, PACKING_NOISE_MM
 
 
@@ -78,7 +78,21 @@ def next_sum_mm(panel: xr.Dataset, variable: str, horizon_hours: float, allow_sa
 
 
 def class_labels(panel: xr.Dataset, target: TargetConfig) -> FloatArray:
-    """Class index of every site and issue time, (S, T); NaN if the outcome is unknown. Raises as `next_sum_mm`."""
+    """Class index of every site and issue time, (S, T); NaN if the outcome is unknown, or the site is only seen.
+
+    Raises as `next_sum_mm`.
+    """
+    seen_S = seen_only(panel)
+    if not seen_S.any():
+        return _outcomes(panel, target)
+    labels_ST = np.full((panel.sizes["site"], panel.sizes["time"]), np.nan, np.float32)
+    needed = [name for name in (label_name(panel), target.variable) if name in panel]  # the others would be copied
+    labels_ST[~seen_S] = _outcomes((panel[needed] if needed else panel).isel(site=~seen_S), target)
+    return labels_ST
+
+
+def _outcomes(panel: xr.Dataset, target: TargetConfig) -> FloatArray:
+    """Class index of every site and issue time, (S, T); NaN if the outcome is unknown."""
     if target.label is not None:
         if (name := label_name(panel)) is None:
             raise DataError(f"target.label = {target.label!r}: the table has no such column")

@@ -6,6 +6,8 @@ Every answer is checked against its request before it is kept. Data: CC BY 4.0.
 import hashlib
 import json
 import math
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ VARIABLES = (
     "wind_speed_10m", "wind_direction_10m",
 )  # fmt: skip
 MOST_POINTS = 100
+CALLS_PER_MINUTE = 600
+"""Limit of the free service, whose terms count a call by its points, weeks and variables."""
 MOST_DISTANCE_DEGREES = 1.0
 """Largest distance from a point to the centre of its cell: four cells of ERA5, since near a coast the API takes land."""
 
@@ -54,6 +58,8 @@ class OpenMeteoRequest:
     variables: tuple[str, ...] = VARIABLES
     model: str = MODEL
     url: str = URL
+    nearest_cell: bool = False
+    """Take the nearest cell, even in the sea. By default, the API takes land near a coast."""
 
     def __post_init__(self) -> None:
         today = datetime.now(UTC).date()
@@ -80,7 +86,7 @@ class OpenMeteoRequest:
 
     def query(self, first: date, last: date) -> dict[str, str]:
         """The query for the days from `first` to `last`."""
-        return {
+        query = {
             "latitude": ",".join(map(str, self.latitudes)),
             "longitude": ",".join(map(str, self.longitudes)),
             "start_date": first.isoformat(),
@@ -90,6 +96,7 @@ class OpenMeteoRequest:
             "wind_speed_unit": "ms",
             "timezone": "GMT",
         }
+        return {**query, "cell_selection": "nearest"} if self.nearest_cell else query
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,29 @@ class OpenMeteoDownload:
     names: list[str]
     series: list[PointSeries]
     findings: list[Finding]
+    around: int = 0
+    """Number of series, the last ones, that are surroundings of the others."""
+
+
+class CallBudget:
+    """The calls that several threads may make each minute; a call waits until it is within the limit."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy, self._lock = policy, threading.Lock()
+        self._left, self._then = float(CALLS_PER_MINUTE), time.monotonic()
+
+    def spend(self, request: OpenMeteoRequest, days: tuple[date, date], bar: ProgressBar) -> None:
+        """Wait until the service allows the call for these days: two weeks of ten variables at one point count as one."""
+        weeks, variables = ((days[1] - days[0]).days + 1) / 14, len(request.variables) / 10
+        calls = len(request.latitudes) * max(1.0, weeks) * max(1.0, variables)
+        with self._lock:
+            now = time.monotonic()
+            gained = (now - self._then) * CALLS_PER_MINUTE / 60
+            self._left, self._then = min(CALLS_PER_MINUTE, self._left + gained) - calls, now
+            wait_s = max(0.0, -self._left * 60 / CALLS_PER_MINUTE)
+        if wait_s:
+            bar.note(f"waiting {wait_s:.0f} s for the limit of the service")
+            self._policy.sleep(wait_s)
 
 
 def download(
@@ -111,24 +141,37 @@ def download(
     Raises:
         UsageError: the server refuses the request. DataError: it cannot be reached, or its answer does not match.
     """
-    if parts.is_symlink():
-        raise UsageError(f"{parts}: is a link, which is not followed; remove it")
-    findings: list[Finding] = []
-    years = list(request.years())
-    whole: list[list[PointSeries]] = []
-    with requests.Session() as session, ProgressBar(console, "Open-Meteo archive, years", len(years), DELAY_S) as bar:
-        for days in years:
-            series, short = _year(request, days, parts, session, policy or RetryPolicy(), bar)
-            whole.append(series)
-            findings += short
-            bar.advance()
-    series = [_joined([year[i] for year in whole], request) for i in range(len(request.latitudes))]
+    years = len(list(request.years()))
+    with ProgressBar(console, "Open-Meteo archive, years", years, DELAY_S) as bar:
+        series, findings = download_series(request, parts, policy or RetryPolicy(), bar)
     names = list(request.sites) or [point.name for point in series]
     findings += _same_cells(series, names)
     if len(set(names)) != len(names):
         raise UsageError(f"{findings[-1].message}; remove one point, or name them with --site")
     series, ends = without_future(series, names, request.url)
     return OpenMeteoDownload(names, series, findings + ends)
+
+
+def download_series(
+    request: OpenMeteoRequest, parts: Path, policy: RetryPolicy, bar: ProgressBar, budget: CallBudget | None = None
+) -> tuple[list[PointSeries], list[Finding]]:
+    """The series of all points as the archive has them, one year per call; and findings on missing hours.
+
+    `budget` is shared by downloads that go on at the same time.
+
+    Raises as `download`.
+    """
+    if parts.is_symlink():
+        raise UsageError(f"{parts}: is a link, which is not followed; remove it")
+    findings: list[Finding] = []
+    whole: list[list[PointSeries]] = []
+    with requests.Session() as session:
+        for days in request.years():
+            series, short = _year(request, days, parts, session, policy, bar, budget)
+            whole.append(series)
+            findings += short
+            bar.advance()
+    return [_joined([year[i] for year in whole], request) for i in range(len(request.latitudes))], findings
 
 
 def forget(request: OpenMeteoRequest, parts: Path) -> None:
@@ -146,6 +189,7 @@ def _year(
     session: requests.Session,
     policy: RetryPolicy,
     bar: ProgressBar,
+    budget: CallBudget | None,
 ) -> tuple[list[PointSeries], list[Finding]]:
     """One year from its part or from the server, and findings on missing hours; a complete year is kept as a part."""
     part = _part(request, days, parts)
@@ -157,6 +201,8 @@ def _year(
     def decode(content: bytes) -> tuple[bytes, object]:
         return content, decode_json(content, where)
 
+    if budget is not None:
+        budget.spend(request, days, bar)
     content, document = fetch(session, request.url, request.query(*days), decode, MOST_BYTES, policy, bar.note)
     series, short = _checked(document, request, days, where)
     if not short and all(not np.isnan(values[-1]) for point in series for values in point.values.values()):

@@ -15,8 +15,11 @@ from llueve.csv_text import with_safe_sites
 from llueve.errors import UsageError
 from llueve.sources.downloads.http import write_output
 from llueve.sources.downloads.openmeteo_archive import OpenMeteoDownload, OpenMeteoRequest
+from llueve.sources.downloads.openmeteo_surroundings import PREFIX
 from llueve.sources.tables.openmeteo import HOURLY_SUMS, PointSeries, series_frame
 
+POSITION = ("latitude", "longitude")
+"""Columns with the position of a site, in a file of several."""
 YEARS_FOR_DATES = 4
 """With this many years, validation and test get a whole year each, so that both hold all seasons."""
 
@@ -50,9 +53,14 @@ def write_configuration(
 
 
 def _frame(archive: OpenMeteoDownload) -> pd.DataFrame:
-    """All series as rows: site (if there are several), time, variables."""
+    """All series as rows: site and its position (if there are several), time, variables."""
     frame = series_frame(archive.names, archive.series)
-    return frame if len(archive.names) > 1 else frame.drop(columns="site")
+    if len(archive.names) == 1:
+        return frame.drop(columns="site")
+    place = {name: point.location for name, point in zip(archive.names, archive.series, strict=True)}
+    for number, key in enumerate(POSITION, start=1):
+        frame.insert(number, key, frame["site"].map({name: getattr(each, key) for name, each in place.items()}))
+    return frame
 
 
 def _csv(archive: OpenMeteoDownload) -> bytes:
@@ -105,16 +113,19 @@ def _point(name: str, point: PointSeries) -> dict[str, object]:
 
 def _configuration(request: OpenMeteoRequest, archive: OpenMeteoDownload, output: Path, rain: str) -> str:
     """TOML with a comment on each choice that its reader may want to change."""
-    sites = list(zip(archive.names, archive.series, strict=True))
+    sites = list(zip(archive.names, archive.series, strict=True))[: len(archive.names) - archive.around]
     shown = "; ".join(f"{_one_line(name)} at {point.name}" for name, point in sites[:5])
     more = f" and {len(sites) - 5} more" if len(sites) > 5 else ""
+    more += f", and {archive.around} points around" if archive.around else ""
     data = [f"path = {json.dumps(output.name, ensure_ascii=False)}"]
     if output.suffix.lower() == ".json":
         data.append('format = "openmeteo"')
-    elif len(sites) > 1:
-        data.append('site = "site"')
+    elif len(archive.names) > 1:
+        data += ['site = "site"', f"position_columns = {json.dumps(POSITION)}"]
     else:
         data.append(f"site_name = {json.dumps(archive.names[0], ensure_ascii=False)}")
+    if archive.around:
+        data.append(f'seen_only = ["{PREFIX}*"] # the model sees these points, and does not forecast them')
     if directions := [variable for variable in request.variables if "wind_direction" in variable]:
         data.append(f"wind_directions = {json.dumps(directions)}")
     settings = "\n".join(data)

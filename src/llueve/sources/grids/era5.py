@@ -25,6 +25,7 @@ from llueve.sources.grids.fields import Field, FileFields, read_fields, reading
 from llueve.sources.grids.merge import RegionSeries, merge
 from llueve.sources.grids.region_means import CellSelection, Compute, ValidValues, workers
 from llueve.sources.grids.regions import CellGrid, Region, choose_regions, mask_cells
+from llueve.sources.grids.surroundings import surrounding_boxes
 from llueve.sources.grids.times import HOUR, MOST_CELLS, Seconds, regular_axis, time_findings
 from llueve.sources.names_and_units import agreed_units
 
@@ -37,7 +38,8 @@ REANALYSIS = (
 def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: TargetConfig | None) -> xr.Dataset:
     """Read an archive of ERA5 or ERA5-Land into a panel.
 
-    Each region becomes a site: the mean over its cells, weighted by their area. Sums of precipitation are in millimetres, with
+    Each region becomes a site: the mean over its cells, weighted by their area. So does each box of the surroundings, with the
+    coordinate `seen_only`. Sums of precipitation are in millimetres, with
     the hours that they cover. Nothing is guessed: if neither the files nor their values show a fact, they are refused.
 
     Args:
@@ -51,24 +53,28 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
     Raises:
         DataError: the files cannot be read into a correct panel; the message says where and what to do.
     """
-    check_settings(data, target)
+    check_settings(data, regions, target)
     late_hours = hours_late(data)
     with _open_fields(data, predicting=target is None) as (fields, files, findings), workers(data.dask) as compute:
         fields, grid = _on_one_grid(fields)
         chosen, about_regions = choose_regions(grid, regions, _land(data, grid, fields, files))
+        sites, about_boxes = _with_boxes(data, grid, chosen)
         times_of = {name: np.unique(np.concatenate([each.seconds for each in same])) for name, same in fields.items()}
         axis, step = regular_axis(data, times_of)
-        if len(axis) * len(chosen) > MOST_CELLS:
+        if len(axis) * len(sites) > MOST_CELLS:
             raise DataError(
-                f"{data.path}: {len(axis):,} times of {len(chosen)} sites are more than {MOST_CELLS:,} cells; limit them with "
+                f"{data.path}: {len(axis):,} times of {len(sites)} sites are more than {MOST_CELLS:,} cells; limit them with "
                 "data.start and data.end"
             )
-        findings += about_regions + time_findings(times_of, axis, step) + _checksum_findings(fields)
-        selection = CellSelection.of(chosen, grid.shape)
-        panel, about_variables, cells_VR = _reduced(data, fields, chosen, selection, axis, step, compute)
-    findings += about_variables + _cell_findings(chosen, list(fields), cells_VR, named=bool(regions))
-    if not regions:
-        panel, about_sea = _without_sea(panel)
+        findings += about_regions + about_boxes + time_findings(times_of, axis, step) + _checksum_findings(fields)
+        selection = CellSelection.of(sites, grid.shape)
+        panel, about_variables, cells_VR = _reduced(data, fields, sites, selection, axis, step, compute)
+    findings += about_variables
+    findings += _cell_findings(chosen, list(fields), cells_VR[:, : len(chosen)], named=bool(regions))
+    if len(sites) > len(chosen):
+        panel = panel.assign_coords(seen_only=("site", np.arange(len(sites)) >= len(chosen)))
+    if not regions or len(sites) > len(chosen):
+        panel, about_sea = _without_sea(panel, "boxes" if regions else "cells")
         findings += about_sea
     check_target(data, target, panel)
     if late_hours:
@@ -80,7 +86,7 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
     # Another grid, area or polygon would make other means under the same names.
     panel.attrs["cells"] = {
         region.name: {"count": len(region.cells), "with_values": int(cells_R.max()), "sha256": region.identity(grid)}
-        for region, cells_R in zip(chosen if regions else [], cells_VR.T, strict=False)
+        for region, cells_R in zip(sites if regions else [], cells_VR.T, strict=False)
     }
     return check_panel(panel)
 
@@ -276,10 +282,20 @@ def _cell_findings(regions: list[Region], names: list[str], cells_VR: NDArray[np
     return findings
 
 
-def _without_sea(panel: xr.Dataset) -> tuple[xr.Dataset, list[Finding]]:
+def _with_boxes(data: DataConfig, grid: CellGrid, regions: list[Region]) -> tuple[list[Region], list[Finding]]:
+    """The regions and, if they are configured, the boxes of their surroundings; and findings on these."""
+    if data.surroundings_degrees is None:
+        return regions, []
+    boxes, findings = surrounding_boxes(grid, data.surroundings_degrees)
+    if taken := sorted({box.name for box in boxes} & {region.name for region in regions}):
+        raise DataError(f"regions.{taken[0]}: is the name of a box of data.surroundings_degrees; rename the region")
+    return [*regions, *boxes], findings
+
+
+def _without_sea(panel: xr.Dataset, kind: str) -> tuple[xr.Dataset, list[Finding]]:
     known = np.any([~np.isnan(array.values).all(axis=1) for array in panel.data_vars.values()], axis=0)
     if known.all() or not known.any():
         return panel, []
     count = int((~known).sum())
-    message = f"{count} cells are missing at all times in all variables (sea) and are left out"
+    message = f"{count} {kind} are missing at all times in all variables (sea) and are left out"
     return panel.isel(site=np.flatnonzero(known)), [Finding("sea_cells", "info", message, count=count)]

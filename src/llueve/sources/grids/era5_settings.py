@@ -1,8 +1,10 @@
 """Checks of the configuration against an ERA5 archive."""
 
+from collections.abc import Mapping
+
 import xarray as xr
 
-from llueve.config import DataConfig, TargetConfig
+from llueve.config import DataConfig, RegionConfig, TargetConfig
 from llueve.errors import DataError, listed
 from llueve.sources.grids.fields import LAND_MASKS
 from llueve.sources.names_and_units import unknown_name
@@ -14,12 +16,17 @@ TABLES_ONLY = (
 """Keys of `[data]` that apply to a table only."""
 
 
-def check_settings(data: DataConfig, target: TargetConfig | None) -> None:
+def check_settings(data: DataConfig, regions: Mapping[str, RegionConfig], target: TargetConfig | None) -> None:
     """Refuse settings that apply to a table only, or that do nothing."""
     plain = DataConfig(path=data.path)
     given = [f"data.{name}" for name in TABLES_ONLY if getattr(data, name) != getattr(plain, name)]
     if given:
         raise DataError(f"{data.path}: {given[0]} does not apply to an ERA5 archive; remove {listed(given, 20)}")
+    if data.surroundings_degrees is not None and not regions:
+        raise DataError(
+            f"{data.path}: data.surroundings_degrees needs [regions], because without them each cell is a site; name the places "
+            "to forecast, such as airport = { point = [latitude, longitude] }"
+        )
     if target is not None and target.label is not None:
         raise DataError(
             f"{data.path}: target.label = {target.label!r}: an ERA5 archive has no label column; set target.variable, such as "

@@ -22,13 +22,14 @@ from llueve.panel import BoolArray, Finding
 from llueve.sources.grids.archive import detect_kind
 from llueve.sources.grids.fields import LAND_MASKS, LATITUDES, LONGITUDES, open_netcdf, reading
 from llueve.sources.grids.times import Floats
+from llueve.sphere import EARTH_RADIUS_KM, centre, distance_km
 
 MOST_SITES = 500
 """Most sites if each cell is a site."""
 EDGE = 1e-4
 """Degrees by which a cell may miss the edge of a box, because coordinates are rounded to float32."""
-KM_PER_DEGREE = 111.195
-"""One degree of a great circle on a sphere of 6371 km."""
+KM_PER_DEGREE = EARTH_RADIUS_KM * np.pi / 180
+"""One degree of a great circle."""
 MOST_GEOJSON_BYTES = 64 * 2**20
 LAND = 0.5
 """Least share of land of a land cell, and least value of a mask's cell."""
@@ -112,7 +113,7 @@ def choose_regions(
             sea = int(inside_YX.sum())
             found = f"its {sea} cell(s) are not land (data.cells)" if sea else "no cell has its centre there"
             raise DataError(f"regions.{name}: {found}; {grid.source} covers {grid.extent}")
-        chosen.append(_region(grid, name, cells))
+        chosen.append(region_of(grid, name, cells))
         if over := _beyond(grid, name, region):
             message = f"{name}: reaches {over:.2f}° beyond the grid: its mean is of a part of it ({grid.extent})"
             findings.append(Finding("region_beyond_grid", "warning", message, site=name))
@@ -124,13 +125,13 @@ def choose_regions(
     return chosen, findings
 
 
-def _region(grid: CellGrid, name: str, cells: Integers) -> Region:
+def region_of(grid: CellGrid, name: str, cells: Integers) -> Region:
+    """The region of these cells, positions in the flattened grid; its position is the centre of their area."""
     row, column = np.divmod(cells, len(grid.longitude))
-    weights = np.maximum(np.cos(np.deg2rad(grid.latitude[row])), 1e-9)  # a cell at the pole has no area
-    angle = np.deg2rad(grid.longitude[column])
-    middle = np.arctan2(np.average(np.sin(angle), weights=weights), np.average(np.cos(angle), weights=weights))
-    latitude = float(np.average(grid.latitude[row], weights=weights))
-    return Region(name, cells.astype(np.int64), weights, round(latitude, 6), round(float(np.rad2deg(middle)), 6))
+    latitude_N, longitude_N = grid.latitude[row], grid.longitude[column]
+    weights = np.maximum(np.cos(np.deg2rad(latitude_N)), 1e-9)  # a cell at the pole has no area
+    latitude, longitude = centre(latitude_N, longitude_N, weights)
+    return Region(name, cells.astype(np.int64), weights, round(latitude, 6), round(longitude, 6))
 
 
 def _each_cell(grid: CellGrid, allowed_YX: BoolArray) -> list[Region]:
@@ -145,7 +146,7 @@ def _each_cell(grid: CellGrid, allowed_YX: BoolArray) -> list[Region]:
         row, column = divmod(cell, len(grid.longitude))
         numbers = [round(float(number), 4) + 0.0 for number in (grid.latitude[row], grid.longitude[column])]
         name = ",".join(np.format_float_positional(number, trim="-") for number in numbers)
-        sites.append(_region(grid, name, np.array([cell])))
+        sites.append(region_of(grid, name, np.array([cell])))
     return sites
 
 
@@ -186,18 +187,15 @@ def _beyond(grid: CellGrid, name: str, region: RegionConfig) -> float:
 
 def _nearest(grid: CellGrid, name: str, latitude: float, longitude: float) -> BoolArray:
     """The cell with the nearest centre on the sphere, if the point is within a cell of it."""
-    lat_Y1, lon_1X = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)[None, :]
-    lat, lon = np.deg2rad(latitude), np.deg2rad(longitude)
-    half = np.sin((lat_Y1 - lat) / 2) ** 2 + np.cos(lat_Y1) * np.cos(lat) * np.sin((lon_1X - lon) / 2) ** 2
-    degrees_YX = np.rad2deg(2 * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0))))
+    km_YX = distance_km(grid.latitude[:, None], grid.longitude[None, :], latitude, longitude)
     steps = [abs(axis[1] - axis[0]) for axis in (grid.latitude, grid.longitude) if len(axis) > 1]
-    if degrees_YX.min() > max(steps, default=1.0):
+    if km_YX.min() > max(steps, default=1.0) * KM_PER_DEGREE:
         raise DataError(
-            f"regions.{name}: the nearest cell is {degrees_YX.min() * KM_PER_DEGREE:.0f} km away, more than a cell; "
+            f"regions.{name}: the nearest cell is {km_YX.min():.0f} km away, more than a cell; "
             f"{grid.source} covers {grid.extent}"
         )
-    inside_YX: BoolArray = np.zeros(degrees_YX.shape, np.bool_)
-    inside_YX.flat[int(degrees_YX.argmin())] = True
+    inside_YX: BoolArray = np.zeros(km_YX.shape, np.bool_)
+    inside_YX.flat[int(km_YX.argmin())] = True
     return inside_YX
 
 
