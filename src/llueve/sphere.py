@@ -20,6 +20,12 @@ def distance_km(
     return km
 
 
+def unit_vectors(latitude: ArrayLike, longitude: ArrayLike) -> Doubles:
+    """Points of the unit sphere with a last dimension of 3: without a jump at the date line."""
+    phi, lam = (np.radians(np.asarray(each, np.float64)) for each in (latitude, longitude))
+    return np.stack((np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)), axis=-1)
+
+
 def points_at(latitude: float, longitude: float, km: float, bearings: ArrayLike) -> tuple[Doubles, Doubles]:
     """Latitudes and longitudes (−180 … 180) at a great-circle distance from a point.
 
@@ -43,9 +49,7 @@ def centre(latitudes: Doubles, longitudes: Doubles, weights: Doubles) -> tuple[f
 
     Points that cancel, such as those of the whole Earth, have no direction; then it is the mean latitude at longitude 0.
     """
-    phi, lam = np.radians(latitudes), np.radians(longitudes)
-    parts = (np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi))
-    x, y, z = (float(np.average(part, weights=weights)) for part in parts)
+    x, y, z = np.average(unit_vectors(latitudes, longitudes), axis=0, weights=weights).tolist()
     if np.sqrt(x * x + y * y + z * z) < 1e-6:
         return float(np.average(latitudes, weights=weights)), 0.0
     return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))

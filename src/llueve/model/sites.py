@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llueve.model.kernels.dropout import Dropout
+from llueve.sphere import EARTH_RADIUS_KM
 
-EARTH_RADIUS_KM = 6371.0
 RELATION = 5
 """Numbers that describe a relative position."""
 RELATION_HIDDEN = 32

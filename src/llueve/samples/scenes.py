@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llueve.panel import UNKNOWN, BoolArray, FloatArray
 from llueve.samples.split import Part
+from llueve.sphere import unit_vectors
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,12 @@ class Network:
             if len(rows) <= self.most_sites:
                 yield Scene(rows, np.ones(len(rows), np.bool_))
                 continue
-            place_n3 = on_sphere(self.position_S2[part.site[rows]])
+            place_n3 = unit_vectors(*self.position_S2[part.site[rows]].T)
             for group in _groups(np.arange(len(rows)), place_n3, max(1, self.most_sites // 2)):
                 near = np.argsort(-place_n3 @ place_n3[group].mean(axis=0), kind="stable")
                 others = near[~np.isin(near, group)][: self.most_sites - len(group)]
                 seen = np.sort(np.concatenate([group, others]))
                 yield Scene(rows[seen], np.isin(seen, group))
-
-
-def on_sphere(position_n2: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Positions in degrees as points of the unit sphere, (n, 3)."""
-    north_n, east_n = np.deg2rad(np.asarray(position_n2, np.float64)).T
-    return np.stack((np.cos(north_n) * np.cos(east_n), np.cos(north_n) * np.sin(east_n), np.sin(north_n)), axis=-1)
 
 
 def _groups(chosen: NDArray[np.intp], place_n3: NDArray[np.float64], most: int) -> Iterator[NDArray[np.intp]]:

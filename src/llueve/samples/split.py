@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llueve.config import Config, SplitConfig
 from llueve.errors import DataError
-from llueve.panel import BoolArray, FloatArray, minute, observed_rows, recorded_rows
+from llueve.panel import BoolArray, FloatArray, minute, observed_rows, recorded_rows, seen_only
 from llueve.samples.target import class_labels, horizon_steps
 
 
@@ -173,11 +173,13 @@ def complete_windows(panel: xr.Dataset, context: int, every_window: bool) -> Par
 
     Its outcomes are unknown: `y` is 0 everywhere. Without `every_window`, only each site's last window is in the part.
 
+    Sites that are only seen have no forecast.
+
     Raises:
         DataError: a site has no complete window.
     """
-    ends = []
-    for site, observed_T in enumerate(observed_rows(panel)):
+    sites, ends = np.flatnonzero(~seen_only(panel)), []
+    for site, observed_T in zip(sites, observed_rows(panel)[sites], strict=True):
         rows = np.flatnonzero(observed_T)
         complete = rows[rows >= rows[0] + context - 1] if len(rows) else rows
         if not len(complete):
@@ -186,7 +188,7 @@ def complete_windows(panel: xr.Dataset, context: int, every_window: bool) -> Par
                 "bring a longer table for this site, or leave it out"
             )
         ends.append(complete if every_window else complete[-1:])
-    site_W = np.repeat(np.arange(len(ends)), [len(end) for end in ends])
+    site_W = np.repeat(sites, [len(end) for end in ends])
     return Part("prediction", site_W, np.concatenate(ends), np.zeros(len(site_W), np.int64))
 
 
