@@ -72,6 +72,8 @@ class SiteAttention(nn.Module):
 
     def forward(self, row_BW: Tensor, scenes: Scenes) -> Tensor:
         """Return the rows after all layers, (B, W)."""
+        if not len(row_BW):
+            return row_BW
         grid = _grid(scenes)
         known_B1 = (scenes.vector_B > 0).to(row_BW.dtype)[:, None]
         if self.training:
