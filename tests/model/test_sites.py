@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llueve.errors import UsageError
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification, VariablesHead
 from llueve.model.sites import Scenes, SiteAttention, relations
 from llueve.model.timer_xl import TimerXL
 from llueve.sphere import distance_km
@@ -19,7 +19,7 @@ def build(sites=6):
     torch.manual_seed(0)
     encoder = TimerXL(patch_length=4, width=16, layers=1, heads=2, feed_forward=16)
     attention = SiteAttention(16, layers=2, heads=2, sites=sites, dropout=0.1)
-    model = TimerXLForClassification(encoder, 2, "variables", num_variables=VARIABLES, num_facts=2, sites=attention)
+    model = TimerXLForClassification(encoder, 2, VariablesHead(16, VARIABLES, 2, 2, 0.1, (2,), attention))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape))
@@ -139,5 +139,3 @@ def test_scenes_are_needed():
     model, (x_BLC, facts_BF, _) = build(), rows([2])
     with pytest.raises(UsageError, match="give scenes"):
         model(x_BLC, None, facts_BF)
-    with pytest.raises(UsageError, match="cannot tell the sites"):
-        TimerXLForClassification(TimerXL(4, 16, 1, 2, 16), 2, "mean", sites=SiteAttention(16, 1, 2, 3, 0.0))

@@ -137,6 +137,8 @@ class TrainConfig(PhaseKeys):
     forecast_weight: float = Field(0.0, ge=0, le=100)
     """Weight of the forecasting loss beside that of the classes: the model also forecasts the mean of each variable over the
     horizon. 0 switches it off; it needs `model.head = "variables"`."""
+    linear_start: bool = True
+    """Start the head `variables` from a logistic regression on its levels, if the model sees each site alone."""
     average_decay: float = Field(0.0, ge=0, lt=1)
     """Decay of a moving average of the weights, 0 to below 1, as 0.999. If above 0, validation and the final model use it."""
     feature_cache_gb: float = Field(8.0, ge=0)

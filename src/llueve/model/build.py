@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llueve.config import ModelConfig
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.classifier import MeanHead, TimerXLForClassification, VariablesHead
 from llueve.model.patches import PatchEncoder
 from llueve.model.sites import SiteAttention
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import Positions, TimerXL
+from llueve.panel import whole_steps
+
+RECENT_HOURS = (6, 24, 72)
+"""Hours up to the issue time whose means are levels: of rain, they are its sums."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +40,35 @@ def build_encoder(model: ModelConfig) -> PatchEncoder:
     return sizes.build(model.dropout, model.positions)
 
 
-def build_classifier(
-    encoder: PatchEncoder, model: ModelConfig, variables: int, facts: int, classes: int, sites: int | None = None
-) -> TimerXLForClassification:
-    """Return the encoder with a fresh head of the configured kind, for C variables, F facts and K classes.
+@dataclass(frozen=True)
+class HeadSizes:
+    """What a head is made for."""
 
-    Args:
-        sites: number of sites with a learned vector, which see each other; None if each site is alone.
-    """
+    variables: int
+    facts: int
+    classes: int
+    recent_steps: tuple[int, ...] = ()
+    """Numbers of steps up to the issue time whose means are levels, too."""
+    sites: int | None = None
+    """Number of sites with a learned vector, which see each other; None if each site is alone."""
+
+
+def recent_steps(step_hours: float, context: int) -> tuple[int, ...]:
+    """Return the numbers of steps in `RECENT_HOURS` that are whole, more than one, and shorter than the context."""
+    steps = {whole_steps(hours, step_hours) for hours in RECENT_HOURS}
+    return tuple(sorted(each for each in steps if each is not None and 1 < each < context))
+
+
+def build_classifier(encoder: PatchEncoder, model: ModelConfig, sizes: HeadSizes) -> TimerXLForClassification:
+    """Return the encoder with a fresh head of the configured kind."""
     attention = None
-    if sites is not None:
-        attention = SiteAttention(model.site_width, model.site_layers, model.site_heads, sites, model.dropout)
-    return TimerXLForClassification(
-        encoder,
-        classes,
-        model.head,
-        num_variables=variables,
-        num_facts=facts,
-        dropout=model.dropout,
-        instance_norm=model.instance_norm,
-        sites=attention,
-    )
+    if sizes.sites is not None:
+        attention = SiteAttention(model.site_width, model.site_layers, model.site_heads, sizes.sites, model.dropout)
+    head: MeanHead | VariablesHead
+    if model.head == "mean":
+        head = MeanHead(encoder.patch_length, sizes.classes)
+    else:
+        head = VariablesHead(
+            encoder.width, sizes.variables, sizes.facts, sizes.classes, model.dropout, sizes.recent_steps, attention
+        )
+    return TimerXLForClassification(encoder, sizes.classes, head, instance_norm=model.instance_norm)

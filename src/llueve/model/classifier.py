@@ -28,7 +28,7 @@ KNOTS = 16
 LARGEST = 1e3
 """Limit, in training spreads, of values that are used without normalisation: their squares and scores stay exact."""
 LEVELS = 3
-"""Levels of one variable: mean of the window, mean of its last patch, newest observed value."""
+"""Levels of one variable: mean of the window, mean of its last patch, newest observed value. Means over the last hours follow."""
 EXTRAS = 3
 """Further values of one variable: spread of the window, observed share of it, 1 if the last step was observed."""
 
@@ -74,18 +74,30 @@ class VariablesHead(nn.Module):
     For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)). All hidden_c and the
     facts are concatenated and go through two hidden layers to the logits. Levels are encoded piecewise linearly between
     training quantiles of the variable (Gorishniy et al., arXiv:2203.05556), so extremes do not compress small amounts of
-    rain. The last layer starts at zero: the first forecast is the same for all windows. With `sites`, the windows of one
-    issue time see each other before the logits.
+    rain. With `sites`, the windows of one issue time see each other before the logits. A linear map of the encoded levels and
+    the facts is added to the logits, as in logistic regression. The last layers start at zero: the first forecast is the same
+    for all windows.
+
+    Args:
+        recent_steps: numbers of steps up to the issue time whose means are levels, too.
     """
 
     knots_CJ: Tensor
 
     def __init__(
-        self, width: int, variables: int, facts: int, classes: int, dropout: float, sites: SiteAttention | None = None
+        self,
+        width: int,
+        variables: int,
+        facts: int,
+        classes: int,
+        dropout: float,
+        recent_steps: tuple[int, ...] = (),
+        sites: SiteAttention | None = None,
     ) -> None:
         super().__init__()
         hidden = HIDDEN if sites is None else sites.width
-        inputs = LEVELS * (KNOTS - 1) + EXTRAS
+        self.recent_steps, self.levels = recent_steps, LEVELS + len(recent_steps)
+        inputs = self.levels * (KNOTS - 1) + EXTRAS
         self.token = nn.Linear(2 * width, VARIABLE_WIDTH)
         self.variable_CW = nn.Parameter(torch.empty(variables, VARIABLE_WIDTH))
         self.level_CVW = nn.Parameter(torch.empty(variables, inputs, VARIABLE_WIDTH))
@@ -102,38 +114,46 @@ class VariablesHead(nn.Module):
         self.dropout = Dropout(dropout)
         self.out = nn.Linear(hidden, classes)
         self.future = nn.Linear(hidden, variables)
+        self.linear = nn.Linear(variables * inputs + facts, classes, bias=False)
         self.register_buffer("knots_CJ", torch.linspace(-2, 2, KNOTS).repeat(variables, 1))
         nn.init.normal_(self.variable_CW, std=0.02)
         nn.init.normal_(self.level_CVW, std=inputs**-0.5)
-        for layer in (self.out, self.future):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.out, self.future, self.linear):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, pooled_BCX: Tensor, facts_BF: Tensor, scenes: Scenes | None = None) -> Answer:
-        """Answer from mean token, last token and levels of each variable: X = 2D + LEVELS + EXTRAS.
+        """Answer from mean token, last token and levels of each variable: X = 2D + levels + EXTRAS.
 
         Raises:
             UsageError: the head sees other sites, and `scenes` is None.
         """
-        token_BCX, level_BCV = pooled_BCX.split((self.token.in_features, LEVELS + EXTRAS), dim=-1)
+        token_BCX, level_BCV = pooled_BCX.split((self.token.in_features, self.levels + EXTRAS), dim=-1)
         token_BCW = self.token(token_BCX.contiguous())
-        level_BCW = torch.einsum("bcv,cvw->bcw", self.encode_levels(level_BCV), self.level_CVW)
+        encoded_BCV = self.encode_levels(level_BCV)
+        level_BCW = torch.einsum("bcv,cvw->bcw", encoded_BCV, self.level_CVW)
         hidden_BCW = self.dropout(F.gelu(self.norm(token_BCW + self.variable_CW + level_BCW)))
         row_BW = self.network(torch.cat((hidden_BCW.flatten(1), facts_BF), dim=-1))
         if self.sites is not None:
             if scenes is None:
                 raise UsageError("this model sees the sites of an issue time together: give scenes")
             row_BW = self.sites(row_BW, scenes)
-        return Answer(self.out(row_BW), self.future(row_BW))
+        linear_BK = self.linear(self.linear_inputs(encoded_BCV, facts_BF))
+        return Answer(self.out(row_BW) + linear_BK, self.future(row_BW))
+
+    @staticmethod
+    def linear_inputs(encoded_BCV: Tensor, facts_BF: Tensor) -> Tensor:
+        """Return the inputs of the linear map: encoded levels and facts, (B, C·V + F)."""
+        return torch.cat((encoded_BCV.flatten(1), facts_BF), dim=-1)
 
     def encode_levels(self, level_BCV: Tensor) -> Tensor:
         """Encode each level as its fraction of each interval between knots, 0…1; extras stay as they are."""
         low_CJ, high_CJ = self.knots_CJ[:, :-1], self.knots_CJ[:, 1:]
         # Equal knots (most days have no rain) become a step just above them.
         width_CJ = (high_CJ - low_CJ).clamp(min=1e-4)
-        value_BCV1 = level_BCV[..., :LEVELS, None]
+        value_BCV1 = level_BCV[..., : self.levels, None]
         through_BCVJ = ((value_BCV1 - low_CJ[:, None]) / width_CJ[:, None]).clamp(0, 1)
-        return torch.cat((through_BCVJ.flatten(2), level_BCV[..., LEVELS:]), dim=-1)
+        return torch.cat((through_BCVJ.flatten(2), level_BCV[..., self.levels :]), dim=-1)
 
 
 class TimerXLForClassification(nn.Module):
@@ -142,44 +162,38 @@ class TimerXLForClassification(nn.Module):
     Args:
         encoder: Timer-XL or Timer, fresh or from `llueve.load_pretrained`.
         head: `mean` is the head of the troubleshooting note, for any variables; `variables` keeps variables and levels
-            apart, for a fixed list of variables.
+            apart, for a fixed list of variables. Or a head that was made before; `num_variables` to `dropout` are then unused.
         num_variables: C; the `variables` head needs it.
         num_facts: F, number of facts known at issue time, for the `variables` head.
         dropout: rate of the `variables` head in training, 0…1.
         instance_norm: normalise each variable of each window for the encoder, as published checkpoints expect.
-        sites: attention across the windows of one issue time, for the `variables` head; None: each window is alone.
 
     Raises:
-        UsageError: `variables` without a number of variables, or `sites` with another head.
+        UsageError: `variables` without a number of variables.
     """
 
     def __init__(
         self,
         encoder: PatchEncoder,
         num_classes: int,
-        head: Literal["variables", "mean"] = "mean",
+        head: "Literal['variables', 'mean'] | MeanHead | VariablesHead" = "mean",
         *,
         num_variables: int | None = None,
         num_facts: int = 0,
         dropout: float = 0.1,
         instance_norm: bool = True,
-        sites: SiteAttention | None = None,
     ) -> None:
         super().__init__()
         if head == "variables" and num_variables is None:
             raise UsageError('head="variables" keeps one embedding per variable: give num_variables')
-        if head == "mean" and sites is not None:
-            raise UsageError('head="mean" cannot tell the sites of an issue time apart: use head="variables"')
         self.encoder = encoder
         self.num_classes = num_classes
         self.instance_norm = instance_norm
         # It starts at zero: a pre-trained encoder without gaps in its training then starts with its own outputs.
         self.gap_embedding_D = nn.Parameter(torch.zeros(encoder.width))
-        self.head: MeanHead | VariablesHead = (
-            MeanHead(encoder.patch_length, num_classes)
-            if head == "mean" or num_variables is None
-            else VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout, sites)
-        )
+        if head == "variables" and num_variables is not None:
+            head = VariablesHead(encoder.width, num_variables, num_facts, num_classes, dropout)
+        self.head = MeanHead(encoder.patch_length, num_classes) if isinstance(head, str) else head
 
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Train only the head: the encoder and its gap embedding get no gradient and no dropout."""
@@ -242,7 +256,7 @@ class TimerXLForClassification(nn.Module):
         present_BCN = to_patches(observed_BCL, self.encoder.patch_length).any(-1)
         if isinstance(self.head, MeanHead):
             return _mean_over(token_BCND.flatten(1, 2), present_BCN.flatten(1))
-        level_BCV = _levels(x_BCL, observed_BCL, window, self.encoder.patch_length)
+        level_BCV = _levels(x_BCL, observed_BCL, window, (self.encoder.patch_length, *self.head.recent_steps))
         return torch.cat((_mean_over(token_BCND, present_BCN), token_BCND[:, :, -1], level_BCV), dim=-1)
 
     def answer(self, pooled: Tensor, facts_BF: Tensor | None = None, scenes: Scenes | None = None) -> Answer:
@@ -253,10 +267,18 @@ class TimerXLForClassification(nn.Module):
             facts_BF = pooled.new_zeros((len(pooled), 0))
         return cast(Answer, self.head(pooled, facts_BF, scenes))
 
+    def linear_inputs(self, x_BLC: Tensor, observed_BLC: Tensor, facts_BF: Tensor) -> Tensor:
+        """Return the inputs of the head's linear map for windows, (B, I). The head is `variables`."""
+        assert isinstance(self.head, VariablesHead)
+        x_BCL, observed_BCL = x_BLC.transpose(1, 2), observed_BLC.transpose(1, 2)
+        window = self.encoder.normalise(x_BCL, observed_BCL)
+        level_BCV = _levels(x_BCL, observed_BCL, window, (self.encoder.patch_length, *self.head.recent_steps))
+        return self.head.linear_inputs(self.head.encode_levels(level_BCV), facts_BF)
+
     def pooled_shape(self, variables: int) -> tuple[int, ...]:
         """Return the dimensions of the output of `pool` for one window."""
         width = self.encoder.width
-        return (width,) if isinstance(self.head, MeanHead) else (variables, 2 * width + LEVELS + EXTRAS)
+        return (width,) if isinstance(self.head, MeanHead) else (variables, 2 * width + self.head.levels + EXTRAS)
 
 
 def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:
@@ -265,13 +287,19 @@ def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:
     return (token_XTD * weight_XT1).sum(-2) / weight_XT1.sum(-2).clamp(min=1)
 
 
-def _levels(x_BCL: Tensor, observed_BCL: Tensor, window: Normalised, patch_length: int) -> Tensor:
-    """Levels and spread, which instance normalisation removes, and the observed share: (B, C, LEVELS + EXTRAS)."""
-    last_BCP, seen_BCP = x_BCL[..., -patch_length:], observed_BCL[..., -patch_length:]
-    recent_BC = (last_BCP * seen_BCP).sum(-1) / seen_BCP.sum(-1).clamp(min=1)
+def _levels(x_BCL: Tensor, observed_BCL: Tensor, window: Normalised, recent: tuple[int, ...]) -> Tensor:
+    """Levels and spread, which instance normalisation removes, and the observed share: (B, C, levels + EXTRAS).
+
+    `recent` holds the numbers of last steps whose means are levels.
+    """
+    means = []
+    for steps in recent:
+        last_BCS, seen_BCS = x_BCL[..., -steps:], observed_BCL[..., -steps:]
+        means.append((last_BCS * seen_BCS).sum(-1) / seen_BCS.sum(-1).clamp(min=1))
     steps_L = torch.arange(1, x_BCL.shape[-1] + 1, device=x_BCL.device)
     newest_BC = (observed_BCL * steps_L).argmax(-1)
     value_BC = x_BCL.gather(-1, newest_BC[..., None]).squeeze(-1)
     observed = observed_BCL.to(x_BCL.dtype)
     spread_BC = window.spread_BC.clamp(max=LARGEST)
-    return torch.stack((window.mean_BC, recent_BC, value_BC, spread_BC, observed.mean(-1), observed[..., -1]), dim=-1)
+    levels = (window.mean_BC, means[0], value_BC, *means[1:])
+    return torch.stack((*levels, spread_BC, observed.mean(-1), observed[..., -1]), dim=-1)

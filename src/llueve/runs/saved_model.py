@@ -19,7 +19,7 @@ from llueve.config import Config, ModelConfig, Section
 from llueve.config.section import MOST_STEPS, TEN_YEARS
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, DataError, GuardStop, listed
-from llueve.model.build import build_classifier, build_encoder
+from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps
 from llueve.model.checkpoints.pretrained import PretrainedWeights
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.patches import PatchEncoder
@@ -45,10 +45,11 @@ FLOAT = np.finfo(np.float32)
 
 
 class ScalerNumbers(Section):
-    """Mean and standard deviation of each variable, as `model.json` holds them."""
+    """Mean, standard deviation and usual amount of each variable, as `model.json` holds them."""
 
     mean: list[Annotated[float, Field(ge=-FLOAT.max, le=FLOAT.max)]]
     std: list[Annotated[float, Field(ge=FLOAT.tiny, le=FLOAT.max)]]
+    amount: list[Annotated[float, Field(ge=FLOAT.tiny, le=FLOAT.max)] | None]
 
 
 class TrainedSite(Section):
@@ -62,8 +63,9 @@ class TrainedSite(Section):
 def _read_scaler(value: Any, info: ValidationInfo) -> Scaler:
     if not isinstance(value, Scaler):
         numbers = ScalerNumbers.model_validate(value)
-        value = Scaler(np.array(numbers.mean, np.float32), np.array(numbers.std, np.float32))
-    if not len(value.mean_C) == len(value.std_C) == len(info.data.get("variables", ())):
+        parts = (numbers.mean, numbers.std, numbers.amount)  # None becomes NaN
+        value = Scaler(*(np.array(each, np.float32) for each in parts))
+    if not len(value.mean_C) == len(value.std_C) == len(value.amount_C) == len(info.data.get("variables", ())):
         raise ValueError("the number of variables differs")
     return cast(Scaler, value)
 
@@ -94,9 +96,15 @@ class ModelDescription(Section):
     scaler: Annotated[
         Scaler,
         PlainValidator(_read_scaler),
-        PlainSerializer(lambda scaler: {"mean": scaler.mean_C.tolist(), "std": scaler.std_C.tolist()}),
+        PlainSerializer(
+            lambda scaler: {
+                "mean": scaler.mean_C.tolist(),
+                "std": scaler.std_C.tolist(),
+                "amount": [None if np.isnan(each) else each for each in scaler.amount_C.tolist()],
+            }
+        ),
     ]
-    """Mean and standard deviation of each variable in the training period."""
+    """Mean, standard deviation and usual amount of each variable in the training period."""
     model: ModelConfig
     sites: list[TrainedSite] | None = None
     """The sites of the training in the order of their vectors; None if the model sees each site alone."""
@@ -115,7 +123,14 @@ class ModelDescription(Section):
     def build_classifier(self, encoder: PatchEncoder) -> TimerXLForClassification:
         """Return the encoder with a fresh head for these variables, facts and classes."""
         facts = calendar_facts(np.zeros(1, "datetime64[ns]"), self.step_hours).shape[1] + len(self.statics)
-        return build_classifier(encoder, self.model, len(self.variables), facts, len(self.classes), self.site_vectors)
+        sizes = HeadSizes(
+            len(self.variables),
+            facts,
+            len(self.classes),
+            recent_steps(self.step_hours, self.context),
+            self.site_vectors,
+        )
+        return build_classifier(encoder, self.model, sizes)
 
     @property
     def site_vectors(self) -> int | None:

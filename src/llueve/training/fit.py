@@ -18,6 +18,7 @@ from llueve.samples.windows import Windows
 from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
 from llueve.training.interruption import Interruption
+from llueve.training.linear_start import start_from_regression
 from llueve.training.loop import train_model
 from llueve.training.resume import training_facts
 from llueve.training.saved_states import SavedState, SavedStates
@@ -67,7 +68,10 @@ def fit(
     saved.classifier.set_knots(knots_CJ)
     training = thinned(split.training, config.windows.stride)
     training = few_shot(training, panel["time"].values, config.train.fraction, config.train.seed)
-    if windows.network is not None:
+    if windows.network is None:
+        if config.train.linear_start:
+            start_from_regression(saved.classifier, windows, training, split.validation)
+    else:
         training = windows.network.complete(training)
     names = DataNames(
         model=saved.model,

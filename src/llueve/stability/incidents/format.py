@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from llueve.config import ModelConfig, Section, TrainConfig
 from llueve.config.model_keys import LARGEST_SIZE
+from llueve.config.section import MOST_STEPS
 from llueve.errors import CheckpointError, RunError
-from llueve.model.build import build_classifier, build_encoder
+from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import minute
 from llueve.runs.directory import INCIDENT_NAME, INCIDENTS
@@ -137,6 +138,8 @@ class Description(Section):
     times: list[str]
     """Site and issue time of each sample."""
     step_hours: float = Field(gt=0)
+    context: int = Field(ge=1, le=MOST_STEPS)
+    """Steps of a window."""
     missing: Literal["mask", "raw"] | None = None
     """`windows.missing`; None if it is not known."""
     site_vectors: int | None = Field(None, ge=0, le=LARGEST_SIZE)
@@ -172,14 +175,15 @@ class Incident:
 
 def new_model(about: Description, seed: int | None = None) -> TimerXLForClassification:
     """A model of the described sizes, newly initialised; without a seed it has no memory for its weights."""
-    sizes = (len(about.variables), about.facts, len(about.classes), about.site_vectors)
+    recent = recent_steps(about.step_hours, about.context)
+    sizes = HeadSizes(len(about.variables), about.facts, len(about.classes), recent, about.site_vectors)
     if seed is None:
         with torch.device("meta"):
-            return build_classifier(build_encoder(about.model), about.model, *sizes)
+            return build_classifier(build_encoder(about.model), about.model, sizes)
     with torch.random.fork_rng(devices=[]):
         # The seed of the processor alone: new models are made there.
         torch.default_generator.manual_seed(seed)
-        return build_classifier(build_encoder(about.model), about.model, *sizes).train(about.mode == "train")
+        return build_classifier(build_encoder(about.model), about.model, sizes).train(about.mode == "train")
 
 
 def versions() -> dict[str, str]:

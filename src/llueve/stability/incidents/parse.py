@@ -181,8 +181,8 @@ def _batch_problem(about: Description, groups: Groups) -> str | None:
             return f"{name} has the shape {tuple(tensor.shape)}, expected {shape}"
         if name not in ROWS and sorted(about.memory[name]) != list(range(tensor.ndim)):
             return f"the memory order of {name} is {about.memory[name]}"
-    if not samples or not steps or len(about.times) != samples:
-        return f"{samples} samples of {steps} steps with {len(about.times)} times"
+    if not samples or steps != about.context or len(about.times) != samples:
+        return f"{samples} samples of {steps} steps with {len(about.times)} times and a context of {about.context}"
     least = 0 if about.site_vectors is None else UNKNOWN
     if not least <= int(batch["y_B"].min()) <= int(batch["y_B"].max()) < len(about.classes):
         return f"y_B goes from {batch['y_B'].min()} to {batch['y_B'].max()} with {len(about.classes)} classes"

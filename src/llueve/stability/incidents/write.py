@@ -111,6 +111,7 @@ def _describe(step: RefusedStep, names: DataNames) -> Description:
         sites=[str(names.sites[index]) for index in step.rows.site],
         times=np.datetime_as_string(names.times[step.rows.end], unit="s").tolist(),
         step_hours=names.step_hours,
+        context=step.batch.x_BLC.shape[1],
         missing=names.missing,
         site_vectors=names.site_vectors,
         memory={name: sorted(range(each.ndim), key=each.stride, reverse=True) for name, each in batch.items()},
