@@ -1,0 +1,134 @@
+"""Intervals of the scores of a model, of its differences to each reference, and of its reliability, all from the same draws.
+
+Shapes: n rows, R resamples, B blocks, F references, Q points of a curve.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llueve.verification.bootstrap import (
+    DateBlocks,
+    Floats,
+    RankedForecast,
+    interval,
+    resampled_auc,
+    resampled_recalibration,
+)
+from llueve.verification.curves import Reliability, reliability
+from llueve.verification.forecasts import CLIMATOLOGY, Forecasts
+from llueve.verification.scores import auc, log_losses
+
+SCORES = ("brier", "bss", "log_score", "auc", "mcb")
+"""Scores of the model that have an interval."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """The values of each statistic in R resamples; None where intervals are not given at all."""
+
+    brier_RF: Floats
+    """Brier scores: the model, then each reference."""
+    auc_RF: Floats
+    """NaN in a resample without events or without non-events."""
+    log_score_R: Floats
+    mcb_R: Floats
+    frequency_RQ: Floats
+    """Frequency of events in each bin of the reliability diagram, NaN in a resample without a row there."""
+    isotonic_RQ: Floats
+    """The isotonic reliability curve at the probabilities `isotonic_at`."""
+
+
+def resampled(forecasts: Forecasts, blocks: DateBlocks, bins: Reliability, isotonic_at: Floats) -> Resampled:
+    """Every statistic in every resample of the blocks, drawn once for all of them."""
+    y_n = forecasts.y_n
+    each = [forecasts.model_p, *forecasts.reference_p.values()]
+    ranked = [RankedForecast(p_n, y_n, blocks) for p_n in each]
+    in_bin = np.eye(len(bins.rows_Q))[bins.bin_n]
+    losses = np.stack(
+        [*((p_n - y_n) ** 2 for p_n in each), log_losses(forecasts.model_p, y_n), np.ones(len(y_n))], axis=1
+    )
+    sums = blocks.sums(np.concatenate([losses, in_bin, in_bin * y_n[:, None]], axis=1))
+    parts: list[tuple[Floats, ...]] = []
+    for counts in blocks.draws():
+        means, rows, events = np.split(counts @ sums, np.cumsum([losses.shape[1], in_bin.shape[1]]), axis=1)
+        means = means / means[:, -1:]
+        drawn = ranked[0].drawn(counts)
+        areas = [resampled_auc(*drawn), *(resampled_auc(*forecast.drawn(counts)) for forecast in ranked[1:])]
+        recalibrated, curve = resampled_recalibration(*drawn, ranked[0].probability_G, isotonic_at)
+        frequency = np.divide(events, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
+        parts.append(
+            (
+                means[:, :-2],
+                np.stack(areas, axis=1),
+                means[:, -2],
+                np.maximum(means[:, 0] - recalibrated, 0),
+                frequency,
+                curve,
+            )
+        )
+    return Resampled(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def score_intervals(forecasts: Forecasts, found: Resampled | None) -> dict[str, list[float] | None]:
+    """The 95 % intervals of the model's scores; each is None if it cannot be given."""
+    if found is None:
+        return dict.fromkeys(SCORES)
+    bss = None
+    if CLIMATOLOGY in forecasts.reference_p:
+        climatology_R = found.brier_RF[:, 1 + list(forecasts.reference_p).index(CLIMATOLOGY)]
+        bss = _skill_interval(found.brier_RF[:, 0], climatology_R)
+    return {
+        "brier": interval(found.brier_RF[:, 0]),
+        "bss": bss,
+        "log_score": interval(found.log_score_R),
+        "auc": interval(found.auc_RF[:, 0]),
+        "mcb": interval(found.mcb_R),
+    }
+
+
+def comparisons(forecasts: Forecasts, found: Resampled | None) -> dict[str, dict[str, Any]]:
+    """The model against each reference: differences of Brier score and AUC, and the skill, each with its interval.
+
+    `brier_difference` is reference minus model and `auc_difference` model minus reference: positive if the model is better.
+    `skill` is 1 - BS_model / BS_reference, None if the reference is perfect or events are too few.
+    """
+    y_n, model = forecasts.y_n, forecasts.model_p
+    model_brier, model_auc = _brier(model, y_n), auc(model, y_n)
+    table = {}
+    for number, (name, reference) in enumerate(forecasts.reference_p.items(), start=1):
+        reference_brier, reference_auc = _brier(reference, y_n), auc(reference, y_n)
+        known = model_auc is not None and reference_auc is not None
+        row: dict[str, Any] = {
+            "brier_difference": reference_brier - model_brier,
+            "brier_interval": None,
+            "skill": None if reference_brier == 0 or forecasts.too_few else 1 - model_brier / reference_brier,
+            "skill_interval": None,
+            "auc_difference": model_auc - reference_auc if known else None,  # type: ignore[operator]
+            "auc_interval": None,
+        }
+        if found is not None:
+            briers, areas = found.brier_RF[:, [0, number]], found.auc_RF[:, [0, number]]
+            row["brier_interval"] = interval(briers[:, 1] - briers[:, 0])
+            row["skill_interval"] = _skill_interval(briers[:, 0], briers[:, 1])
+            row["auc_interval"] = interval(areas[:, 0] - areas[:, 1])
+        table[name] = row
+    return table
+
+
+def _skill_interval(model_R: Floats, reference_R: Floats) -> list[float] | None:
+    """The interval of the skill; None if the reference is perfect in a resample."""
+    return interval(1 - model_R / reference_R) if (reference_R > 0).all() else None
+
+
+def _brier(p_n: NDArray[np.float64], y_n: NDArray[np.int64]) -> float:
+    return float(((p_n - y_n) ** 2).mean())
+
+
+def bins_and_points(forecasts: Forecasts, most_points: int) -> tuple[Reliability, Floats]:
+    """The bins of the model's reliability diagram, and the probabilities at which its isotonic curve is given."""
+    p_n = forecasts.model_p
+    points = np.unique(np.quantile(p_n, np.linspace(0, 1, most_points), method="closest_observation"))
+    return reliability(p_n, forecasts.y_n), points
