@@ -41,13 +41,13 @@ def render(verification: Mapping[str, Any]) -> Group:
     title = f"{verification['part']}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events"
     threshold = f"{verification['threshold']:.3f}".rstrip("0").ljust(4, "0")
     return Group(
-        _table(verification, title, PROBABILITIES),
-        _table(verification, f"calibration: Brier = MCB - DSC + {verification['constant']['unc']:.4f}", CALIBRATION),
-        _table(verification, f"yes from a probability of {threshold}", YES_NO),
+        _table(verification, title, PROBABILITIES, 4),
+        _table(verification, f"calibration: Brier = MCB - DSC + {verification['constant']['unc']:.4f}", CALIBRATION, 4),
+        _table(verification, f"yes from a probability of {threshold}", YES_NO, 3),
     )
 
 
-def _table(verification: Mapping[str, Any], title: str, columns: tuple[Column, ...]) -> Table:
+def _table(verification: Mapping[str, Any], title: str, columns: tuple[Column, ...], digits: int) -> Table:
     constant = f"constant {verification['base_rate']:.1%}"
     rows = {"model": verification["model"], **verification["references"]}
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
@@ -57,8 +57,8 @@ def _table(verification: Mapping[str, Any], title: str, columns: tuple[Column, .
     # The constant knows the rate of the period, so it competes for nothing.
     best = {key: _best([row[key] for row in rows.values()], better) for key, _, better in columns}
     for name, row in rows.items():
-        table.add_row(words(name), *(_cell(row[key], best[key]) for key, _, _ in columns))
-    table.add_row(constant, *(_cell(verification["constant"][key], None) for key, _, _ in columns))
+        table.add_row(words(name), *(_cell(row[key], best[key], digits) for key, _, _ in columns))
+    table.add_row(constant, *(_cell(verification["constant"][key], None, digits) for key, _, _ in columns))
     return table
 
 
@@ -69,8 +69,8 @@ def _best(values: list[float | None], better: Better) -> float | None:
     return {"more": max(known), "less": min(known), "nearer to 1": min(known, key=lambda value: abs(value - 1))}[better]
 
 
-def _cell(value: float | None, best: float | None) -> str:
-    """A score with four decimals, bold if it is the best of its column; a dash if it is undefined."""
+def _cell(value: float | None, best: float | None, digits: int) -> str:
+    """A score, bold if it is the best of its column; a dash if it is undefined."""
     if value is None:
         return "–"
-    return f"[bold]{value:.4f}[/bold]" if value == best else f"{value:.4f}"
+    return f"[bold]{value:.{digits}f}[/bold]" if value == best else f"{value:.{digits}f}"
