@@ -32,9 +32,7 @@ def test_far_off_costs_more_than_near() -> None:
 
 
 def test_brier_and_log_score_by_hand() -> None:
-    assert class_brier(P, Y) == pytest.approx(
-        ((0.5**2 + 0.3**2 + 0.2**2) + (0.1**2 + 0.8**2 + 0.7**2)) / 2
-    )
+    assert class_brier(P, Y) == pytest.approx(((0.5**2 + 0.3**2 + 0.2**2) + (0.1**2 + 0.8**2 + 0.7**2)) / 2)
     assert class_log_score(P, Y) == pytest.approx(-(math.log(0.5) + math.log(0.2)) / 2)
     assert class_log_score([[1, 0, 0]], [2]) == pytest.approx(-math.log(2.0**-52))
 

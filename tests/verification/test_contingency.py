@@ -94,7 +94,7 @@ def test_a_score_without_a_denominator_is_none(table, undefined) -> None:
 @given(st.lists(st.integers(0, 60), min_size=4, max_size=4))
 def test_scores_stay_in_their_ranges_and_chance_is_zero(counts) -> None:
     table = Contingency(*counts)
-    ranges = {name: (0, 1) for name in NAMES} | {
+    ranges = dict.fromkeys(NAMES, (0, 1)) | {
         "bias": (0, math.inf),
         "ets": (-1 / 3, 1),
         "hss": (-1, 1),

@@ -20,7 +20,9 @@ def by_definition(p: np.ndarray, y: np.ndarray) -> np.ndarray:
     fitted = {}
     for value in values:
         means = [
-            min(y[(p >= low) & (p <= high)].mean() for high in values if high >= value) for low in values if low <= value
+            min(y[(p >= low) & (p <= high)].mean() for high in values if high >= value)
+            for low in values
+            if low <= value
         ]
         fitted[value] = max(means)
     return np.array([fitted[value] for value in p])

@@ -18,7 +18,7 @@ from llueve.panel import minute
 from llueve.samples.periods import FEW_EVENTS, PeriodWarning
 from llueve.sources.tables.columns import Times
 from llueve.sources.tables.raw_table import RawTable, load_table
-from llueve.sources.tables.time_axis import read_sites, read_times
+from llueve.sources.tables.time_axis import EARLIEST, LATEST, read_sites
 from llueve.verification.bootstrap import DateBlocks
 from llueve.verification.forecasts import CLIMATOLOGY, Forecasts
 from llueve.verification.verify import judged
@@ -50,13 +50,19 @@ def verify_file(path: str | Path, settings: VerifyConfig) -> dict[str, Any]:
 
 def read_forecasts(path: str | Path) -> Forecasts:
     """The forecasts of a file; `DataError` as for `verify_file`."""
-    data = DataConfig(path=str(path), time=TIME)
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be read ({reason}); give the path of a CSV or Parquet file") from error
+    data = DataConfig(path=str(path))
     table = load_table(data)
     if SITE in table.frame:
         data = data.model_copy(update={"site": SITE})
         table = load_table(data)  # names of sites are unquoted only if their column is known
     _check_columns(table)
-    sites, times = read_sites(table, data), read_times(table, data)
+    sites, times = read_sites(table, data), _times(table)
     _refuse_repeats(table, sites.codes, times)
     names = [str(name) for name in table.frame if name not in (SITE, TIME, OBSERVED, PROBABILITY)]
     return Forecasts(
@@ -83,20 +89,36 @@ def _check_columns(table: RawTable) -> None:
         raise DataError(f"{table.source}: has {count} references, expected at most {MOST_REFERENCES}; remove columns")
 
 
+def _times(table: RawTable) -> Times:
+    """The issue times in UTC; the first cell that is not a time is named."""
+    cells = table.frame[TIME]
+    parsed = pd.to_datetime(cells.astype(str).str.strip(), format="ISO8601", errors="coerce", utc=True)
+    times = parsed.dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+    good = (times > EARLIEST) & (times < LATEST)  # False for NaT
+    if not good.all():
+        raise _bad_cells(table, TIME, good, "a time in ISO 8601, such as 2024-01-31T06:00, from 1678 to 2261")
+    return times.astype("datetime64[ns]")
+
+
 def _numbers(table: RawTable, name: str, expected: str) -> NDArray[np.float64]:
     """The numbers of one column, all of them within what is expected; the first bad cell is named."""
     cells = table.frame[name]
     values = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     good = (values == 0) | (values == 1) if name == OBSERVED else (values >= 0) & (values <= 1)
     if not good.all():
-        at = int(np.argmin(good))
-        more = f", and {count:,} more rows are wrong" if (count := int((~good).sum()) - 1) else ""
-        note = "" if name in (OBSERVED, PROBABILITY) else f" (every column beside {PROBABILITY} is a reference)"
-        raise DataError(
-            f"{table.source}: row {table.rows[at]}, column {name!r}: {shortened(str(cells.iloc[at]))} is not {expected}{more}; "
-            f"correct or remove it{note}"
-        )
+        raise _bad_cells(table, name, good, expected)
     return values
+
+
+def _bad_cells(table: RawTable, name: str, good: NDArray[np.bool_], expected: str) -> DataError:
+    """The error that names the first bad cell of a column, and counts the others."""
+    at = int(np.argmin(good))
+    more = f", and {count:,} more rows are wrong" if (count := int((~good).sum()) - 1) else ""
+    note = "" if name in (TIME, OBSERVED, PROBABILITY) else f" (every column beside {PROBABILITY} is a reference)"
+    return DataError(
+        f"{table.source}: row {table.rows[at]}, column {name!r}: {shortened(str(table.frame[name].iloc[at]))} is not "
+        f"{expected}{more}; correct or remove it{note}"
+    )
 
 
 def _refuse_repeats(table: RawTable, site_n: NDArray[np.int64], times: Times) -> None:
