@@ -124,7 +124,7 @@ def test_further_bad_cells_are_counted(file: Path) -> None:
     table = pd.read_csv(file, dtype=str)
     table.loc[[3, 5, 8], "probability"] = "x"
     table.to_csv(file, index=False)
-    with pytest.raises(DataError, match="row 5, column 'probability': 'x' .*, and 2 more rows are wrong"):
+    with pytest.raises(DataError, match=r"row 5, column 'probability': 'x' .*, and 2 more rows are wrong"):
         verify_file(file, SETTINGS)
 
 
@@ -149,5 +149,5 @@ def test_a_file_of_another_form_is_refused(file: Path, change, message: str) -> 
 
 
 def test_a_file_that_is_absent(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone.csv: cannot be read .No such file or directory.; give the path"):
+    with pytest.raises(DataError, match=r"gone.csv: cannot be read .No such file or directory.; give the path"):
         verify_file(tmp_path / "gone.csv", SETTINGS)

@@ -14,7 +14,7 @@ from llueve.config.root import Config
 from llueve.config.run_keys import VerifyConfig
 from llueve.config.section import Section
 from llueve.config.tree_bounds import tree_problem
-from llueve.errors import ConfigError, shortened
+from llueve.errors import ConfigError
 from llueve.paths import path_problem
 
 LARGEST_FILE = 2**20
@@ -89,9 +89,9 @@ def override_verify(verify: VerifyConfig, overrides: Sequence[str]) -> VerifyCon
     """
     table: dict[str, Any] = {"verify": verify.model_dump(exclude_none=True)}
     for override in overrides:
-        if override.split(".")[0].strip() != "verify":
+        if override.partition("=")[0].partition(".")[0].strip() != "verify":
             raise ConfigError(
-                f"--set {shortened(override)}: only keys of [verify] can be changed here, as in verify.bootstrap=200; all others "
+                f"--set {override[:100]}: only keys of [verify] can be changed here, as in verify.bootstrap=200; all others "
                 "belong to the training: set them in `llueve train`"
             )
         _apply(table, override)

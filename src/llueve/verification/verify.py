@@ -32,7 +32,7 @@ class Verification:
     """A verified part."""
 
     content: dict[str, Any]
-    """What `verification.json` holds: docs/verification.md defines every key."""
+    """The content of `verification.json`: docs/verification.md defines every key."""
     reference_p: Mapping[str, NDArray[np.float64]]
     """The probabilities (n,) of each reference, by name."""
 
