@@ -10,7 +10,7 @@ from llueve.verification.bootstrap import COVERAGE, Floats
 from llueve.verification.curves import COST_LOSS_RATIOS, Reliability, economic_value, operating_points
 from llueve.verification.decomposition import recalibration_curve
 from llueve.verification.forecasts import Forecasts
-from llueve.verification.intervals import Resampled
+from llueve.verification.intervals import Draws
 
 MOST_POINTS = 101
 """Most points of a curve over thresholds in `verification.json`; the functions of `curves` give all of them."""
@@ -20,16 +20,16 @@ DECIMALS = 6
 
 
 def curve_tables(
-    forecasts: Forecasts, bins: Reliability, isotonic_at: Floats, found: Resampled | None
+    forecasts: Forecasts, bins: Reliability, isotonic_at: Floats, draws: Draws | None
 ) -> dict[str, dict[str, Any]]:
     """Operating points, reliability (binned and isotonic) of the model, and economic value of every forecast.
 
-    `low` and `high` are 95 % bands from the bootstrap, None without one.
+    `low` and `high` are 95 % bands: binned from the bootstrap, isotonic from half samples. They are None without draws.
     """
     return {
         "operating_points": _operating_points(forecasts),
-        "reliability": _reliability(bins, None if found is None else found.frequency_RQ),
-        "isotonic": _isotonic(forecasts, isotonic_at, None if found is None else found.isotonic_RQ),
+        "reliability": _reliability(bins, None if draws is None else draws.scores.frequency_RQ),
+        "isotonic": _isotonic(forecasts, isotonic_at, None if draws is None else draws.calibration.isotonic_RQ),
         "economic_value": _economic_value({"model": forecasts.model_p, **forecasts.reference_p}, forecasts.y_n),
     }
 

@@ -14,10 +14,12 @@ from llueve.verification.bootstrap import (
     Floats,
     RankedForecast,
     interval,
+    interval_from_halves,
     resampled_auc,
     resampled_recalibration,
 )
 from llueve.verification.curves import Reliability, reliability
+from llueve.verification.decomposition import decompose
 from llueve.verification.forecasts import CLIMATOLOGY, Forecasts
 from llueve.verification.scores import auc, log_losses
 
@@ -27,25 +29,47 @@ SCORES = ("brier", "bss", "log_score", "auc", "mcb")
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """The values of each statistic in R resamples; None where intervals are not given at all."""
+    """The values of each statistic in R resamples."""
 
     brier_RF: Floats
     """Brier scores: the model, then each reference."""
     auc_RF: Floats
     """NaN in a resample without events or without non-events."""
     log_score_R: Floats
-    mcb_R: Floats
     frequency_RQ: Floats
     """Frequency of events in each bin of the reliability diagram, NaN in a resample without a row there."""
+
+
+@dataclass(frozen=True, eq=False)
+class HalfSampled:
+    """The values of what isotonic regression gives, in R half samples."""
+
+    mcb_R: Floats
     isotonic_RQ: Floats
-    """The isotonic reliability curve at the probabilities `isotonic_at`."""
+    """The isotonic reliability curve at the probabilities that it is given at."""
 
 
-def resampled(forecasts: Forecasts, blocks: DateBlocks, bins: Reliability, isotonic_at: Floats) -> Resampled:
-    """Every statistic in every resample of the blocks, drawn once for all of them."""
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Everything that was drawn from the blocks of a period."""
+
+    blocks: DateBlocks
+    scores: Resampled
+    calibration: HalfSampled
+
+
+def drawn(forecasts: Forecasts, blocks: DateBlocks, bins: Reliability, isotonic_at: Floats) -> Draws:
+    """Every statistic in every resample and every half sample of the blocks."""
+    ranked = RankedForecast(forecasts.model_p, forecasts.y_n, blocks)
+    return Draws(
+        blocks, _resampled(forecasts, blocks, bins, ranked), _half_sampled(forecasts, blocks, ranked, isotonic_at)
+    )
+
+
+def _resampled(forecasts: Forecasts, blocks: DateBlocks, bins: Reliability, model: RankedForecast) -> Resampled:
     y_n = forecasts.y_n
     each = [forecasts.model_p, *forecasts.reference_p.values()]
-    ranked = [RankedForecast(p_n, y_n, blocks) for p_n in each]
+    ranked = [model, *(RankedForecast(p_n, y_n, blocks) for p_n in each[1:])]
     in_bin = np.eye(len(bins.rows_Q))[bins.bin_n]
     losses = np.stack(
         [*((p_n - y_n) ** 2 for p_n in each), log_losses(forecasts.model_p, y_n), np.ones(len(y_n))], axis=1
@@ -55,27 +79,28 @@ def resampled(forecasts: Forecasts, blocks: DateBlocks, bins: Reliability, isoto
     for counts in blocks.draws():
         means, rows, events = np.split(counts @ sums, np.cumsum([losses.shape[1], in_bin.shape[1]]), axis=1)
         means = means / means[:, -1:]
-        drawn = ranked[0].drawn(counts)
-        areas = [resampled_auc(*drawn), *(resampled_auc(*forecast.drawn(counts)) for forecast in ranked[1:])]
-        recalibrated, curve = resampled_recalibration(*drawn, ranked[0].probability_G, isotonic_at)
+        areas = np.stack([resampled_auc(*forecast.drawn(counts)) for forecast in ranked], axis=1)
         frequency = np.divide(events, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
-        parts.append(
-            (
-                means[:, :-2],
-                np.stack(areas, axis=1),
-                means[:, -2],
-                np.maximum(means[:, 0] - recalibrated, 0),
-                frequency,
-                curve,
-            )
-        )
+        parts.append((means[:, :-2], areas, means[:, -2], frequency))
     return Resampled(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def score_intervals(forecasts: Forecasts, found: Resampled | None) -> dict[str, list[float] | None]:
+def _half_sampled(forecasts: Forecasts, blocks: DateBlocks, model: RankedForecast, isotonic_at: Floats) -> HalfSampled:
+    errors = (forecasts.model_p - forecasts.y_n) ** 2
+    sums = blocks.sums(np.stack([errors, np.ones(len(errors))], axis=1))
+    parts: list[tuple[Floats, ...]] = []
+    for counts in blocks.halves():
+        error, rows = (counts @ sums).T
+        recalibrated, curve = resampled_recalibration(*model.drawn(counts), model.probability_G, isotonic_at)
+        parts.append((np.maximum(error / rows - recalibrated, 0), curve))
+    return HalfSampled(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def score_intervals(forecasts: Forecasts, draws: Draws | None) -> dict[str, list[float] | None]:
     """The 95 % intervals of the model's scores; each is None if it cannot be given."""
-    if found is None:
+    if draws is None:
         return dict.fromkeys(SCORES)
+    found = draws.scores
     bss = None
     if CLIMATOLOGY in forecasts.reference_p:
         climatology_R = found.brier_RF[:, 1 + list(forecasts.reference_p).index(CLIMATOLOGY)]
@@ -85,11 +110,13 @@ def score_intervals(forecasts: Forecasts, found: Resampled | None) -> dict[str, 
         "bss": bss,
         "log_score": interval(found.log_score_R),
         "auc": interval(found.auc_RF[:, 0]),
-        "mcb": interval(found.mcb_R),
+        "mcb": interval_from_halves(
+            decompose(forecasts.model_p, forecasts.y_n).mcb, draws.calibration.mcb_R, draws.blocks
+        ),
     }
 
 
-def comparisons(forecasts: Forecasts, found: Resampled | None) -> dict[str, dict[str, Any]]:
+def comparisons(forecasts: Forecasts, draws: Draws | None) -> dict[str, dict[str, Any]]:
     """The model against each reference: differences of Brier score and AUC, and the skill, each with its interval.
 
     `brier_difference` is reference minus model and `auc_difference` model minus reference: positive if the model is better.
@@ -109,8 +136,8 @@ def comparisons(forecasts: Forecasts, found: Resampled | None) -> dict[str, dict
             "auc_difference": model_auc - reference_auc if known else None,  # type: ignore[operator]
             "auc_interval": None,
         }
-        if found is not None:
-            briers, areas = found.brier_RF[:, [0, number]], found.auc_RF[:, [0, number]]
+        if draws is not None:
+            briers, areas = draws.scores.brier_RF[:, [0, number]], draws.scores.auc_RF[:, [0, number]]
             row["brier_interval"] = interval(briers[:, 1] - briers[:, 0])
             row["skill_interval"] = _skill_interval(briers[:, 0], briers[:, 1])
             row["auc_interval"] = interval(areas[:, 0] - areas[:, 1])

@@ -20,7 +20,7 @@ from llueve.verification.contingency import THRESHOLD
 from llueve.verification.curve_tables import MOST_ISOTONIC, curve_tables
 from llueve.verification.forecasts import Forecasts
 from llueve.verification.groups import groups
-from llueve.verification.intervals import bins_and_points, comparisons, resampled, score_intervals
+from llueve.verification.intervals import bins_and_points, comparisons, drawn, score_intervals
 from llueve.verification.reference_data import ReferenceData
 from llueve.verification.references import all_references
 from llueve.verification.summary import summary
@@ -103,10 +103,10 @@ def judged(
     p_n, y_n, over = forecasts.model_p, forecasts.y_n, forecasts.skill_reference
     references = {name: summary(each, y_n, over, threshold) for name, each in forecasts.reference_p.items()}
     bins, isotonic_at = bins_and_points(forecasts, MOST_ISOTONIC)
-    drawn = None
+    draws = None
     if forecasts.too_few is None and blocks.enough:
-        drawn = resampled(forecasts, blocks, bins, isotonic_at)
-    against = comparisons(forecasts, drawn)
+        draws = drawn(forecasts, blocks, bins, isotonic_at)
+    against = comparisons(forecasts, draws)
     found: dict[str, Any] = {
         "part": forecasts.name,
         "n": len(forecasts),
@@ -117,10 +117,10 @@ def judged(
         "references": references,
         "constant": summary(np.full(len(forecasts), forecasts.base_rate), y_n, over, threshold),
         "collapsed": is_collapsed(float(p_n.std()), float(p_n.min()), float(p_n.max()), forecasts.base_rate),
-        "intervals": score_intervals(forecasts, drawn),
+        "intervals": score_intervals(forecasts, draws),
         "comparison": _with_the_best(references, against, blocks),
         "comparisons": against,
-        "curves": curve_tables(forecasts, bins, isotonic_at, drawn),
+        "curves": curve_tables(forecasts, bins, isotonic_at, draws),
         "groups": groups(forecasts),
         "cautions": [{"code": each.code, "message": each.message} for each in warnings],
     }
