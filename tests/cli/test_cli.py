@@ -292,6 +292,19 @@ def test_verification_holds_the_model_beside_four_references(done: Project) -> N
         assert scores["brier"] == pytest.approx(((rows[name] - rows["observed"]) ** 2).mean())
 
 
+def test_three_classes_have_scores_of_their_own(project: Project) -> None:
+    frame = weather()
+    amount = frame.groupby("site")["tp [mm]"].shift(-1)
+    frame["wet"] = np.select([amount.isna(), amount == 0, amount < 4], [None, "dry", "light"], "heavy")
+    project.write(frame)
+    project.train_with('target.classes=["dry", "light", "heavy"]', "train.epochs=1").fine()
+    found = project.json("verification.json")
+    assert set(found["classes"]) == {"rps", "rpss", "class_brier", "class_log_score"}
+    # The event is the last class, so its Brier score is one of two terms of RPS, and one of three of the class Brier score.
+    event = found["model"]["brier"]
+    assert event / 2 < found["classes"]["rps"] < (event + 1) / 2 and event < found["classes"]["class_brier"] < 2
+
+
 def test_the_description_of_the_model(done: Project) -> None:
     model = done.json("model.json")
     assert model["variables"] == [["tp", "mm"], ["humidity", None]]
