@@ -74,6 +74,8 @@ def test_bins_of_equal_count_keep_equal_probabilities_together() -> None:
     assert found.rows_Q.sum() == 10 and set(found.bin_n[:6].tolist()) == {found.bin_n[0]}
     even = reliability(np.arange(100) / 100, np.zeros(100), bins=10, equal="count")
     assert even.rows_Q.tolist() == [10] * 10
+    yes_no = reliability([0.0] * 60 + [1.0] * 40, [0] * 60 + [1] * 40, bins=10, equal="count")
+    assert yes_no.rows_Q.tolist() == [60, 40] and yes_no.frequency_Q.tolist() == [0, 1]
     constant = reliability([0.4, 0.4], [0, 1], equal="count")
     assert constant.rows_Q.tolist() == [2] and constant.edges.tolist() == [0.4, 0.4]
 
@@ -83,16 +85,19 @@ def test_the_expected_calibration_error_by_hand() -> None:
     assert expected_calibration_error(p, y, bins=2) == pytest.approx((2 * abs(0.5 - 0.15) + 2 * abs(1 - 0.8)) / 4)
     assert expected_calibration_error([0.25] * 4, [1, 0, 0, 0]) == 0
     assert expected_calibration_error([0.4], [1]) == pytest.approx(0.6)
+    # A yes/no forecast has two bins: wrong in half of the yes, right in all no.
+    assert expected_calibration_error([1, 1, 0, 0], [1, 0, 0, 0]) == pytest.approx(2 / 4 * 0.5)
 
 
 @given(forecasts, st.integers(1, 12), st.sampled_from(["width", "count"]))
 def test_the_expected_calibration_error_is_that_of_a_loop(forecast, bins, equal) -> None:
     p, y = forecast
-    edges = np.arange(bins + 1) / bins if equal == "width" else np.quantile(p, np.arange(bins + 1) / bins)
     cells: dict[int, list[int]] = {}
     for row, value in enumerate(p):
-        below = [edge for edge in sorted(set(edges))[:-1] if edge <= value]
-        cells.setdefault(len(below), []).append(row)
+        below, alike = int((p < value).sum()), int((p == value).sum())
+        rank = bins * (2 * below + alike) // (2 * len(p))
+        width = min(len([edge for edge in range(1, bins) if edge / bins <= value]), bins - 1)
+        cells.setdefault(width if equal == "width" else rank, []).append(row)
     expected = sum(len(rows) * abs(p[rows].mean() - y[rows].mean()) for rows in cells.values()) / len(p)
     assert expected_calibration_error(p, y, bins, equal) == pytest.approx(expected, abs=1e-12)
 

@@ -115,17 +115,28 @@ def reliability(
     p, y = checked(p, y)
     if not 1 <= bins <= MOST_BINS:
         raise DataError(f"{bins} bins: expected 1 to {MOST_BINS}")
-    # Whole numbers divided, so that an edge is the number that a forecast of 0.3 is.
-    edges = np.arange(bins + 1) / bins if equal == "width" else np.unique(np.quantile(p, np.arange(bins + 1) / bins))
-    count = max(len(edges) - 1, 1)
-    bin_n = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, count - 1)
-    if len(edges) == 1:  # a constant forecast
-        edges = np.repeat(edges, 2)
+    bin_n, edges = _bins_of_equal_width(p, bins) if equal == "width" else _bins_of_equal_count(p, bins)
+    count = len(edges) - 1
     rows_Q = np.bincount(bin_n, minlength=count)
     forecast_Q = _divided(np.bincount(bin_n, weights=p, minlength=count), rows_Q)
-    return Reliability(
-        edges, bin_n, rows_Q, forecast_Q, _divided(np.bincount(bin_n, weights=y, minlength=count), rows_Q)
-    )
+    frequency_Q = _divided(np.bincount(bin_n, weights=y, minlength=count), rows_Q)
+    return Reliability(edges, bin_n, rows_Q, forecast_Q, frequency_Q)
+
+
+def _bins_of_equal_width(p: Floats, bins: int) -> tuple[NDArray[np.intp], Floats]:
+    """The bin of each row, and the edges."""
+    # Whole numbers divided, so that an edge is the number that a forecast of 0.3 is.
+    edges = np.arange(bins + 1) / bins
+    return np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1), edges
+
+
+def _bins_of_equal_count(p: Floats, bins: int) -> tuple[NDArray[np.intp], Floats]:
+    """The bin of each row by the middle rank of its probability, and the edges; a bin begins at its lowest probability."""
+    value_G, group_n, rows_G = np.unique(p, return_inverse=True, return_counts=True)
+    # Twice the middle rank, in whole numbers.
+    place_G = bins * (2 * np.cumsum(rows_G) - rows_G) // (2 * len(p))
+    _, first, bin_G = np.unique(place_G, return_index=True, return_inverse=True)
+    return bin_G[group_n], np.append(value_G[first], value_G[-1])
 
 
 def expected_calibration_error(
