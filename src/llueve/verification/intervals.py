@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llueve.verification.bootstrap import (
     DateBlocks,
@@ -21,7 +20,7 @@ from llueve.verification.bootstrap import (
 from llueve.verification.curves import Reliability, reliability
 from llueve.verification.decomposition import decompose
 from llueve.verification.forecasts import CLIMATOLOGY, Forecasts
-from llueve.verification.scores import auc, log_losses
+from llueve.verification.scores import auc, brier, log_losses
 
 SCORES = ("brier", "bss", "log_score", "auc", "mcb")
 """Scores of the model that have an interval."""
@@ -123,17 +122,16 @@ def comparisons(forecasts: Forecasts, draws: Draws | None) -> dict[str, dict[str
     `skill` is 1 - BS_model / BS_reference, None if the reference is perfect or events are too few.
     """
     y_n, model = forecasts.y_n, forecasts.model_p
-    model_brier, model_auc = _brier(model, y_n), auc(model, y_n)
+    model_brier, model_auc = brier(model, y_n), auc(model, y_n)
     table = {}
     for number, (name, reference) in enumerate(forecasts.reference_p.items(), start=1):
-        reference_brier, reference_auc = _brier(reference, y_n), auc(reference, y_n)
-        known = model_auc is not None and reference_auc is not None
+        reference_brier, reference_auc = brier(reference, y_n), auc(reference, y_n)
         row: dict[str, Any] = {
             "brier_difference": reference_brier - model_brier,
             "brier_interval": None,
             "skill": None if reference_brier == 0 or forecasts.too_few else 1 - model_brier / reference_brier,
             "skill_interval": None,
-            "auc_difference": model_auc - reference_auc if known else None,  # type: ignore[operator]
+            "auc_difference": None if model_auc is None or reference_auc is None else model_auc - reference_auc,
             "auc_interval": None,
         }
         if draws is not None:
@@ -148,10 +146,6 @@ def comparisons(forecasts: Forecasts, draws: Draws | None) -> dict[str, dict[str
 def _skill_interval(model_R: Floats, reference_R: Floats) -> list[float] | None:
     """The interval of the skill; None if the reference is perfect in a resample."""
     return interval(1 - model_R / reference_R) if (reference_R > 0).all() else None
-
-
-def _brier(p_n: NDArray[np.float64], y_n: NDArray[np.int64]) -> float:
-    return float(((p_n - y_n) ** 2).mean())
 
 
 def bins_and_points(forecasts: Forecasts, most_points: int) -> tuple[Reliability, Floats]:
