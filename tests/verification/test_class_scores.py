@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from llueve.errors import DataError
 from llueve.verification import scores
@@ -44,6 +44,7 @@ def test_the_summary_has_the_skill_over_constant_frequencies() -> None:
     assert class_summary(P[:1], [0], [1, 0, 0])["rpss"] is None
 
 
+@settings(max_examples=40)
 @given(forecasts)
 def test_with_two_classes_they_are_those_of_one_event(forecast) -> None:
     p, y = forecast

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llueve.errors import DataError
@@ -25,6 +25,7 @@ def same(value: float | None, number: float) -> bool:
     return math.isnan(number) if value is None else number == pytest.approx(value)
 
 
+@settings(max_examples=40)
 @given(forecasts)
 def test_each_point_has_the_scores_of_its_threshold(forecast) -> None:
     points = operating_points(*forecast)
@@ -37,6 +38,7 @@ def test_each_point_has_the_scores_of_its_threshold(forecast) -> None:
         assert same(1 - table.far, points.success_ratio[k])
 
 
+@settings(max_examples=40)
 @given(forecasts)
 def test_the_areas_under_the_curves_are_the_scores(forecast) -> None:
     p, y = forecast
@@ -131,6 +133,7 @@ def test_economic_value_is_the_saved_expense(forecast, ratio) -> None:
     assert found == pytest.approx([(without - expense) / (without - perfect)])
 
 
+@settings(max_examples=40)
 @given(forecasts)
 def test_potential_value_is_never_below_zero_nor_below_any_threshold(forecast) -> None:
     p, y = forecast

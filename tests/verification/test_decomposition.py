@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from llueve.verification.decomposition import decompose, recalibration_curve
 from llueve.verification.scores import auc, brier
@@ -44,6 +44,7 @@ def test_the_package_scores_gives_the_same() -> None:
     assert found.dsc == pytest.approx(0.44 * 0.56 - BY_SCORES["recalibrated"], rel=1e-9)
 
 
+@settings(max_examples=40)
 @given(forecasts)
 def test_isotonic_regression_is_that_of_its_definition(forecast) -> None:
     p, y = forecast
@@ -52,6 +53,7 @@ def test_isotonic_regression_is_that_of_its_definition(forecast) -> None:
     assert (np.diff(curve.frequency_G) >= 0).all() and (np.diff(curve.probability_G) > 0).all()
 
 
+@settings(max_examples=40)
 @given(forecasts)
 def test_the_parts_add_up_and_none_is_negative(forecast) -> None:
     p, y = forecast
@@ -61,6 +63,7 @@ def test_the_parts_add_up_and_none_is_negative(forecast) -> None:
     assert found.dsc <= found.unc + 1e-12
 
 
+@settings(max_examples=40)
 @given(forecasts)
 def test_a_recalibrated_forecast_is_calibrated_and_keeps_its_discrimination(forecast) -> None:
     p, y = forecast

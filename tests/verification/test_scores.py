@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llueve.errors import DataError
@@ -42,6 +42,7 @@ def test_log_score_of_a_sure_forecast_that_fails_is_finite_and_huge() -> None:
     assert scores.log_score([0.0, 1.0], [1, 1]) == pytest.approx(-math.log(epsilon) / 2)
 
 
+@settings(max_examples=30)
 @given(forecasts)
 def test_the_log_score_is_the_mean_of_its_terms(forecast) -> None:
     assert scores.log_score(*forecast) == pytest.approx(scores.log_losses(*forecast).mean(), abs=1e-12)
@@ -62,6 +63,7 @@ def test_average_precision_by_hand() -> None:
     assert scores.average_precision([0.3, 0.3, 0.3, 0.3], [1, 0, 0, 0]) == pytest.approx(1 / 4)
 
 
+@settings(max_examples=30)
 @given(forecasts)
 def test_average_precision_is_the_sum_of_its_steps(forecast) -> None:
     p, y = forecast
@@ -144,6 +146,7 @@ def test_the_base_rate_has_no_skill_against_itself(forecast) -> None:
     assert skill is None if y.min() == y.max() else skill == 0
 
 
+@settings(max_examples=30)
 @given(forecasts)
 def test_auc_and_average_precision_only_see_the_order(forecast) -> None:
     p, y = forecast
@@ -151,6 +154,7 @@ def test_auc_and_average_precision_only_see_the_order(forecast) -> None:
     assert scores.average_precision(p, y) == scores.average_precision(0.25 + p**3 / 2, y)
 
 
+@settings(max_examples=30)
 @given(forecasts, st.randoms(use_true_random=False))
 def test_no_score_depends_on_the_order_of_the_forecasts(forecast, random) -> None:
     p, y = forecast

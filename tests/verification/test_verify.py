@@ -61,7 +61,7 @@ def test_part(data: ReferenceData) -> Part:
     return rows("test", 300, 400, data.event_ST)
 
 
-FITTED: dict[tuple[int, int], tuple[ReferenceData, dict[str, np.ndarray]]] = {}
+FITTED: dict[tuple[int, int, int], tuple[ReferenceData, dict[str, np.ndarray]]] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +69,9 @@ def _fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The references of the same data and rows are fitted once: most tests are about what is done with them."""
 
     def fitted(data: ReferenceData, part: Part) -> dict[str, np.ndarray]:
-        key = (id(data), len(part))
+        key = (id(data.event_ST), id(data.times), len(part))
         if key not in FITTED:
-            FITTED[key] = (data, all_references(data, part))  # the data are kept, so that their id stays theirs
+            FITTED[key] = (data, all_references(data, part))  # the data are kept, so that their ids stay theirs
         return FITTED[key][1]
 
     monkeypatch.setattr("llueve.verification.verify.all_references", fitted)

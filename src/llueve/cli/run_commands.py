@@ -70,7 +70,9 @@ def evaluate(
         from llueve.config import VerifyConfig, override_verify
         from llueve.verification.given_forecasts import verify_file
 
-        verification = verify_file(str(predictions), override_verify(VerifyConfig(), tuple(overrides or ())))
+        settings = override_verify(VerifyConfig(), tuple(overrides or ()))
+        with Console(stderr=True, emoji=False).status("verifying the forecasts"):
+            verification = verify_file(str(predictions), settings)
     if output is not None:
         _write_output(output, (json.dumps(verification, indent=2, allow_nan=False) + "\n").encode())
     show(verification_table(verification), verification, as_json)
