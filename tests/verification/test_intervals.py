@@ -130,7 +130,7 @@ def test_the_interval_is_that_of_resampled_blocks() -> None:
     blocks = blocks_of(forecasts, resamples=20_000, days=10)
     # Only sums are needed here, so the draws are used directly: AUC and MCB of 20,000 resamples take seconds.
     gain = (forecasts.reference_p["weaker"] - forecasts.y_n) ** 2 - (forecasts.model_p - forecasts.y_n) ** 2
-    sums = blocks.sums(np.stack([gain, np.ones(200)], axis=1))
+    sums = blocks.sums(gain, np.ones(200))
     drawn = np.concatenate([counts @ sums for counts in blocks.draws()])
     low, high = interval(drawn[:, 0] / drawn[:, 1])
     half = 1.96 * gain.reshape(2, 10, 10).mean(axis=(0, 2)).std() / math.sqrt(10)

@@ -85,10 +85,17 @@ class DateBlocks:
         for start in range(0, self.resamples, at_once):
             yield min(at_once, self.resamples - start)
 
-    def sums(self, statistics_nS: Floats) -> Floats:
-        """The sum of each statistic over the rows of each block, (B, S)."""
-        columns = [np.bincount(self.block_n, weights=column, minlength=self.count) for column in statistics_nS.T]
-        return np.stack(columns, axis=1)
+    def sums(self, *statistics: NDArray[np.number]) -> Floats:
+        """The sum of each statistic (n,) over the rows of each block, (B, S)."""
+        return np.stack(
+            [np.bincount(self.block_n, weights=each_n, minlength=self.count) for each_n in statistics], axis=1
+        )
+
+    def sums_by_bin(self, bin_n: NDArray[np.intp], bins: int, statistic_n: NDArray[np.number]) -> Floats:
+        """The sum of one statistic over the rows of each block and bin, (B, bins)."""
+        cell_n = self.block_n * bins + bin_n
+        sums = np.bincount(cell_n, weights=statistic_n, minlength=self.count * bins)
+        return sums.reshape(self.count, bins).astype(np.float64)
 
 
 class RankedForecast:

@@ -69,15 +69,14 @@ def _resampled(forecasts: Forecasts, blocks: DateBlocks, bins: Reliability, mode
     y_n = forecasts.y_n
     each = [forecasts.model_p, *forecasts.reference_p.values()]
     ranked = [model, *(RankedForecast(p_n, y_n, blocks) for p_n in each[1:])]
-    in_bin = np.eye(len(bins.rows_Q))[bins.bin_n]
-    losses = np.stack(
-        [*((p_n - y_n) ** 2 for p_n in each), log_losses(forecasts.model_p, y_n), np.ones(len(y_n))], axis=1
-    )
-    sums = blocks.sums(np.concatenate([losses, in_bin, in_bin * y_n[:, None]], axis=1))
+    ones = np.ones(len(y_n))
+    losses_BS = blocks.sums(*((p_n - y_n) ** 2 for p_n in each), log_losses(forecasts.model_p, y_n), ones)
+    rows_BQ = blocks.sums_by_bin(bins.bin_n, len(bins.rows_Q), ones)
+    events_BQ = blocks.sums_by_bin(bins.bin_n, len(bins.rows_Q), y_n)
     parts: list[tuple[Floats, ...]] = []
     for counts in blocks.draws():
-        means, rows, events = np.split(counts @ sums, np.cumsum([losses.shape[1], in_bin.shape[1]]), axis=1)
-        means = means / means[:, -1:]
+        losses, rows, events = counts @ losses_BS, counts @ rows_BQ, counts @ events_BQ
+        means = losses / losses[:, -1:]
         areas = np.stack([resampled_auc(*forecast.drawn(counts)) for forecast in ranked], axis=1)
         frequency = np.divide(events, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
         parts.append((means[:, :-2], areas, means[:, -2], frequency))
@@ -86,7 +85,7 @@ def _resampled(forecasts: Forecasts, blocks: DateBlocks, bins: Reliability, mode
 
 def _half_sampled(forecasts: Forecasts, blocks: DateBlocks, model: RankedForecast, isotonic_at: Floats) -> HalfSampled:
     errors = (forecasts.model_p - forecasts.y_n) ** 2
-    sums = blocks.sums(np.stack([errors, np.ones(len(errors))], axis=1))
+    sums = blocks.sums(errors, np.ones(len(errors)))
     parts: list[tuple[Floats, ...]] = []
     for counts in blocks.halves():
         error, rows = (counts @ sums).T
