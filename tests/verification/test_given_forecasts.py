@@ -1,16 +1,19 @@
 """Anybody's forecasts in a table are verified like those of a run, and a bad row is named."""
 
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from llueve.config import VerifyConfig
 from llueve.errors import DataError
 from llueve.verification.bootstrap import DateBlocks
 from llueve.verification.given_forecasts import read_forecasts, verify_file
+from llueve.verification.score_table import render
 from llueve.verification.verify import judged
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -69,6 +72,15 @@ def test_without_references_nothing_is_compared(tmp_path: Path) -> None:
     assert found["comparison"]["best_reference"] is None and found["intervals"]["brier"] is not None
     assert found["verdict"].startswith("No comparison, since no reference forecast is given: Brier 0.")
     assert "better than a constant at the period's own rate" in found["verdict"]
+
+
+def test_names_of_files_and_references_are_shown_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "mine[b].csv"
+    as_table(noisy_forecasts()).rename(columns={"weaker": "x[bold]y[a"}).to_csv(path, index=False)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(render(verify_file(path, SETTINGS)))
+    shown = console.file.getvalue()
+    assert "mine[b].csv: 360 forecasts" in shown and "x[bold]y[a" in shown
 
 
 def test_one_reference_without_climatology(tmp_path: Path) -> None:

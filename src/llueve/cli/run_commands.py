@@ -50,7 +50,8 @@ def evaluate(
         Path | None, Option(metavar="FILE.json", parser=a_path, help="Write the JSON here as well.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a key of [verify]; repeatable.")
+        list[str] | None,
+        Option("--set", metavar="KEY=VALUE", help="Change a key, as in verify.bootstrap=200; repeatable."),
     ] = None,
 ) -> None:
     """Verify a trained run again on its test period, or the forecasts of a table."""

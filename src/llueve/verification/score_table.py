@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from llueve.verification.verdict import words
@@ -38,7 +39,7 @@ YES_NO: tuple[Column, ...] = (
 
 def render(verification: Mapping[str, Any]) -> Group:
     """Three tables with model, references and constant, each readable in 60 columns; the best of a column is bold."""
-    title = f"{verification['part']}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events"
+    title = f"{escape(verification['part'])}: {verification['n']:,} forecasts, {verification['base_rate']:.1%} events"
     threshold = f"{verification['threshold']:.3f}".rstrip("0").ljust(4, "0")
     return Group(
         _table(verification, title, PROBABILITIES, 4),
@@ -57,7 +58,7 @@ def _table(verification: Mapping[str, Any], title: str, columns: tuple[Column, .
     # The constant knows the rate of the period, so it competes for nothing.
     best = {key: _best([row[key] for row in rows.values()], better) for key, _, better in columns}
     for name, row in rows.items():
-        table.add_row(words(name), *(_cell(row[key], best[key], digits) for key, _, _ in columns))
+        table.add_row(escape(words(name)), *(_cell(row[key], best[key], digits) for key, _, _ in columns))
     table.add_row(constant, *(_cell(verification["constant"][key], None, digits) for key, _, _ in columns))
     return table
 
