@@ -85,5 +85,7 @@ def test_the_demo_runs_on_the_embedded_data(tmp_path):
     assert (
         (tmp_path / "run" / "predictions.csv")
         .read_text()
-        .startswith("site,time,observed,probability\nSeattle,2015-01-01,")
+        .startswith(
+            "site,time,observed,probability,climatology,persistence,logistic,gradient_boosting\nSeattle,2015-01-01,"
+        )
     )

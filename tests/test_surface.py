@@ -45,7 +45,13 @@ def test_the_commands_and_their_parameters() -> None:
             "resume": ["--resume"],
             "overrides": ["--set"],
         },
-        "evaluate": {"run": ["run"], "as_json": ["--json"]},
+        "evaluate": {
+            "run": ["run"],
+            "predictions": ["--predictions"],
+            "as_json": ["--json"],
+            "output": ["--output"],
+            "overrides": ["--set"],
+        },
         "predict": {"run": ["run"], "table": ["table"], "every_window": ["--all"], "output": ["--output"]},
         "audit": {
             "config": ["config"],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llueve.audit import audit_panel
-from llueve.config import Config
+from llueve.config import Config, override_verify
 from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
 from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
@@ -120,10 +120,13 @@ def train(
             return Result(run.directory, processes.on_first(lambda: _finish(job, run, saved, panel, split, windows)))
 
 
-def evaluate(directory: str | Path, console: Console | None = None) -> dict[str, Any]:
+def evaluate(directory: str | Path, console: Console | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Verify a trained run on its test period again; write `verification.json` again, and return its content.
 
+    Each override is `verify.key=value`, as in `verify.bootstrap=200`.
+
     Raises:
+        ConfigError: an override is not of `[verify]`, or is refused.
         RunError: the run is incomplete, or a training uses its directory.
         CheckpointError: its files are damaged, or do not belong together.
         DataError: the table is gone or has changed, and its periods with it.
@@ -131,6 +134,7 @@ def evaluate(directory: str | Path, console: Console | None = None) -> dict[str,
     with RunLock(Run.open(directory)[0].directory) as lock:
         lock.take()
         run, config, saved = _open(directory)
+        config = config.model_copy(update={"verify": override_verify(config.verify, overrides)})
         return _evaluate(run, config, saved, console or Console(stderr=True))
 
 
@@ -165,7 +169,8 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
         if finding.severity == "warning":
             logger.warning(finding.message)
     part = complete_windows(panel, saved.context, every_window)
-    return _forecasts(panel, part, probability=_probability(saved, panel, saved.windows(panel), part))
+    share_nK = _probability(saved, panel, saved.windows(panel), part)
+    return _forecasts(panel, part, probability=share_nK[:, saved.event_index])
 
 
 def convert(source: str | Path, to: Format, output: str | Path, allow_missing: Sequence[str] = ()) -> list[Path]:
@@ -263,11 +268,11 @@ def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Spl
 
 
 def _probability(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> NDArray[np.float64]:
-    """Probability of the event for each window of a part; if one of them is not finite, none is reported."""
+    """Probability of each class for each window of a part, (n, K); if one of them is not finite, none is reported."""
     logits_BK = predict_logits(saved.classifier.to(best_device()), windows, part)
     saved.classifier.to("cpu")
-    probability = probabilities(logits_BK)[:, saved.event_index]
-    bad = np.flatnonzero(~np.isfinite(probability))
+    probability = probabilities(logits_BK)
+    bad = np.flatnonzero(~np.isfinite(probability).all(axis=1))
     if len(bad):
         site, time = panel["site"].values[part.site[bad[0]]], panel["time"].values[part.end[bad[0]]]
         raise GuardStop(
@@ -303,7 +308,7 @@ def _verify(
         seed=config.train.seed,
     )
     with console.status("fitting the references and verifying the test period"):
-        verification = verify(
+        verified = verify(
             data,
             split.test,
             probability,
@@ -313,10 +318,11 @@ def _verify(
             event_index=saved.event_index,
         )
     observed = (split.test.y == saved.event_index).astype(int)
-    table = _forecasts(panel, split.test, observed=observed, probability=probability)
+    event = probability[:, saved.event_index]
+    table = _forecasts(panel, split.test, observed=observed, probability=event, **verified.reference_p)
     run.write(PREDICTIONS, with_safe_sites(table).to_csv(index=False).encode())
-    run.write_json(VERIFICATION, verification)
-    return verification
+    run.write_json(VERIFICATION, verified.content)
+    return verified.content
 
 
 def _forecasts(panel: xr.Dataset, part: Part, **columns: NDArray[Any]) -> pd.DataFrame:

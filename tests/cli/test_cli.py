@@ -271,7 +271,8 @@ def test_the_history_has_one_object_per_epoch(done: Project) -> None:
 
 def test_predictions_are_probabilities_of_the_whole_test_period(done: Project) -> None:
     rows = pd.read_csv(done.run / "predictions.csv")
-    assert list(rows.columns) == ["site", "time", "observed", "probability"]
+    references = ["climatology", "persistence", "logistic", "gradient_boosting"]
+    assert list(rows.columns) == ["site", "time", "observed", "probability", *references]
     assert rows["probability"].between(0, 1, inclusive="neither").all()
     table = pd.read_csv(done.table)
     known = table.groupby("site").nth(slice(TEST, None)).dropna(subset="wet")
@@ -289,6 +290,21 @@ def test_verification_holds_the_model_beside_four_references(done: Project) -> N
     brier = ((rows["probability"] - rows["observed"]) ** 2).mean()
     assert found["model"]["brier"] == pytest.approx(brier)
     assert str(found["n"]) in found["verdict"]
+    for name, scores in found["references"].items():  # every comparison can be checked from the files
+        assert scores["brier"] == pytest.approx(((rows[name] - rows["observed"]) ** 2).mean())
+
+
+def test_three_classes_have_scores_of_their_own(project: Project) -> None:
+    frame = weather()
+    amount = frame.groupby("site")["tp [mm]"].shift(-1)
+    frame["wet"] = np.select([amount.isna(), amount == 0, amount < 4], [None, "dry", "light"], "heavy")
+    project.write(frame)
+    project.train_with('target.classes=["dry", "light", "heavy"]', "train.epochs=1").fine()
+    found = project.json("verification.json")
+    assert set(found["classes"]) == {"rps", "rpss", "class_brier", "class_log_score"}
+    # The event is the last class, so its Brier score is one of two terms of RPS, and one of three of the class Brier score.
+    event = found["model"]["brier"]
+    assert event / 2 < found["classes"]["rps"] < (event + 1) / 2 and event < found["classes"]["class_brier"] < 2
 
 
 def test_the_description_of_the_model(done: Project) -> None:
@@ -320,6 +336,67 @@ def test_evaluate_gives_the_same_verification(copy: Project) -> None:
 def test_evaluate_prints_the_verdict(copy: Project) -> None:
     outcome = llueve("evaluate", copy.run).fine()
     assert copy.json("verification.json")["verdict"] in " ".join(outcome.out.split())
+
+
+def test_evaluate_with_other_keys_of_verify(copy: Project, tmp_path: Path) -> None:
+    before = copy.json("verification.json")
+    report = tmp_path / "report.json"
+    llueve("evaluate", copy.run, "--set", "verify.bootstrap=250", "--output", report).fine()
+    found = copy.json("verification.json")
+    assert json.loads(report.read_text()) == found and found["settings"]["bootstrap"] == 250
+    assert found["comparison"]["resamples"] == 250 != before["comparison"]["resamples"]
+    assert found["model"] == before["model"] and found["comparison"]["interval"] != before["comparison"]["interval"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "train.epochs=5",
+            "--set train.epochs=5: only keys of [verify] can be changed here, as in verify.bootstrap=200",
+        ),
+        ("bootstrap=200", "only keys of [verify] can be changed here"),
+        ("verify=200", "expected section.key=value"),
+        ("verify.bootstrap=5", "--set: verify.bootstrap = 5: expected"),
+        ("verify.bootstrp=500", "did you mean verify.bootstrap?"),
+        ("verify.lags.x=5", "verify.lags"),
+    ],
+)
+@pytest.mark.parametrize("what", ["run", "--predictions"])
+def test_evaluate_refuses_other_keys(copy: Project, override: str, words: str, what: str) -> None:
+    before = (copy.run / "verification.json").read_bytes()
+    given = (copy.run,) if what == "run" else ("--predictions", copy.run / "predictions.csv")
+    llueve("evaluate", *given, "--set", override).refused(2, words)
+    assert (copy.run / "verification.json").read_bytes() == before
+
+
+def test_evaluate_takes_anybodys_forecasts(copy: Project, tmp_path: Path) -> None:
+    own = copy.json("verification.json")
+    file, report = tmp_path / "mine.csv", tmp_path / "mine.json"
+    pd.read_csv(copy.run / "predictions.csv").to_csv(file, index=False)
+    outcome = llueve("evaluate", "--predictions", file, "--output", report, "--set", "verify.bootstrap=100").fine()
+    found = json.loads(report.read_text())
+    assert found["verdict"] in " ".join(outcome.out.split()) and "mine.csv: " in outcome.out
+    for name in ("model", "constant"):
+        assert found[name] == {key: pytest.approx(value) for key, value in own[name].items()}
+    assert found["intervals"]["brier"] == pytest.approx(own["intervals"]["brier"])
+    assert set(found["references"]) == set(own["references"])
+    printed = llueve("evaluate", "--predictions", file, "--json", "--set", "verify.bootstrap=100").fine()
+    assert json.loads(printed.out) == found
+
+
+def test_evaluate_needs_one_of_run_and_forecasts(copy: Project, tmp_path: Path) -> None:
+    file = copy.run / "predictions.csv"
+    llueve("evaluate").refused(2, "give a run directory, or --predictions FILE.csv, one of them")
+    llueve("evaluate", copy.run, "--predictions", file).refused(2, "one of them")
+    before = file.read_bytes()
+    llueve("evaluate", "--predictions", file, "--output", file).refused(2, "--output", "predictions.csv")
+    llueve("evaluate", copy.run, "--output", copy.run / "model.json").refused(2, "--output", "model.json")
+    assert file.read_bytes() == before
+    bad = tmp_path / "bad.csv"
+    bad.write_text("time,observed,probability\n2020-01-01,1,0.5\n2020-01-02,1,7\n")
+    llueve("evaluate", "--predictions", bad).refused(1, f"{bad}: row 3, column 'probability': '7' is not a probability")
+    llueve("evaluate", "--predictions", tmp_path / "gone.csv").refused(1, "gone.csv: cannot be read")
 
 
 @pytest.mark.parametrize(

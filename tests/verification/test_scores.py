@@ -1,22 +1,26 @@
-"""Scores against arithmetic done by hand, and the properties that they must have."""
+"""Scores against arithmetic done by hand and against `scores`, and the properties that they must have."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llueve.errors import DataError
 from llueve.verification import scores
+from llueve.verification.contingency import contingency
+from llueve.verification.curves import economic_value, expected_calibration_error, operating_points, reliability
+from llueve.verification.decomposition import decompose, recalibration_curve
+from llueve.verification.summary import summary
 
-ALL = [scores.brier, scores.log_score, scores.auc, scores.accuracy, scores.f1, scores.confusion]
+sys.path.insert(0, str(Path(__file__).parent))
+from forecast_cases import BY_SCORES, FIXED_P, FIXED_Y, forecasts
 
-# Multiples of 1/64, so that a monotone map in floating point never makes two different probabilities equal.
-probability = st.integers(0, 64).map(lambda n: n / 64)
-forecasts = st.lists(st.tuples(probability, st.integers(0, 1)), min_size=1, max_size=40).map(
-    lambda pairs: (np.array([p for p, _ in pairs]), np.array([y for _, y in pairs]))
-)
+ALONE = [scores.brier, scores.log_score, scores.auc, scores.average_precision, expected_calibration_error]
+ALL = [*ALONE, contingency, decompose, recalibration_curve, operating_points, reliability, economic_value]
 
 
 def test_brier_by_hand() -> None:
@@ -38,6 +42,12 @@ def test_log_score_of_a_sure_forecast_that_fails_is_finite_and_huge() -> None:
     assert scores.log_score([0.0, 1.0], [1, 1]) == pytest.approx(-math.log(epsilon) / 2)
 
 
+@settings(max_examples=30)
+@given(forecasts)
+def test_the_log_score_is_the_mean_of_its_terms(forecast) -> None:
+    assert scores.log_score(*forecast) == pytest.approx(scores.log_losses(*forecast).mean(), abs=1e-12)
+
+
 def test_auc_by_hand() -> None:
     # Of the 2 × 2 pairs (event, none), 0.9 beats both 0.3 and 0.4; 0.4 beats 0.3 and ties with 0.4.
     assert scores.auc([0.9, 0.4, 0.3, 0.4], [1, 1, 0, 0]) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
@@ -45,22 +55,57 @@ def test_auc_by_hand() -> None:
     assert scores.auc([0.9, 0.4], [0, 0]) is None
 
 
-def test_yes_starts_at_one_half() -> None:
-    p, y = [0.5, 0.5, 0.49, 0.2, 0.9], [1, 0, 1, 0, 1]
-    assert scores.confusion(p, y) == {"hits": 2, "false_alarms": 1, "misses": 1, "correct_rejections": 1}
-    assert scores.accuracy(p, y) == pytest.approx((2 + 1) / 5)
-    assert scores.f1(p, y) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+def test_average_precision_by_hand() -> None:
+    # From high to low: 0.9 finds 1 of 2 events with precision 1/1; 0.6 none; 0.4 the second with precision 2/3.
+    assert scores.average_precision([0.9, 0.6, 0.4, 0.1], [1, 0, 1, 0]) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+    assert scores.average_precision([0.9, 0.4], [0, 0]) is None
+    assert scores.average_precision([0.9, 0.4], [1, 1]) == 1
+    assert scores.average_precision([0.3, 0.3, 0.3, 0.3], [1, 0, 0, 0]) == pytest.approx(1 / 4)
 
 
-def test_f1_is_zero_without_any_event_or_yes() -> None:
-    assert scores.f1([0.1, 0.2], [0, 0]) == 0
-    assert scores.f1([0.1, 0.2], [1, 0]) == 0
+@settings(max_examples=30)
+@given(forecasts)
+def test_average_precision_is_the_sum_of_its_steps(forecast) -> None:
+    p, y = forecast
+    expected, recall = 0.0, 0.0
+    for threshold in sorted(set(p), reverse=True):
+        hits = y[p >= threshold].sum()
+        expected += (hits / max(y.sum(), 1) - recall) * hits / (p >= threshold).sum()
+        recall = hits / max(y.sum(), 1)
+    found = scores.average_precision(p, y)
+    assert found is None if y.sum() == 0 else found == pytest.approx(expected)
 
 
-def test_summary_holds_exactly_its_keys() -> None:
-    found = scores.summary([0.8, 0.1], [1, 0], [0.5, 0.5])
-    assert list(found) == ["brier", "bss", "log_score", "auc", "accuracy", "f1", "confusion"]
-    assert found["bss"] == scores.brier_skill([0.8, 0.1], [1, 0], [0.5, 0.5])
+def test_sharpness_by_hand() -> None:
+    assert scores.sharpness([0.2, 0.4]) == pytest.approx(0.1**2)
+    assert scores.sharpness([0.3, 0.3, 0.3]) == pytest.approx(0)
+    with pytest.raises(DataError, match="first nan"):
+        scores.sharpness([0.2, math.nan])
+
+
+def test_the_package_scores_gives_the_same() -> None:
+    assert scores.brier(FIXED_P, FIXED_Y) == pytest.approx(BY_SCORES["brier"], rel=1e-12)
+    assert scores.auc(FIXED_P, FIXED_Y) == pytest.approx(BY_SCORES["auc"], rel=1e-12)
+
+
+def test_the_summary_holds_exactly_its_keys() -> None:
+    p, y, climatology = [0.8, 0.1, 0.6], [1, 0, 0], [0.5, 0.5, 0.5]
+    found = summary(p, y, climatology)
+    probabilities = ["brier", "bss", "log_score", "auc", "average_precision", "mcb", "dsc", "unc", "ece", "sharpness"]
+    yes_no = ["accuracy", "f1", "confusion", "pod", "far", "pofd", "bias", "csi", "ets", "hss", "pss", "sedi"]
+    assert list(found) == probabilities + yes_no
+    assert found["bss"] == scores.brier_skill(p, y, climatology)
+    assert found["brier"] == pytest.approx(found["mcb"] - found["dsc"] + found["unc"])
+    assert (found["far"], summary(p, y, None, threshold=0.7)["far"]) == (1 / 2, 0)
+    assert summary(p, y, None)["bss"] is None
+
+
+@pytest.mark.parametrize(("p", "y"), [([0.3], [0]), ([0.3], [1]), ([0.3, 0.3], [0, 0]), ([0.0, 1.0], [1, 1])])
+def test_every_score_of_degenerate_forecasts_is_a_number_or_none(p, y) -> None:
+    found = summary(p, y, p)
+    numbers = {key: value for key, value in found.items() if key != "confusion"}
+    assert all(value is None or math.isfinite(value) for value in numbers.values())
+    assert found["auc"] is None and found["sedi"] is None and found["unc"] == 0
 
 
 @pytest.mark.parametrize("score", ALL)
@@ -101,22 +146,21 @@ def test_the_base_rate_has_no_skill_against_itself(forecast) -> None:
     assert skill is None if y.min() == y.max() else skill == 0
 
 
+@settings(max_examples=30)
 @given(forecasts)
-def test_auc_only_sees_the_order(forecast) -> None:
+def test_auc_and_average_precision_only_see_the_order(forecast) -> None:
     p, y = forecast
     assert scores.auc(p, y) == scores.auc(0.25 + p**3 / 2, y)
+    assert scores.average_precision(p, y) == scores.average_precision(0.25 + p**3 / 2, y)
 
 
+@settings(max_examples=30)
 @given(forecasts, st.randoms(use_true_random=False))
 def test_no_score_depends_on_the_order_of_the_forecasts(forecast, random) -> None:
     p, y = forecast
     order = random.sample(range(len(y)), len(y))
-    for score in ALL:
+    for score in ALONE:
         shuffled, straight = score(p[order], y[order]), score(p, y)
-        assert shuffled == (straight if straight is None or score is scores.confusion else pytest.approx(straight))
-
-
-@given(forecasts)
-def test_the_contingency_table_holds_every_forecast(forecast) -> None:
-    p, y = forecast
-    assert sum(scores.confusion(p, y).values()) == len(y)
+        assert shuffled == (straight if straight is None else pytest.approx(straight, abs=1e-12))
+    assert contingency(p[order], y[order]) == contingency(p, y)
+    assert vars(decompose(p[order], y[order])) == pytest.approx(vars(decompose(p, y)), abs=1e-12)

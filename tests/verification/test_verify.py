@@ -12,11 +12,12 @@ from rich.console import Console
 from llueve.errors import DataError, GuardStop, UsageError
 from llueve.samples.periods import few_events
 from llueve.samples.split import Part
-from llueve.verification import references
-from llueve.verification.bootstrap import compare
+from llueve.verification.class_scores import class_summary
+from llueve.verification.curves import economic_value
 from llueve.verification.learned_references import learned
 from llueve.verification.reference_data import ReferenceData
-from llueve.verification.verdict import render
+from llueve.verification.references import all_references
+from llueve.verification.score_table import render
 from llueve.verification.verify import verify
 
 SITES = ["Albury", "Cobar"]
@@ -60,8 +61,24 @@ def test_part(data: ReferenceData) -> Part:
     return rows("test", 300, 400, data.event_ST)
 
 
+FITTED: dict[tuple[int, int, int], tuple[ReferenceData, dict[str, np.ndarray]]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The references of the same data and rows are fitted once: most tests are about what is done with them."""
+
+    def fitted(data: ReferenceData, part: Part) -> dict[str, np.ndarray]:
+        key = (id(data.event_ST), id(data.times), len(part))
+        if key not in FITTED:
+            FITTED[key] = (data, all_references(data, part))  # the data are kept, so that their ids stay theirs
+        return FITTED[key][1]
+
+    monkeypatch.setattr("llueve.verification.verify.all_references", fitted)
+
+
 def run(data: ReferenceData, part: Part, p: np.ndarray, **changes: int) -> dict:
-    return verify(data, part, p, SITES, **({"bootstrap": 200, "block_days": 7, "event_index": 1} | changes))
+    return verify(data, part, p, SITES, **({"bootstrap": 200, "block_days": 7, "event_index": 1} | changes)).content
 
 
 def test_a_perfect_model_beats(data, test_part) -> None:
@@ -76,10 +93,10 @@ def test_a_perfect_model_beats(data, test_part) -> None:
     assert found["verdict"].endswith("BSS over climatology 1.000 on 200 forecasts.")
 
 
-def test_a_model_that_is_always_wrong_does_not_beat(data, test_part) -> None:
-    found = run(data, test_part, 1.0 - test_part.y)
+def test_a_model_worse_than_the_best_reference_does_not_beat(data, test_part) -> None:
+    found = run(data, test_part, 0.3 * learned(data, test_part)["logistic"] + 0.7 * test_part.y.mean())
     assert found["verdict_code"] == "does_not_beat"
-    assert found["comparison"]["interval"][1] < 0
+    assert found["comparison"]["interval"][1] < 0 < found["model"]["bss"]
     assert "The model does not beat logistic regression, the best" in found["verdict"]
     low, high = found["comparison"]["skill_interval"]
     skill = f"{found['comparison']['skill_over_best']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
@@ -112,51 +129,14 @@ def test_a_short_part_is_too_short_to_tell(data) -> None:
 
 
 def test_the_content_is_json_with_the_promised_keys(data, test_part) -> None:
-    found = run(data, test_part, np.full(len(test_part), 0.4))
-    keys = ["part", "n", "base_rate", "model", "references", "constant", "comparison", "cautions", "verdict"]
-    assert list(found) == [*keys, "verdict_code"]
+    found = run(data, test_part, np.linspace(0.2, 0.6, len(test_part)))
+    keys = ["part", "n", "base_rate", "mean_forecast", "threshold", "model", "references", "constant", "collapsed"]
+    keys += ["intervals", "comparison", "comparisons", "curves", "groups", "cautions", "verdict", "verdict_code"]
+    assert list(found) == [*keys, "classes", "settings"]
     assert list(found["references"]) == ["climatology", "persistence", "logistic", "gradient_boosting"]
     assert found["references"]["climatology"]["bss"] == 0
     assert found["base_rate"] == pytest.approx(test_part.y.sum() / 200) and found["n"] == 200
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def test_the_same_seed_gives_the_same_numbers(data, test_part) -> None:
-    p = np.full(len(test_part), 0.4)
-    call = {"data": data, "part": test_part, "bootstrap": 1500, "block_days": 7}
-    reference = references.climatology(data, test_part)
-    once = compare(p, reference, test_part.y, **call)
-    assert compare(p, reference, test_part.y, **call) == once
-    other = compare(p, reference, test_part.y, **(call | {"data": replace(data, seed=1)}))
-    assert other["interval"] != once["interval"] and other["brier_difference"] == once["brier_difference"]
-
-
-def test_blocks_hold_all_sites_of_a_date_and_never_less_than_the_horizon(data, test_part) -> None:
-    call = {"part": test_part, "bootstrap": 100, "block_days": 7}
-    p, reference = np.full(200, 0.4), np.full(200, 0.5)
-    assert compare(p, reference, test_part.y, data, **call)["blocks"] == math.ceil(100 / 7)
-    slow = replace(data, horizon_hours=24 * 9 + 1)
-    found = compare(p, reference, test_part.y, slow, **call)
-    assert found["block_days"] == 10 and found["blocks"] == 100 / 10
-
-
-def test_the_interval_is_that_of_resampled_blocks(data, test_part) -> None:
-    # The spread of the mean over B equal blocks is the blocks' own spread over √B, as for any mean.
-    p, reference = np.full(200, 0.3), references.climatology(data, test_part)
-    found = compare(p, reference, test_part.y, data, test_part, bootstrap=20_000, block_days=10)
-    gain = (reference - test_part.y) ** 2 - (p - test_part.y) ** 2
-    block_means = gain.reshape(2, 10, 10).mean(axis=(0, 2))
-    half = 1.96 * block_means.std() / math.sqrt(10)
-    low, high = found["interval"]
-    assert (low + high) / 2 == pytest.approx(gain.mean(), abs=half / 5)
-    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
-
-
-def test_a_perfect_reference_leaves_skill_undefined(data, test_part) -> None:
-    y = test_part.y
-    found = compare(np.full(200, 0.4), y.astype(float), y, data, test_part, bootstrap=100, block_days=7)
-    assert found["skill_over_best"] is None and found["skill_interval"] is None
-    assert found["interval"][1] < 0
 
 
 def test_beside_a_perfect_climatology_the_brier_difference_is_given(data) -> None:
@@ -167,6 +147,7 @@ def test_beside_a_perfect_climatology_the_brier_difference_is_given(data) -> Non
     part = rows("test", 300, 400, event_ST)
     found = run(certain, part, np.where(part.site == 0, 0.9, 0.1))
     assert found["model"]["bss"] is None and found["verdict_code"] == "does_not_beat"
+    assert found["comparison"]["skill_interval"] is None
     assert "BSS over climatology undefined, since it is perfect, on 200 forecasts" in found["verdict"]
     # 0 - 0.1² in every block: without a skill, the sentence gives the Brier difference itself.
     difference = "Brier score of climatology minus that of the model -0.0100 (95 % interval -0.0100 to -0.0100)"
@@ -230,7 +211,7 @@ def test_a_test_without_enough_events_has_no_verdict_and_no_skill(data) -> None:
     event_ST[:, 300:] = 0
     event_ST[:, 310:314] = 1  # 8 rows
     part = rows("test", 300, 400, event_ST)
-    found = run(replace(data, event_ST=event_ST), part, np.full(len(part), 0.04))
+    found = run(replace(data, event_ST=event_ST), part, np.where(part.end % 2, 0.03, 0.05))
     assert found["verdict_code"] == "too_few_events" and "8 events on 4 day(s) among 200 rows" in found["verdict"]
     assert "BSS" not in found["verdict"] and "skill" not in found["verdict"]
     summaries = [found["model"], found["constant"], *found["references"].values()]
@@ -261,10 +242,121 @@ def test_a_rate_that_shifts_beyond_chance_is_said_and_the_constant_shown(data) -
     event_ST = data.event_ST.copy()
     event_ST[:, 300:] = random.random((2, 100)) < 0.1
     part = rows("test", 300, 400, event_ST)
-    found = run(replace(data, event_ST=event_ST), part, np.full(len(part), 0.12))
+    varied = np.where(part.end % 2, 0.11, 0.13)  # nearly a constant, but not collapsed
+    found = run(replace(data, event_ST=event_ST), part, varied)
     rate = event_ST[:, 300:].mean()
     assert "rate_shift" in cautions(found)
     assert found["model"]["bss"] > 0.2  # a constant looks skilful over climatology
     assert found["constant"]["brier"] == pytest.approx(rate * (1 - rate))
     assert "no better than a constant at the period's own rate" in found["verdict"]
     assert "rate_shift" not in cautions(run(data, rows("test", 300, 400, data.event_ST), np.full(200, 0.4)))
+
+
+def test_the_first_sentence_says_that_a_model_collapsed(data, test_part) -> None:
+    for p in (np.full(200, 0.4), 0.4 + np.linspace(0, 1e-7, 200), 0.4 + 0.004 * np.sin(np.arange(200))):
+        found = run(data, test_part, p)
+        assert found["verdict_code"] == "collapsed" and found["collapsed"] is True
+        assert found["verdict"].startswith("The model collapsed: its forecasts are constant or nearly so (mean 0.400")
+    assert run(data, test_part, 0.4 + 0.01 * np.sin(np.arange(200)))["verdict_code"] != "collapsed"
+
+
+def test_the_first_sentence_says_that_a_model_does_not_beat_climatology(data, test_part) -> None:
+    found = run(data, test_part, 1.0 - test_part.y)
+    assert found["verdict_code"] == "does_not_beat_climatology" and found["collapsed"] is False
+    low, high = found["intervals"]["bss"]
+    assert found["verdict"].startswith(
+        f"The model does not beat climatology: BSS {found['model']['bss']:.3f} (95 % interval {low:+.3f} to {high:+.3f}), "
+        f"Brier 1.0000 against {found['references']['climatology']['brier']:.4f}, on 200 forecasts."
+    )
+    assert "The best of the references is logistic regression (Brier 0." in found["verdict"]
+    climatology = all_references(data, test_part)["climatology"]
+    assert run(data, test_part, climatology)["verdict_code"] == "does_not_beat_climatology"  # BSS = 0
+    short = rows("test", 300, 328, data.event_ST)
+    found = run(data, short, 1.0 - short.y)
+    assert found["verdict_code"] == "does_not_beat_climatology" and "interval" not in found["verdict"]
+
+
+def test_a_collapsed_model_without_events_is_still_called_that(data) -> None:
+    event_ST = data.event_ST.copy()
+    event_ST[:, 300:] = 0
+    part = rows("test", 300, 400, event_ST)
+    found = run(replace(data, event_ST=event_ST), part, np.full(len(part), 0.1))
+    assert found["verdict_code"] == "collapsed" and "No verdict otherwise: test: 0 events" in found["verdict"]
+
+
+def test_the_comparison_is_that_with_the_best_reference(data, test_part) -> None:
+    found = run(data, test_part, np.linspace(0.2, 0.6, 200))
+    best = found["comparisons"][found["comparison"]["best_reference"]]
+    assert list(found["comparisons"]) == list(found["references"])
+    assert found["comparison"]["brier_difference"] == best["brier_difference"]
+    assert found["comparison"]["interval"] == best["brier_interval"]
+    assert found["comparison"]["skill_interval"] == best["skill_interval"]
+    assert found["comparisons"]["climatology"]["skill"] == pytest.approx(found["model"]["bss"])
+    assert found["comparisons"]["climatology"]["skill_interval"] == found["intervals"]["bss"]
+    assert found["comparison"]["resamples"] == found["settings"]["bootstrap"] == 200
+
+
+def test_the_same_seed_gives_the_same_numbers(data, test_part) -> None:
+    p = np.linspace(0.2, 0.6, 200)
+    once = run(data, test_part, p)
+    assert run(data, test_part, p) == once
+    assert run(replace(data, seed=1), test_part, p)["intervals"] != once["intervals"]
+
+
+def test_yes_and_no_follow_the_threshold(data, test_part) -> None:
+    p = np.linspace(0.2, 0.6, 200)
+    found = run(data, test_part, p, threshold=0.3)
+    assert found["threshold"] == 0.3
+    counts = found["model"]["confusion"]
+    assert counts["hits"] + counts["false_alarms"] == (p >= 0.3).sum()
+    assert run(data, test_part, p)["model"]["confusion"]["hits"] < counts["hits"]
+    assert "yes from a probability of 0.30" in text_of(found)
+
+
+def test_the_curves_are_those_of_the_model_with_bands_around_them(data, test_part) -> None:
+    p = np.linspace(0.02, 0.98, 200)
+    curves = run(data, test_part, p)["curves"]
+    points = curves["operating_points"]
+    assert points["threshold"][0] is None and (points["pod"][0], points["pofd"][0]) == (0, 0)
+    assert (points["pod"][-1], points["pofd"][-1]) == (1, 1) and points["success_ratio"][0] is None
+    assert sum(curves["reliability"]["rows"]) == 200
+    for name in ("reliability", "isotonic"):
+        bands = [curves[name][key] for key in ("low", "frequency", "high")]
+        known = [each for each in zip(*bands, strict=True) if None not in each]
+        assert known and all(low <= high for low, _, high in known)
+        assert np.mean([low <= middle <= high for low, middle, high in known]) > 0.8
+    values = curves["economic_value"]
+    assert list(values["value"]) == ["model", "climatology", "persistence", "logistic", "gradient_boosting"]
+    expected = economic_value(p, test_part.y)
+    assert values["value"]["model"] == pytest.approx(expected, abs=1e-6) and len(values["cost_loss"]) == 99
+
+
+def test_several_classes_have_scores_of_their_own(data, test_part) -> None:
+    event = np.linspace(0.1, 0.7, 200)
+    p = np.stack([0.4 * (1 - event), event, 0.6 * (1 - event)], axis=1)
+    found = run(data, test_part, p)
+    assert found["model"] == run(data, test_part, event)["model"]
+    frequency = [1 - data.training.y.mean(), data.training.y.mean(), 0]
+    assert found["classes"] == class_summary(p, test_part.y, frequency)
+    assert run(data, test_part, np.stack([1 - event, event], axis=1))["classes"] is None
+    with pytest.raises(GuardStop, match="2 non-finite"):
+        run(data, test_part, np.where(np.arange(200)[:, None] < 2, math.nan, p))
+
+
+def test_the_probabilities_of_the_references_are_given(data, test_part) -> None:
+    found = verify(data, test_part, np.linspace(0.2, 0.6, 200), SITES, bootstrap=100, block_days=7, event_index=1)
+    for name, p in found.reference_p.items():
+        assert found.content["references"][name]["brier"] == pytest.approx(((p - test_part.y) ** 2).mean())
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_tables_fit_narrow_screens(data, test_part, width: int) -> None:
+    found = run(data, test_part, test_part.y.astype(float))
+    console = Console(width=width, file=io.StringIO())
+    console.print(render(found))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= min(width, 70)
+    # Each forecast is one line of each table: nothing is wrapped or cut.
+    for name in ("model", "climatology", "persistence", "logistic regression", "gradient boosting", "constant"):
+        assert len([line for line in lines if line.strip().startswith(name)]) == 3
+    assert "…" not in console.file.getvalue()

@@ -47,7 +47,7 @@ def show(shown: RenderableType, data: Any = None, as_json: bool = False) -> None
 
 def verification_table(verification: Mapping[str, Any]) -> Group:
     """The scores of a run, and its verdict in bold."""
-    from llueve.verification.verdict import render
+    from llueve.verification.score_table import render
 
     return Group(render(verification), Text(verification["verdict"], style="bold"))
 

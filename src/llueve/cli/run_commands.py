@@ -1,5 +1,6 @@
 """The commands that make and use a run: `train`, `evaluate` and `predict`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -38,11 +39,43 @@ def train(
         say(f"run directory: {result.directory}")
 
 
-def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
-    """Verify a trained run again on its test period."""
-    from llueve import pipeline
+def evaluate(
+    run: Annotated[Path | None, Argument(metavar="DIR", parser=a_path, help="Run directory to verify again.")] = None,
+    predictions: Annotated[
+        Path | None,
+        Option(metavar="FILE.csv", parser=a_path, help="Verify the forecasts of a table, whoever made them."),
+    ] = None,
+    as_json: AsJson = False,
+    output: Annotated[
+        Path | None, Option(metavar="FILE.json", parser=a_path, help="Write the JSON here as well.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        Option("--set", metavar="KEY=VALUE", help="Change a key, as in verify.bootstrap=200; repeatable."),
+    ] = None,
+) -> None:
+    """Verify a trained run again on its test period, or the forecasts of a table."""
+    if (run is None) == (predictions is None):
+        raise UsageError("give a run directory, or --predictions FILE.csv, one of them")
+    if output is not None:
+        from llueve.runs.directory import Run
+        from llueve.runs.outputs import input_paths, require_separate
 
-    verification = pipeline.evaluate(run)
+        inputs = [str(predictions)] if run is None else input_paths(Run.open(run)[1])
+        require_separate(output, inputs, run)
+    if run is not None:
+        from llueve import pipeline  # imports torch
+
+        verification = pipeline.evaluate(run, overrides=tuple(overrides or ()))
+    else:
+        from llueve.config import VerifyConfig, override_verify
+        from llueve.verification.given_forecasts import verify_file
+
+        settings = override_verify(VerifyConfig(), tuple(overrides or ()))
+        with Console(stderr=True, emoji=False).status("verifying the forecasts"):
+            verification = verify_file(str(predictions), settings)
+    if output is not None:
+        _write_output(output, (json.dumps(verification, indent=2, allow_nan=False) + "\n").encode())
     show(verification_table(verification), verification, as_json)
 
 
@@ -68,9 +101,14 @@ def predict(
     content = with_safe_sites(pipeline.predict(run, table, every_window)).to_csv(index=False, float_format="%.6f")
     if output is None:
         write(content)
-        return
+    else:
+        _write_output(output, content.encode())
+
+
+def _write_output(output: Path, content: bytes) -> None:
+    """Write a result to the path of `--output`."""
     try:
-        write_result(output, content.encode())
+        write_result(output, content)
     except OSError as error:
         raise RunError(
             f"{output}: cannot be written ({error.strerror or error}); give --output a file in a folder that exists"

@@ -10,10 +10,10 @@ from llueve.config.root import Config
 from llueve.config.run_keys import AuditConfig, CheckpointConfig, GuardConfig, TrackConfig, VerifyConfig
 from llueve.config.sample_keys import SplitConfig, TargetConfig, WindowsConfig
 from llueve.config.section import Moment, Section
-from llueve.config.toml import load_config, parse_config
+from llueve.config.toml import load_config, override_verify, parse_config
 from llueve.config.train_keys import PhaseConfig, TrainConfig, frozen_layers
 
 __all__ = ["AuditConfig", "CheckpointConfig", "Config", "DataConfig", "FeaturesConfig", "GuardConfig", "ModelConfig"]
 __all__ += ["Moment", "PhaseConfig", "RegionConfig", "Rolling", "Section", "SplitConfig", "Statistic", "TargetConfig"]
 __all__ += ["TrackConfig", "TrainConfig", "VerifyConfig", "WindowsConfig"]
-__all__ += ["frozen_layers", "load_config", "parse_config"]
+__all__ += ["frozen_layers", "load_config", "override_verify", "parse_config"]

@@ -2,13 +2,16 @@
 
 import glob
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from llueve.config.refusals import explain, shown
 from llueve.config.root import Config
+from llueve.config.run_keys import VerifyConfig
 from llueve.config.section import Section
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import ConfigError
@@ -74,12 +77,40 @@ def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) 
     try:
         config = Config.model_validate(table)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        lines = [f"{where}: {explain(problem)}" for problem in problems[:MOST_EXPLAINED]]
-        if (others := len(problems) - MOST_EXPLAINED) > 0:
-            lines.append(f"{where}: and {others:,} more refused keys or values")
-        raise ConfigError("\n".join(lines)) from None
+        raise _refused(error, where) from None
     return _absolute(config, where, folder)
+
+
+def override_verify(verify: VerifyConfig, overrides: Sequence[str]) -> VerifyConfig:
+    """The keys of `[verify]` with some of them changed, each override as in `verify.bootstrap=200`.
+
+    Raises:
+        ConfigError: an override names another section, whose keys belong to the training, or is refused.
+    """
+    table: dict[str, Any] = {"verify": verify.model_dump(exclude_none=True)}
+    for override in overrides:
+        if override.partition("=")[0].partition(".")[0].strip() != "verify":
+            raise ConfigError(
+                f"--set {override[:100]}: only keys of [verify] can be changed here, as in verify.bootstrap=200; all others "
+                "belong to the training: set them in `llueve train`"
+            )
+        _apply(table, override)
+    if problem := tree_problem(table):
+        raise ConfigError(f"--set: {problem}")
+    try:
+        return VerifyConfig.model_validate(table["verify"])
+    except ValidationError as error:
+        raise _refused(error, "--set", "verify") from None
+
+
+def _refused(error: ValidationError, where: str, *section: str) -> ConfigError:
+    """The error with a line for each of the first refused keys; `section` is where their names start."""
+    problems = error.errors(include_url=False)
+    located: list[ErrorDetails] = [{**problem, "loc": (*section, *problem["loc"])} for problem in problems]
+    lines = [f"{where}: {explain(problem)}" for problem in located[:MOST_EXPLAINED]]
+    if (others := len(problems) - MOST_EXPLAINED) > 0:
+        lines.append(f"{where}: and {others:,} more refused keys or values")
+    return ConfigError("\n".join(lines))
 
 
 def _absolute(config: Config, where: str, folder: Path | None) -> Config:

@@ -46,7 +46,8 @@ def period_warnings(
     events = event_ST[part.site, part.end]
     few = few_events(events, times[part.end])
     if few is not None:
-        yield PeriodWarning(FEW_EVENTS, f"{part.name}: {few}", int(events.sum()))
+        message = f"{part.name}: {few}; move the cuts of [split], or choose another threshold"
+        yield PeriodWarning(FEW_EVENTS, message, int(events.sum()))
     beyond = out_of_season(times, training, part)
     if beyond.mean() > OUT_OF_SEASON:
         message = (
@@ -68,14 +69,14 @@ def period_warnings(
         yield PeriodWarning("rate_shift", message, int(events.sum()))
 
 
-def few_events(events: NDArray[np.floating], issued: NDArray[np.datetime64]) -> str | None:
+def few_events(events: NDArray[np.number], issued: NDArray[np.datetime64]) -> str | None:
     """One sentence if events or non-events are too few to judge a forecast by, otherwise None."""
     for kind, chosen in (("events", events == 1), ("non-events", events == 0)):
         count, days = int(chosen.sum()), len(np.unique(issued[chosen].astype("datetime64[D]")))
         if count < FEWEST_CASES or days < FEWEST_DAYS:
             return (
                 f"{count} {kind} on {days} day(s) among {len(events):,} rows are too few to judge a forecast: at least "
-                f"{FEWEST_CASES} on {FEWEST_DAYS} days are needed; move the cuts of [split], or choose another threshold"
+                f"{FEWEST_CASES} on {FEWEST_DAYS} days are needed"
             )
     return None
 

@@ -2,19 +2,17 @@
 
 Everywhere `p` holds n probabilities of the event in [0, 1], and `y` the n outcomes: 1 if it happened, otherwise 0. Every
 function raises `DataError` if p or y is empty, not one-dimensional, not finite or out of range, or if their lengths
-differ: a score is about all forecasts.
-"""
+differ: a score is about all forecasts. A score that the outcomes leave undefined is None, as each function says.
 
-from typing import Any
+Yes/no forecasts at a threshold: `contingency`. Decomposition: `decomposition`. Curves: `curves`. Several classes:
+`class_scores`.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from llueve.errors import DataError
-
-THRESHOLD = 0.5
-"""Probability from which a forecast counts as "yes", itself included (accuracy, F1, confusion)."""
 
 
 def brier(p: ArrayLike, y: ArrayLike) -> float:
@@ -22,7 +20,7 @@ def brier(p: ArrayLike, y: ArrayLike) -> float:
 
     Reference: Brier 1950, Monthly Weather Review 78, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
     """
-    p, y = _checked(p, y)
+    p, y = checked(p, y)
     return float(brier_score_loss(y, p, labels=[0, 1], pos_label=1))
 
 
@@ -45,8 +43,14 @@ def log_score(p: ArrayLike, y: ArrayLike) -> float:
 
     Reference: Good 1952, Journal of the Royal Statistical Society B 14, doi:10.1111/j.2517-6161.1952.tb00104.x
     """
-    p, y = _checked(p, y)
+    p, y = checked(p, y)
     return float(log_loss(y, p, labels=[0, 1]))
+
+
+def log_losses(p: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The terms (n,) of which `log_score` is the mean, in nats; nothing is checked."""
+    smallest = np.finfo(np.float64).eps
+    return np.asarray(-np.log(np.clip(np.where(y == 1, p, 1 - p), smallest, 1 - smallest)))
 
 
 def auc(p: ArrayLike, y: ArrayLike) -> float | None:
@@ -56,59 +60,36 @@ def auc(p: ArrayLike, y: ArrayLike) -> float | None:
 
     Reference: Hanley and McNeil 1982, Radiology 143, doi:10.1148/radiology.143.1.7063747
     """
-    p, y = _checked(p, y)
+    p, y = checked(p, y)
     return None if y.min() == y.max() else float(roc_auc_score(y, p))
 
 
-def accuracy(p: ArrayLike, y: ArrayLike) -> float:
-    """Share of right yes/no forecasts, (hits + correct rejections) / n, with p ≥ 0.5 as yes: 0 to 1.
+def average_precision(p: ArrayLike, y: ArrayLike) -> float | None:
+    """Area under the precision-recall curve as Σ (Rₖ - Rₖ₋₁) Pₖ over the distinct probabilities from high to low.
 
-    It is high for a constant "no" to a rare event: read it beside the base rate.
+    P is the share of right forecasts among the yes forecasts (success ratio), R the share of events that were forecast
+    (POD). Range 0 to 1, 1 is best; a forecast without information has the base rate. None if the event never happened.
 
-    Reference: Finley 1884 and its critics, in Murphy 1996, Weather and Forecasting 11,
-    doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
+    Reference: Davis and Goadrich 2006, ICML, doi:10.1145/1143844.1143874
     """
-    p, y = _checked(p, y)
-    return float(accuracy_score(y, p >= THRESHOLD))
+    p, y = checked(p, y)
+    return None if y.max() == 0 else float(average_precision_score(y, p))
 
 
-def f1(p: ArrayLike, y: ArrayLike) -> float:
-    """F1 = 2 hits / (2 hits + misses + false alarms), with p ≥ 0.5 as yes: 0 to 1, and 0 if all three counts are 0.
+def sharpness(p: ArrayLike) -> float:
+    """Variance mean((p - mean p)²) of the forecasts: 0 for a constant, at most 0.25; outcomes do not matter.
 
-    Reference: Dice 1945, Ecology 26, doi:10.2307/1932409
+    A sharp forecast is good only if it is calibrated as well.
+
+    Reference: Gneiting, Balabdaoui and Raftery 2007, Journal of the Royal Statistical Society B 69,
+    doi:10.1111/j.1467-9868.2007.00587.x
     """
-    p, y = _checked(p, y)
-    return float(f1_score(y, p >= THRESHOLD, zero_division=0))
+    p, _ = checked(p, np.zeros(np.shape(p)))
+    return float(np.var(p))
 
 
-def confusion(p: ArrayLike, y: ArrayLike) -> dict[str, int]:
-    """The four counts of the contingency table, with p ≥ 0.5 as yes; they add up to n.
-
-    These are hits (yes, happened), misses (no, happened), false_alarms (yes, did not), correct_rejections (no, did not).
-
-    Reference: Murphy 1996, Weather and Forecasting 11, doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
-    """
-    p, y = _checked(p, y)
-    (rejections, alarms), (misses, hits) = confusion_matrix(y, p >= THRESHOLD, labels=[0, 1])
-    counts = {"hits": hits, "misses": misses, "false_alarms": alarms, "correct_rejections": rejections}
-    return {name: int(count) for name, count in counts.items()}
-
-
-def summary(p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike | None) -> dict[str, Any]:
-    """All scores of this module as JSON holds them; `bss` is the skill over `climatology_p`, None without it."""
-    return {
-        "brier": brier(p, y),
-        "bss": None if climatology_p is None else brier_skill(p, y, climatology_p),
-        "log_score": log_score(p, y),
-        "auc": auc(p, y),
-        "accuracy": accuracy(p, y),
-        "f1": f1(p, y),
-        "confusion": confusion(p, y),
-    }
-
-
-def _checked(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Both arrays in the types for scikit-learn, or a `DataError` that names the first bad value."""
+def checked(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probabilities and outcomes as arrays (n,); `DataError` names the first bad value."""
     p_n, y_n = np.asarray(p, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if p_n.ndim != 1 or p_n.shape != y_n.shape:
         raise DataError(f"expected one probability per outcome, in one dimension; found {p_n.shape} and {y_n.shape}")
