@@ -4,6 +4,7 @@ table → panel → audit → split → windows → encoder + head → probabili
 """
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llueve.audit import audit_panel
+from llueve.calibration.calibrate import calibrate
+from llueve.calibration.decision import choose_threshold
 from llueve.config import Config
 from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
@@ -30,19 +33,20 @@ from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import Format, load_pretrained, read_pretrained
 from llueve.model.timer_xl import TimerXL
-from llueve.panel import feature_cube, feature_names, fingerprint, minute, static_table
+from llueve.panel import FloatArray, feature_cube, feature_names, fingerprint, minute, site_positions, static_table
 from llueve.paths import path_problem
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
 from llueve.runs.lock import RunLock
 from llueve.runs.outputs import require_separate, require_separate_data
 from llueve.runs.replacement import replace_run, saying_how_to_resume
 from llueve.runs.saved_model import SavedModel, load_model, require_own_configuration, save_model
+from llueve.samples.periods import day_blocks
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
 from llueve.samples.target import event_outcomes
 from llueve.samples.windows import Windows, build_windows
-from llueve.step.predict import predict_logits, probabilities
+from llueve.step.predict import predict_logits
 from llueve.training.fit import Job, fit
 from llueve.training.resume import StartingPoint, find_start, resume_run
 from llueve.training.tracking import Tracking, require_trackers
@@ -143,12 +147,14 @@ def _evaluate(run: Run, config: Config, saved: SavedModel, console: Console) -> 
         )
     split = split_panel(panel, config)
     windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
-    probability = _probability(saved, panel, windows, split.test)
+    probability = _probability(saved, panel, windows, split.test)[:, saved.event_index]
     return _verify(run, config, saved, panel, split, probability, console)
 
 
 def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
-    """Forecast the probability of the event for a table without labels: columns site, time, probability.
+    """Forecast the event for a table without labels: columns site, time, probability, event.
+
+    The probability is calibrated, and `event` is 1 from the threshold of the run on (`[decision]`), otherwise 0.
 
     Args:
         directory: a finished run.
@@ -167,7 +173,8 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
             logger.warning(finding.message)
     part = complete_windows(panel, saved.context, every_window)
     windows = build_windows(panel, saved.scaler, saved.context, saved.missing)
-    return _forecasts(panel, part, probability=_probability(saved, panel, windows, part))
+    probability = _probability(saved, panel, windows, part)[:, saved.event_index]
+    return _forecasts(panel, part, probability=probability, event=saved.decision.says_yes(probability).astype(int))
 
 
 def convert(source: str | Path, to: Format, output: str | Path, allow_missing: Sequence[str] = ()) -> list[Path]:
@@ -249,11 +256,12 @@ def _begin(
 
 
 def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, windows: Windows) -> dict[str, Any]:
-    """Forecast the test period, write the model, verify. Without finite forecasts no model is written.
+    """Calibrate, forecast the test period, write the model, verify. Without finite forecasts no model is written.
 
     A run that was trained to replace another one is moved over `run` at the end.
     """
-    probability = _probability(saved, panel, windows, split.test)
+    saved = _calibrated(saved, job.config, panel, windows, split.validation)
+    probability = _probability(saved, panel, windows, split.test)[:, saved.event_index]
     save_model(job.run, saved)
     verification = _verify(job.run, job.config, saved, panel, split, probability, job.console)
     if job.tracking is not None:
@@ -264,19 +272,34 @@ def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Spl
     return verification
 
 
+def _calibrated(saved: SavedModel, config: Config, panel: xr.Dataset, windows: Windows, part: Part) -> SavedModel:
+    """The model with its calibration and its threshold, fitted on the validation period."""
+    logits_BK = _logits(saved, panel, windows, part)
+    days = max(config.verify.block_days, math.ceil(config.target.horizon_hours / 24))
+    block_B = day_blocks(panel["time"].values[part.end], days)
+    calibration = calibrate(logits_BK, part.y, config.calibration.method, block_B)
+    probability = calibration.probabilities(logits_BK)[:, saved.event_index]
+    decision = choose_threshold(probability, (part.y == saved.event_index).astype(int), config.decision)
+    return saved.model_copy(update={"calibration": calibration, "decision": decision})
+
+
 def _probability(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> NDArray[np.float64]:
-    """Probability of the event for each window of a part; if one of them is not finite, none is reported."""
+    """Calibrated probability of each class for each window of a part, (n, K)."""
+    return saved.calibration.probabilities(_logits(saved, panel, windows, part))
+
+
+def _logits(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> FloatArray:
+    """Logits (B, K) of each window of a part; if one of them is not finite, none is reported."""
     logits_BK = predict_logits(saved.classifier.to(best_device()), windows, part)
     saved.classifier.to("cpu")
-    probability = probabilities(logits_BK)[:, saved.event_index]
-    bad = np.flatnonzero(~np.isfinite(probability))
+    bad = np.flatnonzero(~np.isfinite(logits_BK).all(axis=1))
     if len(bad):
         site, time = panel["site"].values[part.site[bad[0]]], panel["time"].values[part.end[bad[0]]]
         raise GuardStop(
             f"{len(bad)} of {len(part)} forecasts are not finite, the first one for {site} at {minute(time)}, so nothing is "
             "reported. Check the inputs of that window and the weights of the model"
         )
-    return probability
+    return logits_BK
 
 
 def _verify(
@@ -289,7 +312,7 @@ def _verify(
     console: Console,
 ) -> dict[str, Any]:
     """Compare the forecasts of the test period with the reference forecasts, and write both."""
-    names = feature_names(panel)
+    names, several = feature_names(panel), panel.sizes["site"] > 2
     data = ReferenceData(
         cube_STC=feature_cube(panel, names),
         derived_C=np.array([panel[name].attrs.get("derived", False) for name in names]),
@@ -303,6 +326,7 @@ def _verify(
         validation=split.validation,
         lags=config.verify.lags,
         seed=config.train.seed,
+        position_S2=site_positions(panel) if several else None,
     )
     with console.status("fitting the references and verifying the test period"):
         verification = verify(
@@ -313,6 +337,7 @@ def _verify(
             bootstrap=config.verify.bootstrap,
             block_days=config.verify.block_days,
             event_index=saved.event_index,
+            threshold=saved.decision.threshold,
         )
     observed = (split.test.y == saved.event_index).astype(int)
     table = _forecasts(panel, split.test, observed=observed, probability=probability)

@@ -414,7 +414,8 @@ def test_a_sum_of_precipitation_is_trained_evaluated_and_forecast(project: Proje
 
 def forecasts(text: str) -> pd.DataFrame:
     frame = pd.read_csv(StringIO(text))
-    assert list(frame.columns) == ["site", "time", "probability"]
+    assert list(frame.columns) == ["site", "time", "probability", "event"]
+    assert (frame["event"] == (frame["probability"] >= 0.5)).all()
     return frame
 
 

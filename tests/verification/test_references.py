@@ -9,7 +9,7 @@ from llueve.errors import DataError, UsageError
 from llueve.samples.split import Part
 from llueve.verification import references as r
 from llueve.verification.learned_references import learned
-from llueve.verification.predictors import PredictorSet, design_matrix
+from llueve.verification.predictors import PredictorSet, design
 from llueve.verification.reference_data import ReferenceData
 from llueve.verification.scores import auc
 
@@ -132,7 +132,8 @@ def test_persistence_waits_until_the_horizon_is_over() -> None:
 
 
 def matrix(data: ReferenceData, rows: Part, chosen: PredictorSet = PredictorSet.FULL) -> np.ndarray:
-    return design_matrix(data, (rows,), chosen)[0]
+    made = design(data, (rows,))
+    return made.matrices[0][:, made.columns(chosen)]
 
 
 def test_recent_predictors_by_hand() -> None:

@@ -14,6 +14,8 @@ import xarray as xr
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
 from torch import Tensor
 
+from llueve.calibration.calibrate import Calibration
+from llueve.calibration.decision import Decision
 from llueve.config import Config, ModelConfig, Section
 from llueve.config.section import MOST_STEPS, TEN_YEARS
 from llueve.config.tree_bounds import tree_problem
@@ -30,7 +32,7 @@ from llueve.samples.scale import Scaler
 from llueve.samples.split import Split
 from llueve.samples.windows import calendar_facts
 
-FORMAT = 2
+FORMAT = 3
 """Version of `model.json`: raised when older code would misread it."""
 DESCRIBED = "description_sha256"
 """Entry of the sealed text in the weights: the hash of their description."""
@@ -75,6 +77,10 @@ class ModelDescription(Section):
     """SHA-256 of the panel that the model was trained and verified on."""
     trained: dict[str, Any] = Field(default_factory=dict)
     """Best epoch, its validation loss, number of skipped samples."""
+    calibration: Calibration = Calibration()
+    """Map from logits to probabilities, fitted on the validation period after the training."""
+    decision: Decision = Decision()
+    """Probability from which the forecast says yes."""
     cells: dict[str, dict[str, int | str]] = Field(default_factory=dict)
     """For each region of a gridded archive: number of cells, number of cells with values, SHA-256 of their positions."""
     scaler: Annotated[

@@ -60,8 +60,8 @@ def auc(p: ArrayLike, y: ArrayLike) -> float | None:
     return None if y.min() == y.max() else float(roc_auc_score(y, p))
 
 
-def accuracy(p: ArrayLike, y: ArrayLike) -> float:
-    """Share of right yes/no forecasts, (hits + correct rejections) / n, with p ≥ 0.5 as yes: 0 to 1.
+def accuracy(p: ArrayLike, y: ArrayLike, threshold: float = THRESHOLD) -> float:
+    """Share of right yes/no forecasts, (hits + correct rejections) / n, with p ≥ threshold as yes: 0 to 1.
 
     It is high for a constant "no" to a rare event: read it beside the base rate.
 
@@ -69,41 +69,43 @@ def accuracy(p: ArrayLike, y: ArrayLike) -> float:
     doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
     """
     p, y = _checked(p, y)
-    return float(accuracy_score(y, p >= THRESHOLD))
+    return float(accuracy_score(y, p >= threshold))
 
 
-def f1(p: ArrayLike, y: ArrayLike) -> float:
-    """F1 = 2 hits / (2 hits + misses + false alarms), with p ≥ 0.5 as yes: 0 to 1, and 0 if all three counts are 0.
+def f1(p: ArrayLike, y: ArrayLike, threshold: float = THRESHOLD) -> float:
+    """F1 = 2 hits / (2 hits + misses + false alarms), with p ≥ threshold as yes: 0 to 1, and 0 if all three counts are 0.
 
     Reference: Dice 1945, Ecology 26, doi:10.2307/1932409
     """
     p, y = _checked(p, y)
-    return float(f1_score(y, p >= THRESHOLD, zero_division=0))
+    return float(f1_score(y, p >= threshold, zero_division=0))
 
 
-def confusion(p: ArrayLike, y: ArrayLike) -> dict[str, int]:
-    """The four counts of the contingency table, with p ≥ 0.5 as yes; they add up to n.
+def confusion(p: ArrayLike, y: ArrayLike, threshold: float = THRESHOLD) -> dict[str, int]:
+    """The four counts of the contingency table, with p ≥ threshold as yes; they add up to n.
 
     These are hits (yes, happened), misses (no, happened), false_alarms (yes, did not), correct_rejections (no, did not).
 
     Reference: Murphy 1996, Weather and Forecasting 11, doi:10.1175/1520-0434(1996)011<0003:TFAASE>2.0.CO;2
     """
     p, y = _checked(p, y)
-    (rejections, alarms), (misses, hits) = confusion_matrix(y, p >= THRESHOLD, labels=[0, 1])
+    (rejections, alarms), (misses, hits) = confusion_matrix(y, p >= threshold, labels=[0, 1])
     counts = {"hits": hits, "misses": misses, "false_alarms": alarms, "correct_rejections": rejections}
     return {name: int(count) for name, count in counts.items()}
 
 
-def summary(p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike | None) -> dict[str, Any]:
+def summary(
+    p: ArrayLike, y: ArrayLike, climatology_p: ArrayLike | None, threshold: float = THRESHOLD
+) -> dict[str, Any]:
     """All scores of this module as JSON holds them; `bss` is the skill over `climatology_p`, None without it."""
     return {
         "brier": brier(p, y),
         "bss": None if climatology_p is None else brier_skill(p, y, climatology_p),
         "log_score": log_score(p, y),
         "auc": auc(p, y),
-        "accuracy": accuracy(p, y),
-        "f1": f1(p, y),
-        "confusion": confusion(p, y),
+        "accuracy": accuracy(p, y, threshold),
+        "f1": f1(p, y, threshold),
+        "confusion": confusion(p, y, threshold),
     }
 
 

@@ -13,7 +13,7 @@ from llueve.samples.split import Part
 from llueve.verification.bootstrap import compare
 from llueve.verification.reference_data import ReferenceData
 from llueve.verification.references import all_references
-from llueve.verification.scores import summary
+from llueve.verification.scores import THRESHOLD, summary
 from llueve.verification.verdict import verdict
 
 
@@ -25,6 +25,7 @@ def verify(
     bootstrap: int,
     block_days: int,
     event_index: int,
+    threshold: float = THRESHOLD,
 ) -> dict[str, Any]:
     """Everything that `verification.json` holds about one part.
 
@@ -33,6 +34,7 @@ def verify(
     base rate of `part`: a yardstick that no forecast could know. `cautions` are reasons to read the scores with care
     (code and message); with too few events there is no skill. The model gives each row of `part` a probability of the
     event, the class `event_index`: `model_p` (n,), in [0, 1]. The names `sites` have the order of `data.cube_STC`.
+    Yes/no scores count a probability from `threshold` on as yes.
 
     Raises:
         GuardStop: a probability of the model is not finite; nothing is scored then.
@@ -53,7 +55,7 @@ def verify(
     reference_p = all_references(data, part)
     # Skill is a ratio of scores that a handful of events decide by chance.
     over = None if any(each.code == FEW_EVENTS for each in cautions) else reference_p["climatology"]
-    references = {name: summary(p, y_n, over) for name, p in reference_p.items()}
+    references = {name: summary(p, y_n, over, threshold) for name, p in reference_p.items()}
     best = min(references, key=lambda name: references[name]["brier"])
     compared = compare(p_n, reference_p[best], y_n, data, part, bootstrap=bootstrap, block_days=block_days)
     if over is None:
@@ -63,7 +65,7 @@ def verify(
         "part": part.name,
         "n": len(part),
         "base_rate": base_rate,
-        "model": summary(p_n, y_n, over),
+        "model": summary(p_n, y_n, over, threshold),
         "references": references,
         "constant": summary(np.full(len(part), base_rate), y_n, over),
         "comparison": {"best_reference": best} | compared,
