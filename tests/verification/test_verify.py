@@ -115,7 +115,7 @@ def test_the_content_is_json_with_the_promised_keys(data, test_part) -> None:
     found = run(data, test_part, np.full(len(test_part), 0.4))
     keys = ["part", "n", "base_rate", "model", "references", "constant", "comparison", "cautions", "verdict"]
     assert list(found) == [*keys, "verdict_code"]
-    assert list(found["references"]) == ["climatology", "persistence", "logistic", "gradient_boosting"]
+    assert list(found["references"]) == ["climatology", "persistence", "markov", "logistic", "gradient_boosting"]
     assert found["references"]["climatology"]["bss"] == 0
     assert found["base_rate"] == pytest.approx(test_part.y.sum() / 200) and found["n"] == 200
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_EXPONENT, LARGEST_EXPONENT = -2, 8
 """Power of ten of the inverse penalty strength at which its search begins, and the largest power that is tried."""
-TREE_SIZES: tuple[dict[str, Any], ...] = ({"max_leaf_nodes": 31}, {"max_leaf_nodes": 8, "max_features": 0.3})
-"""Sizes of the trees to choose from. Small ones that see a part of the predictors at each split overfit less."""
+SMALL_TREES, LARGE_TREES = 8, 16
+"""Leaves of the trees with which sets of predictors are compared, and of the larger ones. Many rows carry larger trees."""
 MOST_SITES = 1000
 """Most sites that logistic regression tells apart, each by a 0/1 predictor of its own."""
 MOST_CATEGORIES = 255
@@ -46,9 +45,6 @@ MOST_NUMBERS = 64_000_000
 logistic regression needs some 24 bytes for each number."""
 SMALLEST_P = float(np.finfo(np.float64).eps)
 """Probabilities are clipped to this distance from 0 and 1 when settings are compared, as in `scores.log_score`."""
-
-Setting = int | dict[str, Any]
-"""Power of ten of the inverse penalty strength, or the size of the trees."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +68,15 @@ class Fitted:
 
     score: float
     """Log score on validation."""
-    setting: Setting
+    setting: int
+    """Power of ten of the inverse penalty strength, or leaves of the trees."""
     columns: NDArray[np.intp]
     forecast: Callable[[FloatArray], NDArray[np.float64]]
     """The probabilities (n,) of rows (n, F) with all columns."""
 
 
-Fit = Callable[[FittingRows, Setting | None, bool], Fitted]
-"""Fit a reference: the rows, a setting to begin with, and True to look for a better one."""
+Fit = Callable[[FittingRows, int, bool], Fitted]
+"""Fit a reference: the rows, a setting to begin with, and True to look for a better one nearby, if that is cheap."""
 
 
 def learned(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
@@ -93,9 +90,8 @@ def learned(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
     Friedman 2001, Annals of Statistics 29, doi:10.1214/aos/1013203451
     """
     y_n, validation_y_n = known_events(data, data.training), known_events(data, data.validation)
-    fits: dict[str, Fit] = {"logistic": _fit_logistic, "gradient_boosting": _fit_gradient_boosting}
     if len(part) == 0 or y_n.min() == y_n.max():
-        return {name: np.full(len(part), y_n[0], dtype=np.float64) for name in fits}
+        return dict.fromkeys(("logistic", "gradient_boosting"), np.full(len(part), y_n[0], dtype=np.float64))
     training = _thinned(data)
     made = design(data, (training, data.validation, part))
     x_nF, validation_x_nF, part_x_nF = made.matrices
@@ -103,7 +99,12 @@ def learned(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
     every = np.arange(x_nF.shape[1])
     rows = FittingRows(x_nF, y_n, validation_x_nF, validation_y_n, every, len(data.cube_STC), data.seed)
     with threadpool_limits(1 if len(training) <= SMALL_ROWS else None):
-        return {name: _best(name, fit, rows, made).forecast(part_x_nF) for name, fit in fits.items()}
+        return {
+            "logistic": _best(_fit_logistic, FIRST_EXPONENT, None, rows, made).forecast(part_x_nF),
+            "gradient_boosting": _best(_fit_gradient_boosting, SMALL_TREES, LARGE_TREES, rows, made).forecast(
+                part_x_nF
+            ),
+        }
 
 
 def _thinned(data: ReferenceData) -> Part:
@@ -117,10 +118,12 @@ def _thinned(data: ReferenceData) -> Part:
     return thin
 
 
-def _best(name: str, fit: Fit, rows: FittingRows, made: Design) -> Fitted:
+def _best(fit: Fit, first: int, other: int | None, rows: FittingRows, made: Design) -> Fitted:
     """A reference with its best columns and setting on validation.
 
-    The recent and the full set are compared first; the neighbours are then added to the better one.
+    The recent and the full set are compared first, with the setting `first` to begin with; the neighbours are then added to
+    the better one. The setting `other` is tried on the best columns. With many rows the sets are compared on a sample, and
+    only the last fit uses all rows.
     """
     few = _sample(rows)
 
@@ -129,14 +132,17 @@ def _best(name: str, fit: Fit, rows: FittingRows, made: Design) -> Fitted:
         columns = columns[~np.isnan(few.x_nF[:, columns]).all(axis=0)]
         if best is not None and np.array_equal(columns, best.columns):
             return best
-        found = fit(replace(few, columns=columns), None if best is None else best.setting, True)
-        logger.debug("%s with %d predictors: log score on validation %.4f", name, len(columns), found.score)
+        found = fit(replace(few, columns=columns), first if best is None else best.setting, True)
+        logger.debug("%s with %d predictors: log score on validation %.4f", fit.__name__, len(columns), found.score)
         return found if best is None or found.score < best.score else best
 
     best = better(better(None, made.columns(PredictorSet.RECENT)), made.columns(PredictorSet.FULL))
     if len(near := made.columns(PredictorSet.NEIGHBOURS)):
         best = better(best, np.union1d(best.columns, near))
-    return best if few is rows else fit(replace(rows, columns=best.columns), best.setting, False)
+    if few is rows and other is None:
+        return best
+    last = fit(replace(rows, columns=best.columns), best.setting if other is None else other, False)
+    return last if few is not rows or last.score < best.score else best
 
 
 def _sample(rows: FittingRows) -> FittingRows:
@@ -148,8 +154,8 @@ def _sample(rows: FittingRows) -> FittingRows:
     return rows if y_n.min() == y_n.max() else replace(rows, x_nF=rows.x_nF[chosen], y_n=y_n)
 
 
-def _fit_logistic(rows: FittingRows, setting: Setting | None, search: bool) -> Fitted:
-    """Logistic regression with the penalty of the best log score on validation. Nothing here is random."""
+def _fit_logistic(rows: FittingRows, setting: int, search: bool) -> Fitted:
+    """Logistic regression with the given penalty, or with the one of the best log score. Nothing here is random."""
     measured = rows.columns[:-1] if rows.sites > 1 else rows.columns
     one_hot = rows.sites if 1 < rows.sites <= MOST_SITES else 0
     scaler = StandardScaler()
@@ -179,9 +185,7 @@ def _fit_logistic(rows: FittingRows, setting: Setting | None, search: bool) -> F
             tried[exponent] = _log_score(model.predict_proba(validation_x_nF), rows.validation_y_n), copy(model)
         return tried[exponent][0]
 
-    best = setting if isinstance(setting, int) else FIRST_EXPONENT
-    if search:
-        best = _lowest(score, best)
+    best = _lowest(score, setting) if search else setting
     lowest, fitted = score(best), tried[best][1]
 
     def forecast(part_x_nF: FloatArray) -> NDArray[np.float64]:
@@ -199,30 +203,25 @@ def _lowest(score: Callable[[int], float], start: int) -> int:
     return best
 
 
-def _fit_gradient_boosting(rows: FittingRows, setting: Setting | None, search: bool) -> Fitted:
-    """Trees until validation has not improved for 20 of them, of the size that validation prefers.
-
-    The size is chosen once, on the first set of columns.
-    """
+def _fit_gradient_boosting(rows: FittingRows, setting: int, search: bool) -> Fitted:
+    """Trees with `setting` leaves, until validation has not improved for 10 of them. There is no search."""
     x_nF, validation_x_nF = (each[:, rows.columns].astype(np.float64) for each in (rows.x_nF, rows.validation_x_nF))
     # If there are more sites than a categorical feature can hold, the index stays a number, which trees can still split.
     few_sites = rows.sites > 1 and len(np.unique(x_nF[:, -1])) <= MOST_CATEGORIES
-    fits: list[tuple[float, dict[str, Any], HistGradientBoostingClassifier]] = []
-    for size in [setting] if isinstance(setting, dict) else TREE_SIZES:
-        model = HistGradientBoostingClassifier(
-            learning_rate=0.06,  # low, since weather is noisy
-            max_iter=500,
-            early_stopping=True,
-            n_iter_no_change=20,
-            scoring="loss",
-            categorical_features=[x_nF.shape[1] - 1] if few_sites else None,
-            random_state=rows.seed % 2**32,  # scikit-learn takes 32 bits
-            **size,
-        )
-        model.fit(x_nF, rows.y_n, X_val=validation_x_nF, y_val=rows.validation_y_n)
-        fits.append((_log_score(model.predict_proba(validation_x_nF), rows.validation_y_n), size, model))
-    score, size, model = min(fits, key=lambda each: each[0])
-    return Fitted(score, size, rows.columns, lambda part_x_nF: model.predict_proba(part_x_nF[:, rows.columns])[:, 1])
+    model = HistGradientBoostingClassifier(
+        learning_rate=0.1,
+        max_iter=500,
+        max_leaf_nodes=setting,
+        max_features=0.3,  # trees that see a part of the predictors at each split overfit less
+        early_stopping=True,
+        n_iter_no_change=10,
+        scoring="loss",
+        categorical_features=[x_nF.shape[1] - 1] if few_sites else None,
+        random_state=rows.seed % 2**32,  # scikit-learn takes 32 bits
+    )
+    model.fit(x_nF, rows.y_n, X_val=validation_x_nF, y_val=rows.validation_y_n)
+    score = _log_score(model.predict_proba(validation_x_nF), rows.validation_y_n)
+    return Fitted(score, setting, rows.columns, lambda part_x_nF: model.predict_proba(part_x_nF[:, rows.columns])[:, 1])
 
 
 def _log_score(p_n2: NDArray[np.float64], y_n: NDArray[np.int64]) -> float:
