@@ -164,6 +164,7 @@ LIGHT = (
     "sources",
     "samples",
     "audit",
+    "calibration",
     "panel",
     "config",
     "errors",

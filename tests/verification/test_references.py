@@ -330,6 +330,14 @@ def test_many_rows_are_compared_on_a_sample_and_all_of_them_are_fitted(monkeypat
         assert auc(once[name], test.y) > 0.9
 
 
+def test_a_site_that_never_measures_a_variable_fills_whole_chunks_with_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned_references, "CHUNK_ROWS", 50)
+    data = random_data(1)
+    data.cube_STC[0, :, 2] = np.nan
+    test = period("test", 240, 300, data.event_ST)
+    assert auc(learned(data, test)["logistic"], test.y) > 0.9
+
+
 def test_a_derived_variable_is_not_lagged_or_summed_again() -> None:
     random = np.random.default_rng(0)
     data = one_variable(random.normal(size=(1, 40)), hours=24, context=8)

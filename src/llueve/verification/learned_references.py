@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from llueve.panel import FloatArray
@@ -158,17 +157,15 @@ def _fit_logistic(rows: FittingRows, setting: int, search: bool) -> Fitted:
     """Logistic regression with the given penalty, or with the one of the best log score. Nothing here is random."""
     measured = rows.columns[:-1] if rows.sites > 1 else rows.columns
     one_hot = rows.sites if 1 < rows.sites <= MOST_SITES else 0
-    scaler = StandardScaler()
-    for start in range(0, len(rows.x_nF), CHUNK_ROWS):
-        scaler.partial_fit(rows.x_nF[start : start + CHUNK_ROWS][:, measured])
+    mean_F, spread_F = _mean_and_spread(rows.x_nF, measured)
 
     def prepared(x_nF: FloatArray) -> NDArray[np.float64]:
-        # Standardising skips missing values and makes the training mean zero, so a missing value filled with zero has
-        # the mean. float64, because lags are nearly alike.
+        # The training mean becomes zero, so a missing value filled with zero has the mean. float64, because lags are nearly
+        # alike.
         numbers_nF = np.zeros((len(x_nF), len(measured) + one_hot))
         for start in range(0, len(x_nF), CHUNK_ROWS):
             here = slice(start, start + CHUNK_ROWS)
-            scaled_nF = scaler.transform(x_nF[here][:, measured])
+            scaled_nF = (x_nF[here][:, measured] - mean_F) / spread_F
             numbers_nF[here, : len(measured)] = np.where(np.isnan(scaled_nF), 0.0, scaled_nF)
         if one_hot:
             numbers_nF[np.arange(len(x_nF)), len(measured) + x_nF[:, -1].astype(np.intp)] = 1.0
@@ -192,6 +189,18 @@ def _fit_logistic(rows: FittingRows, setting: int, search: bool) -> Fitted:
         return np.asarray(fitted.predict_proba(prepared(part_x_nF))[:, 1], np.float64)
 
     return Fitted(lowest, best, rows.columns, forecast)
+
+
+def _mean_and_spread(x_nF: FloatArray, columns: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of the known values of some columns; a constant has the spread 1."""
+    mean_F, spread_F = np.zeros(len(columns)), np.ones(len(columns))
+    for place, column in enumerate(columns):
+        values = x_nF[:, column].astype(np.float64)
+        values = values[~np.isnan(values)]
+        mean_F[place] = values.mean()
+        if values.min() < values.max():
+            spread_F[place] = values.std()
+    return mean_F, spread_F
 
 
 def _lowest(score: Callable[[int], float], start: int) -> int:
