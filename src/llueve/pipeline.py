@@ -4,7 +4,6 @@ table → panel → audit → split → windows → encoder + head → probabili
 """
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,8 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llueve.audit import audit_panel
-from llueve.calibration.calibrate import calibrate
-from llueve.calibration.decision import choose_threshold
+from llueve.calibration.validation_fit import fit_on_validation
 from llueve.config import Config
 from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
@@ -40,7 +38,6 @@ from llueve.runs.lock import RunLock
 from llueve.runs.outputs import require_separate, require_separate_data
 from llueve.runs.replacement import replace_run, saying_how_to_resume
 from llueve.runs.saved_model import SavedModel, load_model, require_own_configuration, save_model
-from llueve.samples.periods import day_blocks
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
@@ -260,7 +257,9 @@ def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Spl
 
     A run that was trained to replace another one is moved over `run` at the end.
     """
-    saved = _calibrated(saved, job.config, panel, windows, split.validation)
+    logits_BK = _logits(saved, panel, windows, split.validation)
+    calibration, decision = fit_on_validation(logits_BK, split.validation, panel["time"].values, job.config)
+    saved = saved.model_copy(update={"calibration": calibration, "decision": decision})
     probability = _probability(saved, panel, windows, split.test)[:, saved.event_index]
     save_model(job.run, saved)
     verification = _verify(job.run, job.config, saved, panel, split, probability, job.console)
@@ -270,17 +269,6 @@ def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Spl
     if job.run != run:
         replace_run(run)
     return verification
-
-
-def _calibrated(saved: SavedModel, config: Config, panel: xr.Dataset, windows: Windows, part: Part) -> SavedModel:
-    """The model with its calibration and its threshold, fitted on the validation period."""
-    logits_BK = _logits(saved, panel, windows, part)
-    days = max(config.verify.block_days, math.ceil(config.target.horizon_hours / 24))
-    block_B = day_blocks(panel["time"].values[part.end], days)
-    calibration = calibrate(logits_BK, part.y, config.calibration.method, block_B)
-    probability = calibration.probabilities(logits_BK)[:, saved.event_index]
-    decision = choose_threshold(probability, (part.y == saved.event_index).astype(int), config.decision)
-    return saved.model_copy(update={"calibration": calibration, "decision": decision})
 
 
 def _probability(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llueve.calibration.decision import Decision, choose_threshold
+from llueve.calibration.decision import EventThreshold, choose_threshold
 from llueve.config import DecisionConfig
 from llueve.errors import ConfigError
 
@@ -110,7 +110,7 @@ def test_neighbouring_numbers_are_told_apart() -> None:
 def test_half_is_the_default() -> None:
     p, y = np.array([0.49, 0.5]), np.array([1, 0])
     found = choose_threshold(p, y, DecisionConfig())
-    assert found == Decision(validation=found.validation) and found.validation["false_alarms"] == 1
+    assert found == EventThreshold(validation=found.validation) and found.validation["false_alarms"] == 1
 
 
 @pytest.mark.parametrize(

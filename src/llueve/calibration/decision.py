@@ -18,7 +18,7 @@ ROUNDING = 1e-9
 """Share of the events by which a product may miss a whole number of them."""
 
 
-class Decision(Section):
+class EventThreshold(Section):
     """A threshold and its scores on validation, as `model.json` holds them."""
 
     rule: DecisionRule = "half"
@@ -41,7 +41,7 @@ class _Counts(NamedTuple):
     correct_rejections: Doubles
 
 
-def choose_threshold(p_n: Doubles, y_n: NDArray[np.integer], asked: DecisionConfig) -> Decision:
+def choose_threshold(p_n: Doubles, y_n: NDArray[np.integer], asked: DecisionConfig) -> EventThreshold:
     """The threshold that a rule asks for, and its scores on the same windows.
 
     The candidates lie halfway between neighbouring probabilities; "never" and "always" are candidates too. Of equally good
@@ -82,7 +82,7 @@ def choose_threshold(p_n: Doubles, y_n: NDArray[np.integer], asked: DecisionConf
         else:
             good_J = counts.hits / np.maximum(counts.hits + counts.misses + counts.false_alarms, 1)
         threshold = float(candidates_J[np.argmax(good_J)])
-    return Decision(rule=asked.rule, threshold=threshold, validation=_scores(p_n, y_n, threshold, ratio))
+    return EventThreshold(rule=asked.rule, threshold=threshold, validation=_scores(p_n, y_n, threshold, ratio))
 
 
 def _candidates(p_n: Doubles) -> Doubles:

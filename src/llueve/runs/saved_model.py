@@ -15,7 +15,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, Va
 from torch import Tensor
 
 from llueve.calibration.calibrate import Calibration
-from llueve.calibration.decision import Decision
+from llueve.calibration.decision import EventThreshold
 from llueve.config import Config, ModelConfig, Section
 from llueve.config.section import MOST_STEPS, TEN_YEARS
 from llueve.config.tree_bounds import tree_problem
@@ -79,7 +79,7 @@ class ModelDescription(Section):
     """Best epoch, its validation loss, number of skipped samples."""
     calibration: Calibration = Calibration()
     """Map from logits to probabilities, fitted on the validation period after the training."""
-    decision: Decision = Decision()
+    decision: EventThreshold = EventThreshold()
     """Probability from which the forecast says yes."""
     cells: dict[str, dict[str, int | str]] = Field(default_factory=dict)
     """For each region of a gridded archive: number of cells, number of cells with values, SHA-256 of their positions."""
