@@ -56,6 +56,8 @@ EXAMPLES = {
     "checkpoints": ("minutes = 5",),
     "track": ("tensorboard = true",),
     "processes": ("timeout_minutes = 10",),
+    "calibration": ('method = "temperature"',),
+    "decision": ('rule = "cost_loss"', "cost_loss_ratio = 0.2"),
     "verify": ("bootstrap = 2000", "lags = [1, 2, 7]"),
 }
 """A small example of each section: the lines below its first header."""

@@ -489,7 +489,7 @@ ODD_VALUES = (
     *("2024-01-01T00:00:00+25:00", "2024-13-01", 1e30, -(2**63) - 1, ["x", "y"], [1, 2], [1, 2, 3, "x"]),
 )
 PYDANTIC = re.compile(
-    r"[Ii]nput |should be|[Rr]equired|[Uu]nable|[Ee]xtra |valid (int|num|str|bool|dict|list|tuple|date)|"
+    r"[Ii]nput |should be|[Rr]equired\b|[Uu]nable|[Ee]xtra |valid (int|num|str|bool|dict|list|tuple|date)|"
     r"(less|greater) than|pydantic|type=|Value error|another value|items?\b"
 )
 

@@ -171,6 +171,7 @@ LIGHT = (
     "sources",
     "samples",
     "audit",
+    "calibration",
     "panel",
     "config",
     "errors",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llueve.audit import audit_panel
+from llueve.calibration.validation_fit import fit_on_validation
 from llueve.config import Config, override_verify
 from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
@@ -30,7 +31,7 @@ from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import Format, load_pretrained, read_pretrained
 from llueve.model.timer_xl import TimerXL
-from llueve.panel import feature_cube, feature_names, fingerprint, minute, static_table
+from llueve.panel import FloatArray, feature_cube, feature_names, fingerprint, minute, site_positions, static_table
 from llueve.paths import path_problem
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
 from llueve.runs.lock import RunLock
@@ -42,7 +43,7 @@ from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
 from llueve.samples.target import event_outcomes, horizon_steps
 from llueve.samples.windows import Windows
-from llueve.step.predict import predict_logits, probabilities
+from llueve.step.predict import predict_logits
 from llueve.training.fit import Job, fit
 from llueve.training.resume import StartingPoint, find_start, resume_run
 from llueve.training.tracking import Tracking, require_trackers
@@ -151,7 +152,9 @@ def _evaluate(run: Run, config: Config, saved: SavedModel, console: Console) -> 
 
 
 def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
-    """Forecast the probability of the event for a table without labels: columns site, time, probability.
+    """Forecast the event for a table without labels: columns site, time, probability, event.
+
+    The probability is calibrated, and `event` is 1 from the threshold of the run on (`[decision]`), otherwise 0.
 
     Args:
         directory: a finished run.
@@ -169,8 +172,8 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
         if finding.severity == "warning":
             logger.warning(finding.message)
     part = complete_windows(panel, saved.context, every_window)
-    share_nK = _probability(saved, panel, saved.windows(panel), part)
-    return _forecasts(panel, part, probability=share_nK[:, saved.event_index])
+    probability = _probability(saved, panel, saved.windows(panel), part)[:, saved.event_index]
+    return _forecasts(panel, part, probability=probability, event=saved.decision.says_yes(probability).astype(int))
 
 
 def convert(source: str | Path, to: Format, output: str | Path, allow_missing: Sequence[str] = ()) -> list[Path]:
@@ -252,10 +255,13 @@ def _begin(
 
 
 def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Split, windows: Windows) -> dict[str, Any]:
-    """Forecast the test period, write the model, verify. Without finite forecasts no model is written.
+    """Calibrate, forecast the test period, write the model, verify. Without finite forecasts no model is written.
 
     A run that was trained to replace another one is moved over `run` at the end.
     """
+    logits_BK = _logits(saved, panel, windows, split.validation)
+    calibration, decision = fit_on_validation(logits_BK, split.validation, panel["time"].values, job.config)
+    saved = saved.model_copy(update={"calibration": calibration, "decision": decision})
     probability = _probability(saved, panel, windows, split.test)
     save_model(job.run, saved)
     verification = _verify(job.run, job.config, saved, panel, split, probability, job.console)
@@ -268,18 +274,22 @@ def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Spl
 
 
 def _probability(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> NDArray[np.float64]:
-    """Probability of each class for each window of a part, (n, K); if one of them is not finite, none is reported."""
+    """Calibrated probability of each class for each window of a part, (n, K)."""
+    return saved.calibration.probabilities(_logits(saved, panel, windows, part))
+
+
+def _logits(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> FloatArray:
+    """Logits (B, K) of each window of a part; if one of them is not finite, none is reported."""
     logits_BK = predict_logits(saved.classifier.to(best_device()), windows, part)
     saved.classifier.to("cpu")
-    probability = probabilities(logits_BK)
-    bad = np.flatnonzero(~np.isfinite(probability).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(logits_BK).all(axis=1))
     if len(bad):
         site, time = panel["site"].values[part.site[bad[0]]], panel["time"].values[part.end[bad[0]]]
         raise GuardStop(
             f"{len(bad)} of {len(part)} forecasts are not finite, the first one for {site} at {minute(time)}, so nothing is "
             "reported. Check the inputs of that window and the weights of the model"
         )
-    return probability
+    return logits_BK
 
 
 def _verify(
@@ -306,6 +316,7 @@ def _verify(
         validation=split.validation,
         lags=config.verify.lags,
         seed=config.train.seed,
+        position_S2=site_positions(panel) if saved.sites is not None else None,
     )
     with console.status("fitting the references and verifying the test period"):
         verified = verify(
@@ -316,6 +327,7 @@ def _verify(
             bootstrap=config.verify.bootstrap,
             block_days=config.verify.block_days,
             event_index=saved.event_index,
+            threshold=saved.decision.threshold,
         )
     observed = (split.test.y == saved.event_index).astype(int)
     event = probability[:, saved.event_index]

@@ -284,7 +284,7 @@ def test_verification_holds_the_model_beside_four_references(done: Project) -> N
     found = done.json("verification.json")
     rows = pd.read_csv(done.run / "predictions.csv")
     assert found["n"] == len(rows) and found["base_rate"] == pytest.approx(rows["observed"].mean())
-    assert set(found["references"]) == {"climatology", "persistence", "logistic", "gradient_boosting"}
+    assert set(found["references"]) == {"climatology", "persistence", "markov", "logistic", "gradient_boosting"}
     for scores in (found["model"], *found["references"].values()):
         assert {"brier", "bss", "log_score", "auc", "accuracy", "f1"} <= set(scores)
     brier = ((rows["probability"] - rows["observed"]) ** 2).mean()
@@ -493,7 +493,8 @@ def test_a_sum_of_precipitation_is_trained_evaluated_and_forecast(project: Proje
 
 def forecasts(text: str) -> pd.DataFrame:
     frame = pd.read_csv(StringIO(text))
-    assert list(frame.columns) == ["site", "time", "probability"]
+    assert list(frame.columns) == ["site", "time", "probability", "event"]
+    assert (frame["event"] == (frame["probability"] >= 0.5)).all()
     return frame
 
 

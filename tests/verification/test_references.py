@@ -7,9 +7,10 @@ import pytest
 
 from llueve.errors import DataError, UsageError
 from llueve.samples.split import Part
+from llueve.verification import learned_references
 from llueve.verification import references as r
 from llueve.verification.learned_references import learned
-from llueve.verification.predictors import PredictorSet, design_matrix
+from llueve.verification.predictors import PredictorSet, design, most_columns
 from llueve.verification.reference_data import ReferenceData
 from llueve.verification.scores import auc
 
@@ -131,8 +132,36 @@ def test_persistence_waits_until_the_horizon_is_over() -> None:
     assert replace(data, horizon_hours=48).horizon_steps == 2
 
 
+def test_markov_by_hand() -> None:
+    days = [f"2001-01-0{day}" for day in range(1, 9)]
+    data, rows = tiny(days, [1, 1, 0, 0, 1, 1, np.nan, 0], training=[0, 1, 2, 3, 4], asked=[0, 5, 3, 7])
+    # In training 1 is followed by 1 and 0, and 0 by 0 and 1; before the first day, and on the last, nothing is known.
+    after_rain, after_none = (1 + 1 / 2) / (2 + 1), (1 + 1 / 2) / (2 + 1)
+    assert r.markov(data, rows).tolist() == pytest.approx([3 / 5, after_rain, after_none, 3 / 5])
+    steady = replace(data, event_ST=np.array([[1, 1, 1, 0, 0, 1, 1, 0]], np.float32))
+    # 1 is followed by 1, 1 and 0, and 0 by 0.
+    assert r.markov(steady, rows[1:3]).tolist() == pytest.approx([(0 + 0) / (1 + 1), (2 + 2 / 3) / (3 + 1)])
+
+
+def test_markov_of_a_site_leans_on_all_sites() -> None:
+    event_ST = np.array([[1, 1, 1, 0], [0, 0, 0, 0]], np.float32)
+    data = replace(
+        tiny(["2001-01-01", "2001-01-02", "2001-01-03", "2001-01-04"], [0] * 4, [0], [1])[0],
+        cube_STC=np.zeros((2, 4, 1), np.float32),
+        statics_SF=np.empty((2, 0), np.float32),
+        event_ST=event_ST,
+        training=part("training", [0, 0, 0], [0, 1, 2], event_ST),
+    )
+    # The second site has no training row: 0 never came before a row, so the frequency of all rows stands in.
+    asked = part("test", [0, 1], [3, 3], event_ST)
+    assert r.markov(data, asked).tolist() == pytest.approx([(2 + 1) / (2 + 1), 1])
+    more = replace(data, training=part("training", [0, 0, 0, 1, 1], [0, 1, 2, 1, 2], event_ST))
+    assert r.markov(more, asked).tolist() == pytest.approx([1, (0 + 0) / (2 + 1)])
+
+
 def matrix(data: ReferenceData, rows: Part, chosen: PredictorSet = PredictorSet.FULL) -> np.ndarray:
-    return design_matrix(data, (rows,), chosen)[0]
+    made = design(data, (rows,))
+    return made.matrices[0][:, made.columns(chosen)]
 
 
 def test_recent_predictors_by_hand() -> None:
@@ -212,6 +241,103 @@ def test_the_other_sites_enter_as_their_mean_without_the_site_itself() -> None:
     np.testing.assert_allclose(x_nF[:, 1], [warm[1, 12], warm[0, 12], (warm[0, 12] + warm[1, 12]) / 2], rtol=1e-6)
 
 
+def network(hours: int, **changes: object) -> ReferenceData:
+    """Four sites on a meridian, at 0, 1, 3 and 7 degrees north, with rain that is log(1 + x) around its median amount 1."""
+    values_ST = np.array(
+        [[0, 0, 1, 0, 0, 2, 0, 0], [0, 3, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 1, 4], [0, 1, 0, 0, 0, 1, 0, 0]]
+    )
+    positions = np.array([[0.0, 10], [1, 10], [3, 10], [7, 10]])
+    return one_variable(values_ST.astype(float), hours, context=8, position_S2=positions, **changes)
+
+
+def test_neighbours_enter_by_distance_at_the_issue_time() -> None:
+    data = network(hours=24)
+    rain_ST = np.log1p(data.cube_STC[:, :, 0])
+    rows = part("test", [0, 1, 2, 3], [4, 5, 6, 7], data.event_ST)
+    near = [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
+    expected = [[rain_ST[site, end] for site in sites] for sites, end in zip(near, range(4, 8), strict=True)]
+    np.testing.assert_allclose(matrix(data, rows, PredictorSet.NEIGHBOURS), expected, rtol=1e-6)
+    assert matrix(replace(data, position_S2=None), rows, PredictorSet.NEIGHBOURS).shape == (4, 0)
+
+
+def test_neighbours_of_sub_daily_data_also_enter_as_sums_over_a_day() -> None:
+    data = network(hours=6)
+    found = matrix(data, part("test", [0], [5], data.event_ST), PredictorSet.NEIGHBOURS)[0]
+    values_ST = data.cube_STC[:, :, 0]
+    sums_S = values_ST[:, 2:6].sum(axis=1)
+    np.testing.assert_allclose(found, np.log1p([*values_ST[1:, 5], *sums_S[1:]]), rtol=1e-6)
+
+
+def test_a_missing_neighbour_stays_missing_and_at_most_eight_are_seen() -> None:
+    random = np.random.default_rng(0)
+    positions = np.stack([np.arange(12.0), np.zeros(12)], axis=-1)
+    data = one_variable(random.normal(15, 5, size=(12, 40)), hours=24, context=1, position_S2=positions)
+    data.cube_STC[3, 30] = np.nan
+    rows = part("test", [2, 2], [30, 31], data.event_ST)
+    found = matrix(data, rows, PredictorSet.NEIGHBOURS)
+    nearest = [1, 3, 0, 4, 5, 6, 7, 8]
+    np.testing.assert_allclose(found, data.cube_STC[nearest, 30:32, 0].T, rtol=1e-6)
+    assert np.isnan(found[0, 1]) and not np.isnan(found[1]).any()
+
+
+def test_what_neighbours_know_is_found_by_both_references() -> None:
+    # The weather of the nearest site comes a day later; the site's own values say nothing, and the mean of all is noise.
+    random = np.random.default_rng(0)
+    values_ST = random.normal(size=(6, 500))
+    positions = np.array([[0.0, 0], [0.1, 0], [20, 0], [20.1, 0], [40, 0], [40.1, 0]])
+    event_ST = np.zeros((6, 500), np.float32)
+    event_ST[:, :] = values_ST[[1, 0, 3, 2, 5, 4]] > 0.3
+    data = one_variable(values_ST, hours=24, context=2, event_ST=event_ST)
+    data = replace(
+        data, training=period("training", 0, 300, event_ST), validation=period("validation", 300, 400, event_ST)
+    )
+    test = period("test", 400, 500, event_ST)
+    alone, near = learned(data, test), learned(replace(data, position_S2=positions), test)
+    for name in LEARNED:
+        assert auc(near[name], test.y) > 0.98 > 0.8 > auc(alone[name], test.y), name
+
+
+def test_the_columns_are_counted_without_computing_them() -> None:
+    for data in (
+        network(hours=24),
+        network(hours=6),
+        network(hours=1, lags=(1, 5)),
+        random_data(0),
+        random_data(0, hours=6),
+    ):
+        made = design(data, (data.training[:0],))
+        bound = most_columns(data)
+        assert made.matrices[0].shape[1] <= bound <= 1.3 * made.matrices[0].shape[1] + 12
+
+
+def test_many_rows_are_compared_on_a_sample_and_all_of_them_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_data(1, sites=3, steps=600)
+    test = period("test", 480, 600, data.event_ST)
+    monkeypatch.setattr(learned_references, "SAMPLE_ROWS", 200)
+    fitted: list[int] = []
+    for name in ("_fit_logistic", "_fit_gradient_boosting"):
+        fit = getattr(learned_references, name)
+
+        def counted(rows, setting, search, fit=fit):  # type: ignore[no-untyped-def]
+            fitted.append(len(rows.y_n))
+            return fit(rows, setting, search)
+
+        monkeypatch.setattr(learned_references, name, counted)
+    once, again = learned(data, test), learned(data, test)
+    assert fitted.count(len(data.training)) == 4 and set(fitted) == {200, len(data.training)}
+    for name in LEARNED:
+        np.testing.assert_array_equal(once[name], again[name])
+        assert auc(once[name], test.y) > 0.9
+
+
+def test_a_site_that_never_measures_a_variable_fills_whole_chunks_with_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned_references, "CHUNK_ROWS", 50)
+    data = random_data(1)
+    data.cube_STC[0, :, 2] = np.nan
+    test = period("test", 240, 300, data.event_ST)
+    assert auc(learned(data, test)["logistic"], test.y) > 0.9
+
+
 def test_a_derived_variable_is_not_lagged_or_summed_again() -> None:
     random = np.random.default_rng(0)
     data = one_variable(random.normal(size=(1, 40)), hours=24, context=8)
@@ -276,10 +402,12 @@ def test_nothing_after_the_issue_time_is_seen(seed: int) -> None:
     cube_STC, event_ST = data.cube_STC.copy(), data.event_ST.copy()
     cube_STC[:, end + 1 :] = random.normal(size=cube_STC[:, end + 1 :].shape)
     event_ST[:, end - data.horizon_steps + 1 :] = 1 - event_ST[:, end - data.horizon_steps + 1 :]
+    data = replace(data, position_S2=np.array([[0.0, 0], [1, 1]]))
     changed = replace(data, cube_STC=cube_STC, event_ST=event_ST)
     for chosen in PredictorSet:
         np.testing.assert_array_equal(matrix(changed, row, chosen), matrix(data, row, chosen))
-    np.testing.assert_array_equal(r.persistence(changed, row), r.persistence(data, row))
+    for forecast in (r.persistence, r.markov):
+        np.testing.assert_array_equal(forecast(changed, row), forecast(data, row))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -359,11 +487,11 @@ def test_all_references_in_order_repeatable_and_empty_for_no_rows() -> None:
     data = random_data(7)
     test = period("test", 240, 300, data.event_ST)
     once, again = r.all_references(data, test), r.all_references(data, test)
-    assert list(once) == ["climatology", "persistence", "logistic", "gradient_boosting"]
+    assert list(once) == ["climatology", "persistence", "markov", "logistic", "gradient_boosting"]
     for name, p in once.items():
         np.testing.assert_allclose(again[name], p, rtol=1e-9)
     nothing = r.all_references(data, period("test", 240, 240, data.event_ST))
-    assert [p.shape for p in nothing.values()] == [(0,)] * 4
+    assert [p.shape for p in nothing.values()] == [(0,)] * 5
 
 
 def test_rows_without_outcome_and_empty_training_are_refused() -> None:
@@ -382,5 +510,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     data = random_data(9)
     with pytest.raises(UsageError, match="2 sites, 300 times and 3 variables"):
         replace(data, event_ST=data.event_ST[:, :-1])
+    with pytest.raises(UsageError, match=r"expected positions \(2, 2\), found \(3, 2\)"):
+        replace(data, position_S2=np.zeros((3, 2)))
     with pytest.raises(UsageError, match="at least 1"):
         replace(data, lags=(0, 1))

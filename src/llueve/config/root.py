@@ -6,6 +6,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from llueve.config.data_keys import DataConfig, FeaturesConfig, RegionConfig
+from llueve.config.forecast_keys import CalibrationConfig, DecisionConfig
 from llueve.config.model_keys import ModelConfig
 from llueve.config.run_keys import (
     AuditConfig,
@@ -37,6 +38,8 @@ class Config(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
     processes: ProcessesConfig = ProcessesConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    decision: DecisionConfig = DecisionConfig()
     verify: VerifyConfig = VerifyConfig()
 
     @model_validator(mode="after")
@@ -44,6 +47,11 @@ class Config(Section):
         weights, names = self.train.class_weights, self.target.class_names
         if weights is not None and len(weights) != len(names):
             raise ValueError(f"train.class_weights has {len(weights)} numbers for {len(names)} classes {list(names)}")
+        if len(names) > 2 and self.calibration.method in ("platt", "isotonic"):
+            raise ValueError(
+                f'calibration.method = "{self.calibration.method}" is for two classes, and target.classes has {len(names)}: '
+                'choose "temperature", "none" or "auto"'
+            )
         model = self.model
         if self.train.recipe == "scratch" and model.pretrained is not None:
             but = f"trains without pre-trained weights, but model.pretrained = {model.pretrained!r}; remove one of them"

@@ -1,7 +1,7 @@
 """The part of a configuration that decides the steps of a training, in one form for all spellings of the same training.
 
-The rest does not: places of the data and of the checkpoint (hashes decide about their content), the audit, the
-verification, saving, trackers and processes.
+The rest does not: places of the data and of the checkpoint (hashes decide about their content), the audit, calibration,
+decision and verification, saving, trackers and processes.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,8 @@ PERMISSIONS = {"target": {"allow_sampled"}, "model": {"allow_missing"}}
 """Keys that only let something pass."""
 SCORED = {"target": {"event"}}
 """Keys that choose the scores, and no step."""
+AFTERWARDS = {"calibration": True, "decision": True, "verify": True}
+"""Sections about the trained model."""
 ABSENT = "not used"
 """Value, in messages, of a key that is not set or has no effect."""
 
@@ -51,8 +53,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def other_keys(config: Config) -> dict[str, Any]:
-    """Return the keys that decide no step, but which table a run has and how it was verified."""
-    table = config.model_dump(mode="json", include={**PLACES, **SCORED, "verify": True, "regions": True})
+    """Return the keys that decide no step, but which table a run has, and how it was calibrated and verified."""
+    table = config.model_dump(mode="json", include={**PLACES, **SCORED, **AFTERWARDS, "regions": True})
     named = {f"{section}.{key}": value for section, keys in table.items() for key, value in keys.items()}
     return {key: value for key, value in named.items() if key not in ("data.format", "data.dask")}
 

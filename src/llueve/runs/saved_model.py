@@ -15,6 +15,8 @@ import xarray as xr
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
 from torch import Tensor
 
+from llueve.calibration.calibrate import Calibration
+from llueve.calibration.decision import EventThreshold
 from llueve.config import Config, ModelConfig, Section
 from llueve.config.section import MOST_STEPS, TEN_YEARS
 from llueve.config.tree_bounds import tree_problem
@@ -91,6 +93,10 @@ class ModelDescription(Section):
     """SHA-256 of the panel that the model was trained and verified on."""
     trained: dict[str, Any] = Field(default_factory=dict)
     """Best epoch, its validation loss, number of skipped samples."""
+    calibration: Calibration = Calibration()
+    """Map from logits to probabilities, fitted on the validation period after the training."""
+    decision: EventThreshold = EventThreshold()
+    """Probability from which the forecast says yes."""
     cells: dict[str, dict[str, int | str]] = Field(default_factory=dict)
     """For each region of a gridded archive: number of cells, number of cells with values, SHA-256 of their positions."""
     scaler: Annotated[

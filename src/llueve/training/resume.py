@@ -124,11 +124,12 @@ def _resumed(run: Run, whole: Run, config: Config) -> StartingPoint:
 def _other_differences(begun: Config, config: Config, run: Run) -> list[str]:
     """Differences that matter for a finished run: another place of the data; others are named in the log."""
     before, now = other_keys(begun), other_keys(config)
-    scored = [key for key in before if key.startswith(("verify.", "target."))]
+    scored = [key for key in before if key.startswith(("calibration.", "decision.", "verify.", "target."))]
     changed = differences({key: before.get(key) for key in scored}, {key: now.get(key) for key in scored})
     if changed:
         logger.warning(
-            "%s: is finished, so its verification stays as it is: %s. To change it, train again with --overwrite",
+            "%s: is finished, so its calibration and verification stay as they are: %s. To change them, train again with "
+            "--overwrite",
             run.directory,
             "; ".join(changed),
         )

@@ -13,7 +13,7 @@ from llueve.samples.target import horizon_steps
 
 @dataclass(frozen=True, eq=False)
 class ReferenceData:
-    """Input of the four references."""
+    """Input of the reference forecasts."""
 
     cube_STC: FloatArray
     """Features in their own units, NaN where not observed."""
@@ -34,6 +34,9 @@ class ReferenceData:
     lags: tuple[int, ...] | None
     """Steps before the issue time that the learned references also see; None for the usual hours."""
     seed: int
+    position_S2: NDArray[np.float64] | None = None
+    """Latitude and longitude of each site in degrees, if the model sees its neighbours: the learned references see them too.
+    None if it sees no other site."""
 
     def __post_init__(self) -> None:
         sites, times, variables = self.cube_STC.shape
@@ -41,6 +44,10 @@ class ReferenceData:
         if found != (sites, (times,), (sites, times), (variables,)):
             match = f"expected statics, times, events and variables to match it, found {found}"
             raise UsageError(f"the cube has {sites} sites, {times} times and {variables} variables; {match}")
+        if self.position_S2 is not None and self.position_S2.shape != (sites, 2):
+            raise UsageError(
+                f"the cube has {sites} sites; expected positions ({sites}, 2), found {self.position_S2.shape}"
+            )
         if any(lag < 1 for lag in self.lags or ()):
             raise UsageError(f"lags are {self.lags}; expected steps back in time, each at least 1")
 

@@ -1,4 +1,6 @@
-"""The four forecasts that a model has to beat: climatology, persistence, logistic regression and gradient boosting.
+"""The forecasts that a model has to beat.
+
+They are climatology, persistence, persistence as a probability (Markov), logistic regression and gradient boosting.
 
 Each is fitted on the training rows alone; the two learned ones choose their settings on the validation rows. Each
 forecasts any part from values known at the issue time of the row, as probabilities (n,). It raises `DataError` if
@@ -31,13 +33,44 @@ def persistence(data: ReferenceData, part: Part) -> NDArray[np.float64]:
     Reference: Wilks 2019, Statistical Methods in the Atmospheric Sciences, doi:10.1016/C2017-0-03921-6
     """
     known_events(data, data.training)
+    last = _last_outcome(data, part)
+    return np.where(np.isnan(last), site_frequency(data.event_ST, data.training)[part.site], last)
+
+
+def markov(data: ReferenceData, part: Part) -> NDArray[np.float64]:
+    """Persistence as a probability: how often the event followed the last known outcome in training, at the same site.
+
+    The chain is of first order, with the step of the horizon. (k + q) / (n + 1) is its probability after an outcome with n
+    training rows at the site and k events among them; q is the same frequency over all sites. If the last outcome is
+    unknown, the forecast is the site's frequency, as for persistence.
+
+    Reference: Gabriel and Neumann 1962, Quarterly Journal of the Royal Meteorological Society 88,
+    doi:10.1002/qj.49708837511
+    """
+    y_n, last_n = known_events(data, data.training), _last_outcome(data, data.training)
+    frequency_S = site_frequency(data.event_ST, data.training)
+    last = _last_outcome(data, part)
+    p_n = frequency_S[part.site]
+    for outcome in (0, 1):
+        after = last_n == outcome
+        everywhere = y_n[after].mean() if after.any() else y_n.mean()
+        rows_S, events_S = (
+            np.bincount(data.training.site[after], weights=weights, minlength=len(frequency_S))
+            for weights in (None, y_n[after])
+        )
+        after_S = (events_S + everywhere) / (rows_S + 1)
+        p_n = np.where(last == outcome, after_S[part.site], p_n)
+    return p_n
+
+
+def _last_outcome(data: ReferenceData, part: Part) -> NDArray[np.float64]:
+    """The newest outcome (n,) known at each issue time, 0 or 1; NaN if it is unknown or before the panel's start."""
     known = part.end - data.horizon_steps
     last = data.event_ST[part.site, np.maximum(known, 0)].astype(np.float64)
-    unknown = np.isnan(last) | (known < 0)
-    return np.where(unknown, site_frequency(data.event_ST, data.training)[part.site], last)
+    return np.where(known < 0, np.nan, last)
 
 
 def all_references(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
-    """The probabilities (n,) of all four by name, for the rows of `part`."""
-    simple = {"climatology": climatology(data, part), "persistence": persistence(data, part)}
-    return simple | learned(data, part)
+    """The probabilities (n,) of all of them by name, for the rows of `part`."""
+    simple = {"climatology": climatology, "persistence": persistence, "markov": markov}
+    return {name: forecast(data, part) for name, forecast in simple.items()} | learned(data, part)
