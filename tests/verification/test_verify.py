@@ -88,7 +88,7 @@ def test_a_perfect_model_beats(data, test_part) -> None:
     assert found["comparison"]["brier_difference"] == pytest.approx(found["references"][best]["brier"])
     assert found["comparison"]["skill_over_best"] == 1 and found["comparison"]["skill_interval"] == [1, 1]
     assert found["verdict"].startswith(
-        f"The model beats {'logistic regression' if best == 'logistic' else best}, the best of the four references: Brier 0.0000"
+        f"The model beats {'logistic regression' if best == 'logistic' else best}, the best of the five references: Brier 0.0000"
     )
     assert found["verdict"].endswith("BSS over climatology 1.000 on 200 forecasts.")
 
