@@ -82,7 +82,7 @@ def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
     context = config.windows.context
     try:
         split = split_panel(panel, config)
-        training = thinned(split.training, config.windows.stride)
+        training = thinned(split.training, config, float(panel.attrs["step_hours"]))
     except LlueveError as error:
         if not any(finding.severity == "error" for finding in hours):  # they are the reason, and other cuts do not help
             findings.append(Finding("no_windows", "error", str(error)))

@@ -112,7 +112,7 @@ def fit(
         )
     knots_CJ = windows.quantiles(split.training_rows, KNOTS)
     saved.classifier.set_knots(knots_CJ)
-    training = thinned(split.training, config.windows.stride)
+    training = thinned(split.training, config, float(panel.attrs["step_hours"]))
     training = few_shot(training, panel["time"].values, config.train.fraction, config.train.seed)
     if windows.network is None:
         if config.train.linear_start:
