@@ -5,7 +5,6 @@ Shapes: C variables.
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
@@ -25,23 +24,19 @@ from llueve.model.build import HeadSizes, build_classifier, build_encoder, recen
 from llueve.model.checkpoints.pretrained import PretrainedWeights
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.patches import PatchEncoder
-from llueve.panel import FloatArray, feature_names, fingerprint, label_name, site_positions, static_names
+from llueve.panel import FloatArray, feature_names, fingerprint, label_name, static_names
 from llueve.runs.decisive_keys import decisive_keys, differences
 from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
 from llueve.runs.sealed_file import read_unchecked, seal, sealed_text, write_sealed
+from llueve.runs.trained_sites import TrainedSite, network_of, sites_seen_together
 from llueve.samples.scale import Scaler
-from llueve.samples.scenes import Network
 from llueve.samples.split import Split, whole_windows
 from llueve.samples.windows import Windows, build_windows, calendar_facts
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 3
 """Version of `model.json`: raised when older code would misread it."""
 DESCRIBED = "description_sha256"
 """Entry of the sealed text in the weights: the hash of their description."""
-FEWEST_SITES = 3
-"""Sites from which `model.sites = "auto"` lets them see each other."""
 FLOAT = np.finfo(np.float32)
 """Limits of the numbers that the model computes with."""
 
@@ -52,14 +47,6 @@ class ScalerNumbers(Section):
     mean: list[Annotated[float, Field(ge=-FLOAT.max, le=FLOAT.max)]]
     std: list[Annotated[float, Field(ge=FLOAT.tiny, le=FLOAT.max)]]
     amount: list[Annotated[float, Field(ge=FLOAT.tiny, le=FLOAT.max)] | None]
-
-
-class TrainedSite(Section):
-    """A site with a learned vector."""
-
-    name: str
-    latitude: float = Field(ge=-90, le=90)
-    longitude: float = Field(ge=-180, le=180)
 
 
 def _read_scaler(value: Any, info: ValidationInfo) -> Scaler:
@@ -178,7 +165,7 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             cells=panel.attrs.get("cells", {}),
             scaler=scaler,
             model=model,
-            sites=_sites_seen_together(panel, model),
+            sites=sites_seen_together(panel, model),
             configuration=decisive_keys(config),
             checkpoint=None if pretrained is None else seal("", pretrained.tensors),
         )
@@ -206,31 +193,11 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
         Raises:
             DataError: a value is absurd, or a site that training did not have has no position.
         """
-        return build_windows(panel, self.scaler, self.context, self.missing, horizon_steps, self._network(panel))
-
-    def _network(self, panel: xr.Dataset) -> Network | None:
-        """The sites of a panel that see each other; None if the model sees each site alone."""
-        if self.sites is None:
-            return None
-        trained = {site.name: number for number, site in enumerate(self.sites)}
-        vector_S = np.array([trained.get(str(site), -1) + 1 for site in panel["site"].values], np.int64)
-        position_S2, new_S = site_positions(panel), vector_S == 0
-        if position_S2 is None:
-            known = np.array([(site.latitude, site.longitude) for site in self.sites])
-            if new_S.any():
-                raise DataError(
-                    f"{listed(panel['site'].values[new_S].tolist())}: the model sees the sites of an issue time together and "
-                    "needs the position of each site that it was not trained on; give data.positions"
-                )
-            position_S2 = known[vector_S - 1]
-        if new_S.any():
-            logger.warning(
-                "%d site(s) were not in the training and are forecast without a vector of their own: %s",
-                new_S.sum(),
-                listed(panel["site"].values[new_S].tolist()),
-            )
-        present_ST = whole_windows(panel, self.context)
-        return Network(position_S2.astype(np.float32), vector_S, present_ST, self.model.sites_per_scene)
+        network = None
+        if self.sites is not None:
+            present_ST = whole_windows(panel, self.context)
+            network = network_of(panel, self.sites, present_ST, self.model.sites_per_scene)
+        return build_windows(panel, self.scaler, self.context, self.missing, horizon_steps, network)
 
     def aligned(self, panel: xr.Dataset) -> xr.Dataset:
         """Return the panel with the trained variables in the trained order.
@@ -265,24 +232,6 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             raise DataError(f"{source}: differs from the data that the model was trained on: {'; '.join(problems)}")
         label = label_name(panel)
         return panel[[*trained, *self.statics, *([] if label is None else [label])]]
-
-
-def _sites_seen_together(panel: xr.Dataset, model: ModelConfig) -> list[TrainedSite] | None:
-    """The sites of a panel with their positions if the model sees them together, as `model.sites` asks; otherwise None."""
-    position_S2 = site_positions(panel)
-    if model.sites == "alone" or model.head != "variables":
-        return None
-    if model.sites == "auto" and (position_S2 is None or len(position_S2) < FEWEST_SITES):
-        return None
-    if position_S2 is None:
-        raise DataError(
-            'model.sites = "together" needs the position of each site: set data.positions to a table with the columns site, '
-            'latitude and longitude, or choose "alone"'
-        )
-    return [
-        TrainedSite(name=str(name), latitude=north, longitude=east)
-        for name, (north, east) in zip(panel["site"].values, position_S2.tolist(), strict=True)
-    ]
 
 
 def _in_units(units: str | None) -> str:
