@@ -52,7 +52,16 @@ feed_forward = 16
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-SLOW_FILES = ("test_kills.py", "test_processes.py", "test_resume.py", "test_examples.py", "test_seed_case.py")
+SLOW_FILES = (
+    "test_processes.py",
+    "test_kills.py",
+    "test_examples.py",
+    "test_seed_case.py",
+    "test_resume.py",
+    "test_era5_archive.py",
+    "test_hostile_files.py",
+    "test_benchmarks.py",
+)
 """Files that take minutes with few tests: started last, one of them would keep a single process busy at the end."""
 
 

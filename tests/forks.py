@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 LLUEVE = "from llueve.cli.main import main; main()"
+MODULE = "import runpy, sys; sys.path.insert(0, '.'); runpy.run_module({!r}, run_name='__main__')"
+"""`python -m` of a module in the working directory."""
 TORCHRUN = "from torch.distributed.run import main; main()"
 """With `--run-path --start-method=fork` its processes are forked too."""
 IMPORTED = ("dask.array", "lightning_fabric", "torch.distributed.run", "llueve.pipeline", "llueve.cli.main")

@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forks import forks
+
 ROOT = Path(__file__).parents[1]
 PREPARE = """
+import sys
+sys.path.insert(0, ".")
 from dataclasses import replace
 from benchmarks.faults.__main__ import jobs
 from benchmarks.faults.kinds import kinds
@@ -24,15 +28,14 @@ print(len(prepared))
 """
 
 
-def run(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 def test_every_kind_of_fault_can_be_prepared() -> None:
-    assert int(run("-c", PREPARE)) > 50
+    done = forks().run(PREPARE, folder=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 50
 
 
 def test_every_check_that_a_mutation_removes_is_there_once() -> None:
-    assert "every text occurs once" in run("benchmarks/mutations.py", "--list")
+    command = [sys.executable, "benchmarks/mutations.py", "--list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "every text occurs once" in done.stdout

@@ -15,6 +15,7 @@ from llueve.sources.tables.table import read_table
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = (
     "train.epochs=1",
+    "train.batch_size=64",
     "model.width=16",
     "model.layers=1",
     "model.feed_forward=16",

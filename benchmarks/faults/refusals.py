@@ -20,7 +20,7 @@ from llueve.errors import LlueveError
 from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import load_pretrained
 from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
-from llueve.runs.saved_model import load_model, require_own_configuration, save_model
+from llueve.runs.model_files import load_model, require_own_configuration, save_model
 
 Answers = dict[str, Any]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,28 @@ from llueve.config import Config, override_verify
 from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
 from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
-from llueve.errors import ConfigError, DataError, GuardStop, RunError, UsageError
+from llueve.errors import ConfigError, DataError, RunError, UsageError
 from llueve.files import make_folder, write_whole
-from llueve.model.batch import best_device
 from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import Format, load_pretrained, read_pretrained
 from llueve.model.timer_xl import TimerXL
-from llueve.panel import FloatArray, feature_cube, feature_names, fingerprint, minute, site_positions, static_table
+from llueve.panel import feature_cube, feature_names, fingerprint, site_positions, static_table
 from llueve.paths import path_problem
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
 from llueve.runs.lock import RunLock
+from llueve.runs.model_files import load_model, require_own_configuration, save_model
 from llueve.runs.outputs import require_separate, require_separate_data
 from llueve.runs.replacement import replace_run, saying_how_to_resume
-from llueve.runs.saved_model import SavedModel, load_model, require_own_configuration, save_model
+from llueve.runs.saved_model import SavedModel
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
 from llueve.samples.target import event_outcomes, horizon_steps
 from llueve.samples.windows import Windows
-from llueve.step.predict import predict_logits
-from llueve.training.fit import Job, fit
+from llueve.step.forecast import Forecast, forecast_part, member_logits
+from llueve.step.predict import mean_logits
+from llueve.training.fit import Job, fit_members
 from llueve.training.resume import StartingPoint, find_start, resume_run
 from llueve.training.tracking import Tracking, require_trackers
 from llueve.verification.reference_data import ReferenceData
@@ -93,8 +95,8 @@ def train(
     with join_processes(timeout) as processes, RunLock(run.directory) as lock:
         start = processes.on_first(
             lambda: _find_start(run, config, overwrite, resume, lock),
-            lambda found: [str(found.run.directory), found.verification],
-            lambda found: StartingPoint(Run(Path(found[0])), verification=found[1]),
+            lambda found: [str(found.run.directory), found.verification, found.members],
+            lambda found: StartingPoint(Run(Path(found[0])), verification=found[1], members=found[2]),
         )
         if start.verification is not None:
             return Result(run.directory, start.verification)
@@ -104,9 +106,9 @@ def train(
         audit.require_clean(config.audit.allow)
         split = audit.split or split_panel(panel, config)
         scaler = fit_scaler(panel, split.training_rows)
-        saved = SavedModel.build(panel, split, scaler, config, pretrained)
+        build = partial(SavedModel.build, panel, split, scaler, pretrained=pretrained)
+        saved = build(config)
         windows = saved.windows(panel, horizon_steps(config.target.horizon_hours, saved.step_hours))
-        del pretrained  # its tensors are as large as the model
         # Only now, so that neither a typing error nor bad data leaves anything behind.
         processes.on_first(lambda: _begin(run, config, start, saved, audit.as_dict(), lock))
 
@@ -117,7 +119,7 @@ def train(
             Tracking(config, start.run.directory, name) if processes.is_first else nullcontext() as tracking,
         ):
             job = Job(config, start.run, processes, console, tracking)
-            fit(job, saved, panel, split, windows, start.state)
+            saved = fit_members(job, build, panel, split, windows, start)
             return Result(run.directory, processes.on_first(lambda: _finish(job, run, saved, panel, split, windows)))
 
 
@@ -147,8 +149,8 @@ def _evaluate(run: Run, config: Config, saved: SavedModel, console: Console) -> 
             "may hold training data. Restore it, train again, or use predict for other data"
         )
     split = split_panel(panel, config)
-    probability = _probability(saved, panel, saved.windows(panel), split.test)
-    return _verify(run, config, saved, panel, split, probability, console)
+    forecast = forecast_part(saved, panel, saved.windows(panel), split.test)
+    return _verify(run, config, saved, panel, split, forecast, console)
 
 
 def predict(directory: str | Path, table: str | Path, every_window: bool = False) -> pd.DataFrame:
@@ -172,8 +174,9 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
         if finding.severity == "warning":
             logger.warning(finding.message)
     part = complete_windows(panel, saved.context, every_window)
-    probability = _probability(saved, panel, saved.windows(panel), part)[:, saved.event_index]
-    return _forecasts(panel, part, probability=probability, event=saved.decision.says_yes(probability).astype(int))
+    forecast = forecast_part(saved, panel, saved.windows(panel), part)
+    yes = saved.decision.says_yes(forecast.event_n).astype(int)
+    return _forecasts(panel, part, probability=forecast.event_n, event=yes, **forecast.spread)
 
 
 def convert(source: str | Path, to: Format, output: str | Path, allow_missing: Sequence[str] = ()) -> list[Path]:
@@ -243,13 +246,13 @@ def _begin(
     run: Run, config: Config, start: StartingPoint, saved: SavedModel, audit: dict[str, Any], lock: RunLock
 ) -> None:
     """Create the run, or bring it to the state that the training resumes from."""
-    if start.state is None:
+    if start.facts is None:
         with run.writing():
             make_folder(run.directory)
         lock.take(is_restarted())
         start.run.create(config, start.replace)
     else:
-        resume_run(start.run, start.state, saved, config)
+        resume_run(start.run, start.facts, saved, config)
     start.run.write_json(AUDIT, audit)
     remember_begun(run.directory)
 
@@ -259,12 +262,12 @@ def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Spl
 
     A run that was trained to replace another one is moved over `run` at the end.
     """
-    logits_BK = _logits(saved, panel, windows, split.validation)
-    calibration, decision = fit_on_validation(logits_BK, split.validation, panel["time"].values, job.config)
+    logits_nK = mean_logits(member_logits(saved, panel, windows, split.validation))
+    calibration, decision = fit_on_validation(logits_nK, split.validation, panel["time"].values, job.config)
     saved = saved.model_copy(update={"calibration": calibration, "decision": decision})
-    probability = _probability(saved, panel, windows, split.test)
+    forecast = forecast_part(saved, panel, windows, split.test)
     save_model(job.run, saved)
-    verification = _verify(job.run, job.config, saved, panel, split, probability, job.console)
+    verification = _verify(job.run, job.config, saved, panel, split, forecast, job.console)
     if job.tracking is not None:
         job.tracking.scores(verification)
     job.run.remove_checkpoints()
@@ -273,32 +276,13 @@ def _finish(job: Job, run: Run, saved: SavedModel, panel: xr.Dataset, split: Spl
     return verification
 
 
-def _probability(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> NDArray[np.float64]:
-    """Calibrated probability of each class for each window of a part, (n, K)."""
-    return saved.calibration.probabilities(_logits(saved, panel, windows, part))
-
-
-def _logits(saved: SavedModel, panel: xr.Dataset, windows: Windows, part: Part) -> FloatArray:
-    """Logits (B, K) of each window of a part; if one of them is not finite, none is reported."""
-    logits_BK = predict_logits(saved.classifier.to(best_device()), windows, part)
-    saved.classifier.to("cpu")
-    bad = np.flatnonzero(~np.isfinite(logits_BK).all(axis=1))
-    if len(bad):
-        site, time = panel["site"].values[part.site[bad[0]]], panel["time"].values[part.end[bad[0]]]
-        raise GuardStop(
-            f"{len(bad)} of {len(part)} forecasts are not finite, the first one for {site} at {minute(time)}, so nothing is "
-            "reported. Check the inputs of that window and the weights of the model"
-        )
-    return logits_BK
-
-
 def _verify(
     run: Run,
     config: Config,
     saved: SavedModel,
     panel: xr.Dataset,
     split: Split,
-    probability: NDArray[np.float64],
+    forecast: Forecast,
     console: Console,
 ) -> dict[str, Any]:
     """Compare the forecasts of the test period with the reference forecasts, and write both."""
@@ -322,7 +306,7 @@ def _verify(
         verified = verify(
             data,
             split.test,
-            probability,
+            forecast.share_nK,
             [str(site) for site in panel["site"].values],
             bootstrap=config.verify.bootstrap,
             block_days=config.verify.block_days,
@@ -330,8 +314,9 @@ def _verify(
             threshold=saved.decision.threshold,
         )
     observed = (split.test.y == saved.event_index).astype(int)
-    event = probability[:, saved.event_index]
-    table = _forecasts(panel, split.test, observed=observed, probability=event, **verified.reference_p)
+    table = _forecasts(
+        panel, split.test, observed=observed, probability=forecast.event_n, **forecast.spread, **verified.reference_p
+    )
     run.write(PREDICTIONS, with_safe_sites(table).to_csv(index=False).encode())
     run.write_json(VERIFICATION, verified.content)
     return verified.content

@@ -11,7 +11,7 @@ import pytest
 from llueve import pipeline
 from llueve.config import load_config
 from llueve.runs.directory import Run
-from llueve.runs.saved_model import load_model
+from llueve.runs.model_files import load_model
 
 SECTIONS = """
 [train]

@@ -14,7 +14,7 @@ from mutations import changed_bytes, changed_tree
 
 from llueve.config import load_config
 from llueve.runs.directory import EXPLANATION, INCIDENT, INCIDENTS, MODEL, Run
-from llueve.runs.saved_model import load_model
+from llueve.runs.model_files import load_model
 from llueve.runs.sealed_file import read_sealed, write_sealed
 from llueve.stability.incidents import list_incidents, load_incident, render_description, render_list
 

@@ -12,7 +12,7 @@ import pytest
 from llueve import pipeline
 from llueve.errors import CheckpointError, LlueveError, RunError, UsageError
 from llueve.runs.directory import MODEL, WEIGHTS, Run
-from llueve.runs.saved_model import load_model
+from llueve.runs.model_files import load_model
 from llueve.runs.sealed_file import read_sealed, write_sealed
 
 

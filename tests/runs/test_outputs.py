@@ -83,7 +83,7 @@ def test_forecasts_are_written_whole_and_through_links(copied, table, llueve, mo
     kept.write_text("earlier")
     (table.parent / "latest.csv").symlink_to(kept)
     assert llueve("predict", copied.run, table, "--output", table.parent / "latest.csv")[0] == 0
-    assert (table.parent / "latest.csv").is_symlink() and kept.read_text().startswith("site,time,probability\n")
+    assert (table.parent / "latest.csv").is_symlink() and kept.read_text().startswith("site,time,probability,event\n")
     inside = copied.run / "forecasts.csv"  # a new file in the run directory is no file of the run
     assert llueve("predict", copied.run, table, "--output", inside)[0] == 0
     assert inside.read_bytes() == kept.read_bytes()

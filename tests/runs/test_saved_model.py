@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from llueve import pipeline
 from llueve.errors import CheckpointError
 from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
-from llueve.runs.saved_model import load_model
+from llueve.runs.model_files import load_model
 from llueve.runs.sealed_file import read_sealed, write_sealed
 
 EDITS = {

@@ -1,15 +1,13 @@
 """A training that is killed again and again, wherever it is, ends in the same bits as one that never was."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from forks import MODULE, forks
 from llueve.runs import directory as files
 
 TRAINING = """
@@ -173,19 +171,13 @@ print(json.dumps(kills))
 @pytest.fixture
 def table(tmp_path, write_rainy_table):
     """Daily rows at two sites, with two cells missing in the training period."""
-    return write_rainy_table(tmp_path, TRAINING, holes=(100, 150), windows='missing = "raw"')
+    return write_rainy_table(tmp_path, TRAINING, days=300, holes=(100, 150), windows='missing = "raw"')
 
 
 def test_any_kill_is_without_trace(table, tmp_path):
     """Some fifty times in one run, each time gone on with: in a step, in the frozen phase and after it, while mending, and
     at each place inside the writing of a state."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(table), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = forks().run(KILLED, table, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     kills = json.loads(done.stdout.splitlines()[-1])
     assert {target for target, _ in kills} >= {"half", "fsync", "rename", "renamed", "remove", "removed"}
@@ -200,13 +192,7 @@ def test_any_kill_is_without_trace(table, tmp_path):
 
 def test_a_kill_is_without_trace_with_every_recipe_and_head():
     """Once each, alone or over an earlier run; the bench has more kills, and those of processes under torchrun."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kills", "--tiny"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forks().run(MODULE.format("benchmarks.kills"), "--tiny", folder=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     last = done.stdout.splitlines()[-1]  # a training that ends before its kill is started again
     assert last.startswith("8 kills, ") and last.endswith(" runs: all bit-identical")

@@ -312,10 +312,11 @@ def small(tmp_path_factory, write_rainy_table):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_resumes_with_other_keys_around_the_training(small, tmp_path, monkeypatch, recipe):
-    """The verification, saving, the audit and the place of the table may change; `config.toml` says what was used."""
+    """Calibration, verification, saving, the audit and the place of the table may change; `config.toml` says what was used."""
     keys = (*RECIPES[recipe], "train.patience=1")
     whole, run, moved = tmp_path / "whole", tmp_path / "run", tmp_path / "moved.csv"
     changed = ("verify.bootstrap=150", "checkpoints.minutes=3", "audit.allow=['sentinel']", "track.experiment=other")
+    changed += ("calibration.method=platt", "decision.rule=f1")
     stop_after(monkeypatch, 2, load_config(small, keys), run)
     shutil.copy(small.parent / "table.csv", moved)
     config = load_config(small, (*keys, *changed, "processes.timeout_minutes=1", f'data.path="{moved}"'))
@@ -376,7 +377,7 @@ def test_every_section_is_decided_upon(small):
     """A new section has to be named here: does it decide a step?"""
     config = load_config(small)
     named = {key.partition(".")[0] for key in decisive_keys(config)}
-    around = {"audit", "checkpoints", "track", "processes", "verify", "regions"}
+    around = {"audit", "calibration", "checkpoints", "decision", "track", "processes", "verify", "regions"}
     assert named | around == set(type(config).model_fields)
 
 
@@ -424,7 +425,7 @@ def test_a_moved_checkpoint_goes_on_and_another_one_is_refused(small, tmp_path, 
 
 def test_a_finished_run_says_which_keys_have_no_effect_any_more(table, whole, tmp_path, caplog):
     pipeline.train(load_config(table, ("verify.bootstrap=150",)), whole, resume=True)
-    assert "its verification stays as it is: verify.bootstrap was 100 and is 150" in caplog.text
+    assert "its calibration and verification stay as they are: verify.bootstrap was 100 and is 150" in caplog.text
     moved = tmp_path / "other.csv"
     shutil.copy(table.parent / "table.csv", moved)
     with pytest.raises(ConfigError, match=r"data\.path was .* and is .*other\.csv"):

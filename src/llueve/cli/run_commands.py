@@ -89,7 +89,7 @@ def predict(
         Path | None, Option(metavar="FILE.csv", parser=a_path, help="Write here, not to the screen.")
     ] = None,
 ) -> None:
-    """Forecast the probability of the event: CSV with the columns site, time and probability."""
+    """Forecast the event: CSV with the columns site, time, probability and event (1 from the threshold on, otherwise 0)."""
     if output is not None:
         from llueve.runs.directory import Run
         from llueve.runs.outputs import input_paths, require_separate

@@ -143,6 +143,8 @@ class TrainConfig(PhaseKeys):
     """Decay of a moving average of the weights, 0 to below 1, as 0.999. If above 0, validation and the final model use it."""
     feature_cache_gb: float = Field(8.0, ge=0)
     """Disk space in GB for the outputs of a frozen encoder, which are then computed once; 0 switches this off."""
+    members: int = Field(1, ge=1, le=100)
+    """Number of models to train, each with the next seed. They are one model: its probability is the mean of theirs."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of all random numbers, 0 or more."""
 

@@ -39,8 +39,8 @@ EXPLANATION = "explanation.json"
 """File with the cause of an incident, if the training searched for it."""
 INCIDENT_NAME = re.compile(r"[0-9]{3}")
 CHECKPOINTS = "checkpoints"
-CHECKPOINT_NAME = re.compile(r"\.?(\d{6}|best-\d{4,})\.safetensors(\.part)?")
-"""Name of a saved state, complete or not."""
+CHECKPOINT_NAME = re.compile(r"\.?(\d{6}|best-\d{4,}|member-\d{3})\.safetensors(\.part)?")
+"""Name of a saved state, of the best weights, or of a finished member, complete or not."""
 FEATURES = "features"
 FEATURES_NAME = re.compile(r"\.?(?P<part>[a-z]+)-(?P<model>[0-9a-f]{16})-[0-9a-f]{16}\.(features|json)(\.part)?")
 """Name of a file of cached features, complete or not."""

@@ -1,42 +1,36 @@
-"""The trained model of a run: its weights in `model.safetensors`, everything else that a prediction needs in `model.json`.
+"""The trained model of a run, with all that a prediction needs besides its weights.
 
 Shapes: C variables.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
 from torch import Tensor
 
 from llueve.calibration.calibrate import Calibration
 from llueve.calibration.decision import EventThreshold
 from llueve.config import Config, ModelConfig, Section
 from llueve.config.section import MOST_STEPS, TEN_YEARS
-from llueve.config.tree_bounds import tree_problem
-from llueve.errors import CheckpointError, DataError, GuardStop, listed
+from llueve.errors import DataError, listed
 from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps
 from llueve.model.checkpoints.pretrained import PretrainedWeights
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.patches import PatchEncoder
 from llueve.panel import FloatArray, feature_names, fingerprint, label_name, static_names
-from llueve.runs.decisive_keys import decisive_keys, differences
-from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
-from llueve.runs.sealed_file import read_unchecked, seal, sealed_text, write_sealed
+from llueve.runs.decisive_keys import decisive_keys
+from llueve.runs.sealed_file import seal
 from llueve.runs.trained_sites import TrainedSite, network_of, sites_seen_together
 from llueve.samples.scale import Scaler
-from llueve.samples.split import Split, whole_windows
+from llueve.samples.split import Split
 from llueve.samples.windows import Windows, build_windows, calendar_facts
 
 FORMAT = 3
 """Version of `model.json`: raised when older code would misread it."""
-DESCRIBED = "description_sha256"
-"""Entry of the sealed text in the weights: the hash of their description."""
 FLOAT = np.finfo(np.float32)
 """Limits of the numbers that the model computes with."""
 
@@ -99,6 +93,8 @@ class ModelDescription(Section):
     ]
     """Mean, standard deviation and usual amount of each variable in the training period."""
     model: ModelConfig
+    members: int = Field(1, ge=1, le=100)
+    """Number of models whose mean probability is the forecast."""
     sites: list[TrainedSite] | None = None
     """The sites of the training in the order of their vectors; None if the model sees each site alone."""
     configuration: dict[str, Any]
@@ -135,6 +131,14 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
     """A classifier with its description: all that a prediction needs."""
 
     classifier: TimerXLForClassification = Field(exclude=True)
+    """The model, or its first member."""
+    others: list[TimerXLForClassification] = Field(default_factory=list, exclude=True)
+    """Its further members."""
+
+    @property
+    def classifiers(self) -> list[TimerXLForClassification]:
+        """All members."""
+        return [self.classifier, *self.others]
 
     @classmethod
     def build(
@@ -187,16 +191,25 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             fresh.set_knots(knots_CJ)
         return fresh.train()
 
+    def with_members(self, weights: Sequence[Mapping[str, Tensor]], trained: Sequence[dict[str, Any]]) -> "SavedModel":
+        """Return the model of several trained members; `trained` holds the facts of each training."""
+        members = [self.fresh() for _ in weights]
+        for member, tensors in zip(members, weights, strict=True):
+            member.load_state_dict(tensors)
+        facts = {"members": list(trained)}
+        return self.model_copy(
+            update={"classifier": members[0], "others": members[1:], "members": len(members), "trained": facts}
+        )
+
     def windows(self, panel: xr.Dataset, horizon_steps: int = 1) -> Windows:
         """The windows of a panel as this model sees them; `horizon_steps` is for the forecasting loss.
 
         Raises:
             DataError: a value is absurd, or a site that training did not have has no position.
         """
-        network = None
-        if self.sites is not None:
-            present_ST = whole_windows(panel, self.context)
-            network = network_of(panel, self.sites, present_ST, self.model.sites_per_scene)
+        network = (
+            None if self.sites is None else network_of(panel, self.sites, self.context, self.model.sites_per_scene)
+        )
         return build_windows(panel, self.scaler, self.context, self.missing, horizon_steps, network)
 
     def aligned(self, panel: xr.Dataset) -> xr.Dataset:
@@ -240,81 +253,3 @@ def _in_units(units: str | None) -> str:
 
 def _in_cells(cells: Mapping[str, int | str]) -> str:
     return f"{cells['count']} cells ({cells['with_values']} with values, at {str(cells['sha256'])[:8]})"
-
-
-def save_model(run: Run, saved: SavedModel) -> None:
-    """Write both files. The description comes last: a run without it is not finished.
-
-    Raises:
-        GuardStop: a weight is not finite; nothing is written. RunError: the disk is full or read-only.
-    """
-    weights, description = saved.classifier.state_dict(), saved.model_dump(mode="json")
-    if bad := not_finite(weights):
-        raise GuardStop(f"no model is written: weights are not finite in {listed(bad)}; see history.jsonl")
-    with run.writing():
-        write_sealed(run.directory / WEIGHTS, weights, json.dumps({DESCRIBED: _sha256(description)}))
-    run.write_json(MODEL, description)
-
-
-def load_model(run: Run) -> SavedModel:
-    """Read a model, exactly as it was saved.
-
-    Raises:
-        RunError: a file is absent.
-        CheckpointError: a file is damaged, a weight is not finite, or the two files do not belong together.
-    """
-    weights, content, path = run.path(WEIGHTS), run.read_json(MODEL), run.directory / MODEL
-    if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: was written by another version of llueve; train again")
-    if problem := tree_problem(content):
-        raise CheckpointError(f"{path}: is damaged ({problem}); train again")
-    try:
-        description = ModelDescription.model_validate(content)
-    except ValidationError as error:
-        keys = listed([".".join(map(str, each["loc"])) for each in error.errors()])
-        raise CheckpointError(f"{path}: has missing, unknown or invalid entries: {keys}; train again") from error
-    tensors, metadata = read_unchecked(weights.resolve())
-    if bad := not_finite(tensors):
-        raise CheckpointError(
-            f"{weights}: has numbers that are not finite in {listed(bad)}; restore it, or train again"
-        )
-    if sealed_text(weights, tensors, metadata) != json.dumps({DESCRIBED: _sha256(content)}):
-        raise CheckpointError(
-            f"{path}: does not belong to these weights ({WEIGHTS} records the hash of another description): one of the two "
-            "was changed, or comes from another run; restore both from the same run, or train again"
-        )
-    # A wrong size in `model.json` must not cost memory or time: the weights decide before anything is built.
-    with torch.device("meta"):
-        claimed = description.build_classifier(build_encoder(description.model)).state_dict()
-    expected, found = ({name: (each.dtype, each.shape) for name, each in state.items()} for state in (claimed, tensors))
-    if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
-        names = f"absent, unexpected or of another shape: {listed(wrong)}"
-        raise CheckpointError(f"{weights}: does not belong to {MODEL} ({names}); train again")
-    try:
-        classifier = description.build_classifier(build_encoder(description.model))
-        classifier.load_state_dict(tensors)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{weights}: cannot be read together with {MODEL} ({error}); train again") from error
-    return SavedModel(classifier=classifier, **dict(description))
-
-
-def require_own_configuration(run: Run, config: Config, saved: SavedModel) -> None:
-    """Check that the configuration of a run is the one that its model was trained with.
-
-    Raises:
-        CheckpointError: it is that of another training; the message names the keys that differ.
-    """
-    if different := differences(saved.configuration, decisive_keys(config)):
-        raise CheckpointError(
-            f"{run.directory / CONFIG}: does not belong to the model of this run: {'; '.join(different)}. Restore it"
-        )
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with a number that is not finite."""
-    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-
-
-def _sha256(description: Any) -> str:
-    """Hash of a description as JSON holds it, whatever the order and the spacing of its entries."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

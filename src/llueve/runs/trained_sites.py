@@ -1,20 +1,17 @@
-"""The sites of a training that see each other, as `model.json` holds them, and the network of the sites of any panel.
-
-Shapes: S sites, T times.
-"""
+"""The sites that a model was trained on, if it sees the sites of an issue time together. Shapes: S sites."""
 
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from pydantic import Field
 
 from llueve.config import ModelConfig, Section
 from llueve.errors import DataError, listed
 from llueve.panel import site_positions
 from llueve.samples.scenes import Network
+from llueve.samples.split import whole_windows
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +28,7 @@ class TrainedSite(Section):
 
 
 def sites_seen_together(panel: xr.Dataset, model: ModelConfig) -> list[TrainedSite] | None:
-    """Return the sites of a panel with their positions if the model sees them together, as `model.sites` asks.
-
-    Returns:
-        None if the model sees each site alone.
-
-    Raises:
-        DataError: the model needs positions, and the panel has none.
-    """
+    """The sites of a panel with their positions if the model sees them together, as `model.sites` asks; otherwise None."""
     position_S2 = site_positions(panel)
     if model.sites == "alone" or model.head != "variables":
         return None
@@ -55,35 +45,30 @@ def sites_seen_together(panel: xr.Dataset, model: ModelConfig) -> list[TrainedSi
     ]
 
 
-def network_of(
-    panel: xr.Dataset, sites: Sequence[TrainedSite], present_ST: NDArray[np.bool_], sites_per_scene: int
-) -> Network:
-    """Return the network of the sites of a panel, for a model that was trained on `sites`.
+def network_of(panel: xr.Dataset, trained: Sequence[TrainedSite], context: int, most_sites: int) -> Network:
+    """The sites of a panel as the model sees them; a new one has no vector, which is logged.
 
     Args:
-        panel, sites: the panel, and the sites with a learned vector, in the order of their vectors.
-        present_ST: true where a site has a whole window.
-        sites_per_scene: most sites that a scene holds.
+        trained: the sites of the training; a site of the panel without a position has that of its name.
+        context, most_sites: steps of a window, and most sites of a scene.
 
     Raises:
-        DataError: a site that training did not have has no position.
+        DataError: a new site has no position.
     """
-    trained = {site.name: number for number, site in enumerate(sites)}
-    vector_S = np.array([trained.get(str(site), -1) + 1 for site in panel["site"].values], np.int64)
-    position_S2, new_S = site_positions(panel), vector_S == 0
-    new = panel["site"].values[new_S].tolist()
+    number = {site.name: place for place, site in enumerate(trained, start=1)}
+    vector_S = np.array([number.get(str(site), 0) for site in panel["site"].values], np.int64)
+    position_S2, new = site_positions(panel), listed(panel["site"].values[vector_S == 0].tolist())
+    if position_S2 is None and new:
+        raise DataError(
+            f"{new}: the model sees the sites of an issue time together and needs the position of each site that it was not "
+            "trained on; give data.positions"
+        )
     if position_S2 is None:
-        if new:
-            raise DataError(
-                f"{listed(new)}: the model sees the sites of an issue time together and needs the position of each site that "
-                "it was not trained on; give data.positions"
-            )
-        known = np.array([(site.latitude, site.longitude) for site in sites])
-        position_S2 = known[vector_S - 1]
+        position_S2 = np.array([(site.latitude, site.longitude) for site in trained])[vector_S - 1]
     if new:
         logger.warning(
             "%d site(s) were not in the training and are forecast without a vector of their own: %s",
-            len(new),
-            listed(new),
+            (vector_S == 0).sum(),
+            new,
         )
-    return Network(position_S2.astype(np.float32), vector_S, present_ST, sites_per_scene)
+    return Network(position_S2.astype(np.float32), vector_S, whole_windows(panel, context), most_sites)

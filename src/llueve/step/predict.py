@@ -3,6 +3,7 @@
 Shapes: n windows, B batch, K classes.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
@@ -90,6 +91,15 @@ def _identity(part: Part) -> NDArray[np.int64]:
 def probabilities(logits_BK: FloatArray) -> NDArray[np.float64]:
     """Return the softmax of logits (n, K), in float64."""
     return torch.from_numpy(logits_BK).double().softmax(-1).numpy()
+
+
+def mean_logits(logits_MnK: FloatArray) -> NDArray[np.float64]:
+    """Return the logarithm of the mean probability of M members, (n, K); the logits themselves for one member."""
+    if len(logits_MnK) == 1:
+        return np.asarray(logits_MnK[0], np.float64)
+    log_share_MnK = torch.from_numpy(logits_MnK).double().log_softmax(-1)
+    mean_nK: torch.Tensor = log_share_MnK.logsumexp(0) - math.log(len(logits_MnK))
+    return np.asarray(mean_nK.numpy(), np.float64)
 
 
 def as_batch(

@@ -1,6 +1,8 @@
 """Train the model of a run: connect the training loop with the run directory, the trackers and the processes."""
 
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,9 +22,11 @@ from llueve.training.environment import Environment
 from llueve.training.interruption import Interruption
 from llueve.training.linear_start import start_from_regression
 from llueve.training.loop import train_model
-from llueve.training.resume import training_facts
+from llueve.training.resume import StartingPoint, training_facts
 from llueve.training.saved_states import SavedState, SavedStates
 from llueve.training.tracking import Tracking
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,55 @@ class Job:
     console: Console
     tracking: Tracking | None
     """The trackers; process 0 alone has them."""
+    member: int = 0
+    """Member of `train.members` that is trained, counted from 0."""
 
     def record(self, line: dict[str, Any]) -> None:
         """Write one line of the history, and pass it to the trackers."""
+        if self.config.train.members > 1:
+            line = {**line, "member": self.member + 1}
         if self.processes.is_first:
             self.run.append_history(line)
         if self.tracking is not None:
             self.tracking.record(line)
+
+
+def fit_members(
+    job: Job,
+    build: Callable[[Config], SavedModel],
+    panel: xr.Dataset,
+    split: Split,
+    windows: Windows,
+    start: StartingPoint,
+) -> SavedModel:
+    """Train the members of `train.members` one after another, each with the next seed; return them as one model.
+
+    Args:
+        job, panel, split, windows: the run and its data.
+        build: makes a new model for a configuration, which differs in `train.seed` alone.
+        start: the members that are trained already, and the state of the next one.
+
+    Raises:
+        DataError, GuardStop, Interrupted, RunError, WorkerLost: as `fit`.
+    """
+    train, states, state = job.config.train, SavedStates(job.run.directory), start.state
+    for member in range(start.members, train.members):
+        config = job.config.model_copy(update={"train": train.model_copy(update={"seed": train.seed + member})})
+        new = build(config)
+        if train.members > 1:
+            logger.info("member %d of %d", member + 1, train.members)
+        fit(replace(job, config=config, member=member), new, panel, split, windows, state)
+        state = None
+        if train.members == 1:
+            return new
+        facts = {**training_facts(new, config, job.run, member), "trained": new.trained}
+        job.processes.on_first(partial(states.write_member, member + 1, new.classifier.state_dict(), facts))
+    if not job.processes.is_first:
+        return build(job.config)
+    members = states.members()
+    return build(job.config).with_members(
+        [each.weights for each in members], [each.facts["trained"] for each in members]
+    )
 
 
 def fit(
@@ -89,7 +135,7 @@ def fit(
             saved_states=SavedStates(run.directory),
             save_every=config.checkpoints,
             features=run.directory / FEATURES,
-            run_facts=lambda: training_facts(saved, config, run),
+            run_facts=lambda: training_facts(saved, config, run, job.member),
             interruption=interruption,
             processes=processes,
         )

@@ -25,6 +25,10 @@ class StartingPoint:
     """True if the files of an earlier training of this run are removed."""
     state: SavedState | None = None
     """The state to resume from; process 0 alone has it."""
+    members: int = 0
+    """Number of members of `train.members` that are trained already; all processes have it."""
+    facts: dict[str, Any] | None = None
+    """Facts of the state, or of the last trained member, to resume from; process 0 alone has them."""
     verification: dict[str, Any] | None = None
     """The verification of a run that is finished already; all processes have it."""
 
@@ -51,18 +55,20 @@ def find_start(run: Run, config: Config, overwrite: bool, resume: bool) -> Start
     return StartingPoint(run)
 
 
-def resume_run(run: Run, state: SavedState, saved: SavedModel, config: Config) -> None:
-    """Check that a state was trained on this table and from this checkpoint, and bring the run directory to the state.
+def resume_run(run: Run, facts: dict[str, Any], saved: SavedModel, config: Config) -> None:
+    """Check that a training began with this table and this checkpoint, and bring the run directory to its state.
+
+    The facts are those of the state, as `training_facts` gives them.
 
     Records that are newer than the state are dropped, and `config.toml` holds the present configuration.
 
     Raises:
         DataError: the table or the checkpoint has changed.
     """
-    facts, path = state.snapshot.facts, config.data.path
+    path = config.data.path
     if facts.get("fingerprint") != saved.fingerprint:
         raise DataError(
-            f"{path}: is not the table that {state.path} was trained on: its cells have changed; restore it, or "
+            f"{path}: is not the table that {run.directory} was trained on: its cells have changed; restore it, or "
             "train again with --overwrite"
         )
     if changed := [name for name, known in facts["variables"] if [name, known] not in _variables(saved)]:
@@ -85,10 +91,11 @@ def resume_run(run: Run, state: SavedState, saved: SavedModel, config: Config) -
     run.write(CONFIG, config.to_toml().encode())
 
 
-def training_facts(saved: SavedModel, config: Config, run: Run) -> dict[str, Any]:
-    """Facts that `resume_run` compares, for a saved state."""
+def training_facts(saved: SavedModel, config: Config, run: Run, member: int) -> dict[str, Any]:
+    """Facts that `resume_run` compares, for a saved state; `member` counts from 0."""
     return {
         **run.facts(),
+        "member": member,
         "fingerprint": saved.fingerprint,
         "variables": _variables(saved),
         "checkpoint": saved.checkpoint,
@@ -113,12 +120,17 @@ def _resumed(run: Run, whole: Run, config: Config) -> StartingPoint:
             replace_run(whole)
         logger.info("%s: is finished already", whole.directory)
         return StartingPoint(whole, verification=whole.read_json(VERIFICATION))
-    state = SavedStates(run.directory).newest()
-    if state is None:
-        logger.warning("%s: has no saved state to resume from, so it starts again", run.directory)
-    else:
+    saved_states = SavedStates(run.directory)
+    state, members = saved_states.newest(), saved_states.members()
+    # After a kill, a state may belong to a member whose end was already saved.
+    if state is not None and state.snapshot.facts.get("member") == len(members):
         logger.info("resuming from %s", state.path)
-    return StartingPoint(run, replace=state is None, state=state)
+        return StartingPoint(run, state=state, members=len(members), facts=dict(state.snapshot.facts))
+    if members:
+        logger.info("resuming after member %d of %d", len(members), config.train.members)
+        return StartingPoint(run, members=len(members), facts=members[-1].facts)
+    logger.warning("%s: has no saved state to resume from, so it starts again", run.directory)
+    return StartingPoint(run, replace=True)
 
 
 def _other_differences(begun: Config, config: Config, run: Run) -> list[str]:

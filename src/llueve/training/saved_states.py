@@ -1,7 +1,8 @@
 """Saved states of an unfinished training on disk: whole or absent, sealed by a hash, each with a record of its health.
 
 `RUN/checkpoints/000007.safetensors` holds one state of a training: its tensors (`llueve.training.snapshot`), its facts and
-its health. `best-0003.safetensors` holds the weights of the best epoch so far.
+its health. `best-0003.safetensors` holds the weights of the best epoch so far, and `member-001.safetensors` those of the first
+member of `train.members` once it is trained.
 """
 
 import json
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 3
 """Format number; raised when older code would misread the content."""
 NUMBERED = re.compile(r"\d{6}\.safetensors")
+MEMBER = re.compile(r"member-\d{3}\.safetensors")
 KEPT = 2
 """Newest states that stay on disk, besides the newest healthy one."""
 
@@ -58,6 +60,15 @@ class SavedState:
     path: Path
     snapshot: Snapshot
     health: Health
+
+
+@dataclass(frozen=True)
+class FinishedMember:
+    """The weights of a trained member of `train.members`."""
+
+    weights: dict[str, Tensor]
+    facts: dict[str, Any]
+    """Facts of the run when the member was finished, as those of a saved state."""
 
 
 class SavedStates:
@@ -93,6 +104,30 @@ class SavedStates:
             CheckpointError: they are absent or damaged.
         """
         return _read(self._best(epoch))[0]
+
+    def write_member(self, number: int, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Save the weights of a trained member, counted from 1, and remove the states that led to them.
+
+        Raises:
+            RunError: the disk is full or read-only.
+        """
+        self._write(self.folder / f"member-{number:03d}.safetensors", weights, {"facts": dict(facts)})
+        for path in self._files():
+            if not MEMBER.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
+
+    def members(self) -> list[FinishedMember]:
+        """Read the trained members from the first one on, up to one that is absent or damaged."""
+        found: list[FinishedMember] = []
+        while (path := self.folder / f"member-{len(found) + 1:03d}.safetensors").is_file():
+            try:
+                weights, content = _read(path)
+                found.append(FinishedMember(weights, dict(content["facts"])))
+            except (CheckpointError, KeyError, TypeError) as error:
+                logger.warning("%s: cannot be used (%s); this member is trained again", path, error)
+                break
+        return found
 
     def newest(self) -> SavedState | None:
         """Read the newest state that is whole and sound; the log names the states that are skipped.
@@ -160,7 +195,8 @@ class SavedStates:
             kept += [path for path in paths if path not in kept and _summary(path)[0]][-1:]
         best = {self._best(epoch) for path in kept if (epoch := _summary(path)[1])}
         for path in self._files():
-            if path not in kept and path not in best and not (path.name.startswith("best") and not best):
+            needed = path in kept or path in best or MEMBER.fullmatch(path.name)
+            if not needed and not (path.name.startswith("best") and not best):
                 with suppress(OSError):
                     path.unlink()
 

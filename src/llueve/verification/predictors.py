@@ -3,7 +3,7 @@
 Each column is known at the issue time. Rain enters as its logarithm, as sums and as shares of wet steps: on hourly data
 single values say little, and a linear model cannot take a logarithm itself.
 
-Shapes: S sites, T times, C variables, F predictors, K neighbours, n rows of a part.
+Shapes: S sites, T times, C variables, F predictors, n rows of a part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
