@@ -13,7 +13,7 @@ from llueve.panel import UNKNOWN
 from llueve.runs.saved_model import SavedModel
 from llueve.samples.scale import fit_scaler
 from llueve.samples.scenes import Network
-from llueve.samples.split import Part, split_panel
+from llueve.samples.split import Part, complete_windows, split_panel
 from llueve.step.predict import as_batch, predict_logits
 from llueve.training.batches.order import epoch_order
 
@@ -210,3 +210,18 @@ def test_pieces_of_a_batch_are_whole_scenes(spread, make_config):
     assert len(set().union(*scenes)) == sum(map(len, scenes))
     again = type(batch).of(batch.tensors())
     assert all(torch.equal(each, again.tensors()[name]) for name, each in batch.tensors().items())
+
+
+def test_forecasts_are_issued_at_the_configured_hours_alone(make_panel, make_config):
+    panel = make_panel(times=240)
+    hourly = np.datetime64("2020-01-01", "ns") + np.arange(240) * np.timedelta64(6, "h")
+    panel = panel.assign_coords(time=hourly).assign_attrs(step_hours=6.0)
+    config = make_config(windows={"issue_hours": [0, 12]}, split={"validation_fraction": 0.3, "test_fraction": 0.3})
+    for part in split_panel(panel, config).parts:
+        assert {
+            int(each) for each in (hourly[part.end] - hourly[part.end].astype("datetime64[D]")) / np.timedelta64(1, "h")
+        } == {0, 12}
+    every = complete_windows(panel, 8, True, (6,))
+    assert len(every) and (hourly[every.end].astype("datetime64[h]").astype(int) % 24 == 6).all()
+    with pytest.raises(DataError, match=r"issue_hours = \[3\]: no time .* its times are at 00:00, 06:00, 12:00, 18:00"):
+        split_panel(panel, make_config(windows={"issue_hours": [3]}))

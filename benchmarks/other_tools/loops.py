@@ -79,7 +79,7 @@ class ToolRun:
     def end_step(self, applied: bool = True) -> None:
         """End a step after the optimiser, or without it."""
         if applied:
-            self.average.update()
+            self.average.update(self.number - 1)
         if self.number in self.watched:
             self.after[self.number] = self.tensors()
 

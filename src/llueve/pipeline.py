@@ -173,7 +173,7 @@ def predict(directory: str | Path, table: str | Path, every_window: bool = False
     for finding in panel.attrs["findings"]:
         if finding.severity == "warning":
             logger.warning(finding.message)
-    part = complete_windows(panel, saved.context, every_window)
+    part = complete_windows(panel, saved.context, every_window, config.windows.issue_hours)
     forecast = forecast_part(saved, panel, saved.windows(panel), part)
     yes = saved.decision.says_yes(forecast.event_n).astype(int)
     return _forecasts(panel, part, probability=forecast.event_n, event=yes, **forecast.spread)

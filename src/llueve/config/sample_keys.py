@@ -1,6 +1,6 @@
 """Keys of the windows and their outcomes: `[target]`, `[split]` and `[windows]`."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -95,5 +95,8 @@ class WindowsConfig(Section):
     """Length of a window in steps, up to and including the issue time."""
     stride: int = Field(1, ge=1, le=MOST_STEPS)
     """Steps between the issue times of training. Validation, test and the reference forecasts use every issue time."""
+    issue_hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] | None = Field(None, min_length=1)
+    """Hours of the day, UTC, at which forecasts are issued, such as `[0, 12]`: training, verification, the reference forecasts
+    and predictions use no other times. Not set: every time of the data."""
     missing: Literal["mask", "raw"] = "mask"
     """Treatment of missing cells. `mask` computes without them; `raw` passes them to the model as NaN, as a demonstration."""

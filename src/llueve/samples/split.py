@@ -5,6 +5,7 @@ made on that day would. The earlier part therefore gives up its last `context + 
 later part sees or is verified with.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +134,7 @@ def split_panel(panel: xr.Dataset, config: Config) -> Split:
     longest = int((last_S - first_S + 1).max(initial=0))
     if longest < context:
         raise DataError(f"windows.context = {context} steps, but the longest site has {longest}; choose a shorter one")
-    usable_ST = whole_windows(panel, context) & ~np.isnan(labels_ST)
+    usable_ST = whole_windows(panel, context) & ~np.isnan(labels_ST) & _issued(times, config.windows.issue_hours)
     first_validation, first_test, end = cut_indices(times, config.split)
 
     def part(name: str, start: int, stop: int) -> Part:
@@ -159,6 +160,24 @@ def split_panel(panel: xr.Dataset, config: Config) -> Split:
     )
 
 
+def _issued(times: NDArray[np.datetime64], hours: Sequence[int] | None) -> BoolArray:
+    """True (T,) for each time at which a forecast is issued.
+
+    Raises:
+        DataError: no time has one of these hours.
+    """
+    if hours is None:
+        return np.ones(len(times), np.bool_)
+    minutes_T = (times - times.astype("datetime64[D]")).astype("timedelta64[m]").astype(np.int64)
+    issued_T: BoolArray = np.isin(minutes_T, [60 * hour for hour in hours])
+    if not issued_T.any():
+        found = ", ".join(f"{each // 60:02d}:{each % 60:02d}" for each in np.unique(minutes_T)[:5])
+        raise DataError(
+            f"windows.issue_hours = {list(hours)}: no time of the data has one of these hours (UTC); its times are at {found}"
+        )
+    return issued_T
+
+
 def whole_windows(panel: xr.Dataset, context: int) -> BoolArray:
     """True (S, T) for an issue time with a row in the source and a whole context inside the site's record."""
     observed_ST = observed_rows(panel)
@@ -168,10 +187,13 @@ def whole_windows(panel: xr.Dataset, context: int) -> BoolArray:
     return whole_ST & recorded_rows(panel)
 
 
-def complete_windows(panel: xr.Dataset, context: int, every_window: bool) -> Part:
+def complete_windows(
+    panel: xr.Dataset, context: int, every_window: bool, issue_hours: Sequence[int] | None = None
+) -> Part:
     """Windows for a prediction: a whole context of `context` steps inside the site's record, observed at the issue time.
 
-    Its outcomes are unknown: `y` is 0 everywhere. Without `every_window`, only each site's last window is in the part.
+    Its outcomes are unknown: `y` is 0 everywhere. With `issue_hours`, other hours (UTC) have no window. Without
+    `every_window`, only each site's last window is in the part.
 
     Sites that are only seen have no forecast.
 
@@ -179,13 +201,15 @@ def complete_windows(panel: xr.Dataset, context: int, every_window: bool) -> Par
         DataError: a site has no complete window.
     """
     sites, ends = np.flatnonzero(~seen_only(panel)), []
+    issued_T = _issued(panel["time"].values, issue_hours)
     for site, observed_T in zip(sites, observed_rows(panel)[sites], strict=True):
         rows = np.flatnonzero(observed_T)
-        complete = rows[rows >= rows[0] + context - 1] if len(rows) else rows
+        complete = rows[(rows >= rows[0] + context - 1) & issued_T[rows]] if len(rows) else rows
         if not len(complete):
             raise DataError(
-                f"{panel['site'].values[site]}: {len(rows)} rows do not fill one window of {context} steps; "
-                "bring a longer table for this site, or leave it out"
+                f"{panel['site'].values[site]}: {len(rows)} rows do not fill one window of {context} steps"
+                f"{'' if issue_hours is None else f' that ends at an issue hour {list(issue_hours)}'}; bring a longer table for "
+                "this site, or leave it out"
             )
         ends.append(complete if every_window else complete[-1:])
     site_W = np.repeat(sites, [len(end) for end in ends])

@@ -1,7 +1,8 @@
 """The exponential moving average of the weights, in one block of memory.
 
-average ← decay · average + (1 − decay) · weights, after each applied step. Averaging is due to Polyak and Juditsky (1992);
-for averages in deep learning see Izmailov et al., arXiv:1803.05407.
+average ← decay · average + (1 − decay) · weights, after each applied step. In the first steps of a phase the decay is smaller,
+(1 + n) / (10 + n) for step n from 0: a short training must not remember its start. Averaging is due to Polyak and Juditsky
+(1992); for averages in deep learning see Izmailov et al., arXiv:1803.05407.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,13 +23,14 @@ class Average:
         self.parts = [part.view_as(each) for part, each in zip(self.block.split(sizes), self.parameters, strict=True)]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average towards the present weights."""
+    def update(self, step: int) -> None:
+        """Move the average towards the weights after a step of the phase, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         if hasattr(torch, "_foreach_lerp_"):  # all parts in one call; it is not public
-            torch._foreach_lerp_(self.parts, self.parameters, 1 - self.decay)
+            torch._foreach_lerp_(self.parts, self.parameters, 1 - decay)
         else:
             for part, parameter in zip(self.parts, self.parameters, strict=True):
-                part.lerp_(parameter, 1 - self.decay)
+                part.lerp_(parameter, 1 - decay)
 
     @torch.no_grad()
     def begin(self, parameters: Iterable[Tensor]) -> None:

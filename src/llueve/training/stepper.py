@@ -145,7 +145,7 @@ class Stepper:
             nn.utils.clip_grads_with_norm_(state.model.parameters(), largest, total, foreach=True)
         state.optimiser.adamw.step()
         if state.average is not None:
-            state.average.update()
+            state.average.update(state.place.steps)
         state.count_step(attempt.drawn.after)
 
     def refused(self, attempt: Attempt, fault: Fault) -> RefusedStep:
