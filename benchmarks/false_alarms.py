@@ -26,7 +26,7 @@ from rich.console import Console
 
 from llueve.config import GuardConfig, ModelConfig, TrainConfig
 from llueve.errors import GuardStop, UsageError
-from llueve.model.build import build_classifier, build_encoder
+from llueve.model.build import HeadSizes, build_classifier, build_encoder
 from llueve.model.classifier import KNOTS
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
@@ -157,7 +157,8 @@ def train(seed: int) -> dict[str, Any]:
             steps += line["steps"] - line["refused"]
 
     def new_model() -> Any:
-        classifier = build_classifier(build_encoder(model), model, drawn["variables"], FACTS, drawn["classes"])
+        sizes = HeadSizes(drawn["variables"], FACTS, drawn["classes"])
+        classifier = build_classifier(build_encoder(model), model, sizes)
         classifier.set_knots(windows.quantiles(windows.values_STC.shape[1], KNOTS))
         return classifier
 

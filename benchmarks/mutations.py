@@ -71,7 +71,7 @@ no model without a finite loss | if state.best is None:\n            raise | if 
 weights before validation | if repair_weights(trainer):\n        return  # the training | if False:\n        return  # the training | before_validation
 # training/batches/epoch.py: tests/training/test_windows_once.py
 windows that were used before | if self._is_repeated(drawn):\n            self._order | if False:\n            self._order
-an order with every window | if not np.array_equal(np.bincount( | if False and not np.array_equal(np.bincount(
+an order with every window | if len(order) != expected or order.bounds[-1] != expected or uses.max(initial=0) > 1:
 a batch of other windows | if not self._holds(batch, own):\n            batch | if False:\n            batch
 # training/batches/feature_cache.py: tests/training/test_feature_cache.py -k garbage
 features in use | if wrong.any():
@@ -96,10 +96,10 @@ the newest healthy state is kept | if healthy is None:
 the best weights of a state | if best:\n            self.read_best(best) | pass
 # runs/sealed_file.py: tests/training/test_resume.py -k "poisoned or damaged or last_two or another or link"
 the hash | if metadata.get(SEAL) != seal(text, tensors):
-# pipeline.py: tests/cli/test_cli.py -k finite
+# step/forecast.py: tests/cli/test_cli.py -k finite
 forecasts that are not finite | if len(bad):
 # verification/verify.py: tests/verification
-scores of forecasts that are not finite | (bad := ~np.isfinite(p_n)) | (bad := np.isnan(p_n) & False)
+scores of forecasts that are not finite | bad = ~np.isfinite(p).all( | bad = False & ~np.isfinite(p).all(
 # model/checkpoints/pretrained.py: tests/model/test_pretrained.py
 damaged pre-trained weights | if bad := int(infinite.sum()): | if bad := 0 * int(infinite.sum()):
 """  # noqa: E501 (one line per mutant)

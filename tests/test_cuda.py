@@ -24,6 +24,7 @@ from llueve.model.kernels.attention import variable_attention
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
 from llueve.runs import directory as files
+from llueve.runs import saved_model
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
 from llueve.samples.windows import build_windows
@@ -188,14 +189,14 @@ def test_a_trace_names_what_was_planted(monkeypatch):
     found = trace_step(model, batch, TrainConfig(), torch.bfloat16)
     assert (found.phase, found.tensor) == ("weights", "encoder.blocks.attn_layers.1.conv1.weight")
     model, batch = prepared()
-    loss_of = steps.classification_loss
+    loss_of = steps.weighted_mean
 
     def edged(*arguments):
         """The root has a finite value at zero, and no finite slope."""
         zero = model.gap_embedding_D - model.gap_embedding_D.detach()
         return loss_of(*arguments) + zero.square().sum().sqrt()
 
-    monkeypatch.setattr(steps, "classification_loss", edged)
+    monkeypatch.setattr(steps, "weighted_mean", edged)
     found = trace_step(model, batch, TrainConfig(), torch.float32)
     tell("backward", found.sentence())
     assert (found.phase, found.tensor) == ("backward", "gap_embedding_D")
@@ -310,7 +311,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(clean, table, tmp_path, m
 
 def test_a_cell_that_is_not_finite_is_named_and_its_sample_left_out(table, tmp_path, monkeypatch):
     """Refused, kept, explained and repaired there; replayed to the same bits."""
-    build = pipeline.build_windows
+    build = saved_model.build_windows
 
     def planted(*arguments):
         windows = build(*arguments)
@@ -318,7 +319,7 @@ def test_a_cell_that_is_not_finite_is_named_and_its_sample_left_out(table, tmp_p
         return windows
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "build_windows", planted)
+        patch.setattr(saved_model, "build_windows", planted)
         pipeline.train(load_config(table), tmp_path / "run")
     history = lines(tmp_path / "run")
     events = [line for line in history if "event" in line]

@@ -87,6 +87,6 @@ def test_the_demo_runs_on_the_embedded_data(tmp_path):
         (tmp_path / "run" / "predictions.csv")
         .read_text()
         .startswith(
-            "site,time,observed,probability,climatology,persistence,logistic,gradient_boosting\nSeattle,2015-01-01,"
+            "site,time,observed,probability,climatology,persistence,markov,logistic,gradient_boosting\nSeattle,2015-01-01,"
         )
     )

@@ -74,7 +74,7 @@ class ToolRun:
         """Loss of one batch, in the precision of the training."""
         with self.model.encoder.computing_in(self.precision):
             logits_BK = self.model(batch.x_BLC, batch.observed_BLC, batch.facts_BF)
-        return step_module.classification_loss(logits_BK, batch.y_B)
+        return step_module.weighted_mean(step_module.sample_losses(logits_BK, batch.y_B), batch.y_B)
 
     def end_step(self, applied: bool = True) -> None:
         """End a step after the optimiser, or without it."""
@@ -145,7 +145,7 @@ class ToolScene(Scene):
 
     def next_loss(self, value: float) -> None:
         """Multiply the next step's loss by a value, which reaches the backward pass."""
-        self.change_next(step_module, "classification_loss", lambda loss: loss * value)
+        self.change_next(step_module, "weighted_mean", lambda loss: loss * value)
 
     def next_rate(self, factor: float) -> None:
         """Multiply the learning rate of one group for the next step."""

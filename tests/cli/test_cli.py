@@ -271,7 +271,7 @@ def test_the_history_has_one_object_per_epoch(done: Project) -> None:
 
 def test_predictions_are_probabilities_of_the_whole_test_period(done: Project) -> None:
     rows = pd.read_csv(done.run / "predictions.csv")
-    references = ["climatology", "persistence", "logistic", "gradient_boosting"]
+    references = ["climatology", "persistence", "markov", "logistic", "gradient_boosting"]
     assert list(rows.columns) == ["site", "time", "observed", "probability", *references]
     assert rows["probability"].between(0, 1, inclusive="neither").all()
     table = pd.read_csv(done.table)
@@ -280,7 +280,7 @@ def test_predictions_are_probabilities_of_the_whole_test_period(done: Project) -
     assert {(row.site, row.time): row.observed for row in rows.itertuples()} == expected
 
 
-def test_verification_holds_the_model_beside_four_references(done: Project) -> None:
+def test_verification_holds_the_model_beside_five_references(done: Project) -> None:
     found = done.json("verification.json")
     rows = pd.read_csv(done.run / "predictions.csv")
     assert found["n"] == len(rows) and found["base_rate"] == pytest.approx(rows["observed"].mean())

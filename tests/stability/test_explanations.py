@@ -60,19 +60,20 @@ def test_a_value_that_no_table_can_give_is_no_error_of_typing(monkeypatch):
         assert words in advice.en
 
 
-def class_one_fails(logits_BK, y_B, weights_K, gamma, smoothing):
+def class_one_fails(logits_BK, y_B, gamma, smoothing):
     """A loss that is NaN for one class, whatever its settings."""
-    return torch.where(y_B == 1, NAN, torch.nn.functional.cross_entropy(logits_BK, y_B, reduction="none")).mean()
+    return torch.where(y_B == 1, NAN, torch.nn.functional.cross_entropy(logits_BK, y_B, reduction="none"))
 
 
-def focal_factor_fails(logits_BK, y_B, weights_K, gamma, smoothing):
+def focal_factor_fails(logits_BK, y_B, gamma, smoothing):
     """A loss that is NaN with a focal factor."""
-    return torch.nn.functional.cross_entropy(logits_BK, y_B) * (NAN if gamma else 1.0)
+    return torch.nn.functional.cross_entropy(logits_BK, y_B, reduction="none") * (NAN if gamma else 1.0)
 
 
-def either_fails(logits_BK, y_B, weights_K, gamma, smoothing):
+def either_fails(logits_BK, y_B, gamma, smoothing):
     """A loss that is NaN with a focal factor or with smoothing."""
-    return torch.nn.functional.cross_entropy(logits_BK, y_B) * (NAN if gamma or smoothing else 1.0)
+    factor = NAN if gamma or smoothing else 1.0
+    return torch.nn.functional.cross_entropy(logits_BK, y_B, reduction="none") * factor
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def either_fails(logits_BK, y_B, weights_K, gamma, smoothing):
     ],
 )
 def test_a_setting_of_the_loss_is_advised_only_if_it_helps(monkeypatch, loss, config, words):
-    monkeypatch.setattr(gradients, "classification_loss", loss)
+    monkeypatch.setattr(gradients, "sample_losses", loss)
     found = explain(*planted(config=TrainConfig(**config)))
     assert found.cause == "loss_edge" and found.advice.en == words
 

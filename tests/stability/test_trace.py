@@ -280,12 +280,12 @@ def test_log_of_nothing_in_the_loss(encoder, head, precision, size, monkeypatch)
 
     def plain(logits_BK, y_B, *_):
         sure_BK = logits_BK.detach() * 0 + torch.tensor([1e4, 0.0]) * only_in(logits_BK, sample, size[0])
-        return -(logits_BK + sure_BK).softmax(-1)[:, 1].log().mean()
+        return -(logits_BK + sure_BK).softmax(-1)[:, 1].log()
 
-    monkeypatch.setattr(step, "classification_loss", plain)
+    monkeypatch.setattr(step, "sample_losses", plain)
     trace = traced(model, batch, precision)
     assert (trace.phase, trace.operation, trace.module, trace.sample) == ("forward", "log", "", sample)
-    assert (trace.source, trace.shape, trace.index) == (line_of(step, "loss = class"), size[:1], (sample,))
+    assert (trace.source, trace.shape, trace.index) == (line_of(step, "loss_B = sample"), size[:1], (sample,))
 
 
 @every_setup
@@ -471,8 +471,8 @@ def test_a_slice_written_badly_is_named(monkeypatch):
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_bad_constant_is_the_operation_that_takes_it(factor, monkeypatch):
     model, batch = prepared(Timer, "mean")
-    right = step.classification_loss
-    monkeypatch.setattr(step, "classification_loss", lambda *given: right(*given) * factor)
+    right = step.weighted_mean
+    monkeypatch.setattr(step, "weighted_mean", lambda *given: right(*given) * factor)
     trace = traced(model, batch)
     assert (trace.phase, trace.operation, trace.shape, trace.sample) == ("forward", "mul", (), None)
 
@@ -480,7 +480,7 @@ def test_a_bad_constant_is_the_operation_that_takes_it(factor, monkeypatch):
 def test_a_mask_that_reaches_the_loss_is_named(monkeypatch):
     model, batch = prepared(Timer, "mean")
     monkeypatch.setattr(
-        step, "classification_loss", lambda z, *_: z.masked_fill(torch.ones_like(z).bool(), -torch.inf).sum()
+        step, "sample_losses", lambda z, *_: z.masked_fill(torch.ones_like(z).bool(), -torch.inf).sum(-1)
     )
     trace = traced(model, batch)
     assert (trace.phase, trace.operation) == ("forward", "masked_fill")
@@ -488,7 +488,7 @@ def test_a_mask_that_reaches_the_loss_is_named(monkeypatch):
 
 def test_numbers_from_outside_torch_are_said_to_be_unknown(monkeypatch):
     model, batch = prepared(Timer, "mean")
-    monkeypatch.setattr(step, "classification_loss", lambda z, *_: UnseenNan.apply(z.sum()))
+    monkeypatch.setattr(step, "weighted_mean", lambda loss_B, *_: UnseenNan.apply(loss_B.sum()))
     trace = traced(model, batch)
     assert trace.phase == "forward" and trace.shape == ()
     assert "not finite" in trace.sentence()

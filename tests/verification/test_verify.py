@@ -133,7 +133,7 @@ def test_the_content_is_json_with_the_promised_keys(data, test_part) -> None:
     keys = ["part", "n", "base_rate", "mean_forecast", "threshold", "model", "references", "constant", "collapsed"]
     keys += ["intervals", "comparison", "comparisons", "curves", "groups", "cautions", "verdict", "verdict_code"]
     assert list(found) == [*keys, "classes", "settings"]
-    assert list(found["references"]) == ["climatology", "persistence", "logistic", "gradient_boosting"]
+    assert list(found["references"]) == ["climatology", "persistence", "markov", "logistic", "gradient_boosting"]
     assert found["references"]["climatology"]["bss"] == 0
     assert found["base_rate"] == pytest.approx(test_part.y.sum() / 200) and found["n"] == 200
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -326,7 +326,7 @@ def test_the_curves_are_those_of_the_model_with_bands_around_them(data, test_par
         assert known and all(low <= high for low, _, high in known)
         assert np.mean([low <= middle <= high for low, middle, high in known]) > 0.8
     values = curves["economic_value"]
-    assert list(values["value"]) == ["model", "climatology", "persistence", "logistic", "gradient_boosting"]
+    assert list(values["value"]) == ["model", "climatology", "persistence", "markov", "logistic", "gradient_boosting"]
     expected = economic_value(p, test_part.y)
     assert values["value"]["model"] == pytest.approx(expected, abs=1e-6) and len(values["cost_loss"]) == 99
 

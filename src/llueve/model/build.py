@@ -42,7 +42,7 @@ def build_encoder(model: ModelConfig) -> PatchEncoder:
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """What a head is made for."""
+    """The variables, facts, classes and sites that a head is made for."""
 
     variables: int
     facts: int

@@ -15,7 +15,7 @@ from llueve.errors import DataError
 from llueve.model.classifier import KNOTS
 from llueve.runs.directory import FEATURES, Run
 from llueve.runs.saved_model import SavedModel
-from llueve.samples.split import Split, few_shot, thinned
+from llueve.samples.split import Part, Split, few_shot, thinned
 from llueve.samples.windows import Windows
 from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
@@ -112,13 +112,9 @@ def fit(
         )
     knots_CJ = windows.quantiles(split.training_rows, KNOTS)
     saved.classifier.set_knots(knots_CJ)
-    training = thinned(split.training, config, float(panel.attrs["step_hours"]))
-    training = few_shot(training, panel["time"].values, config.train.fraction, config.train.seed)
-    if windows.network is None:
-        if config.train.linear_start:
-            start_from_regression(saved.classifier, windows, training, split.validation)
-    else:
-        training = windows.network.complete(training)
+    training = _training_windows(config, panel, split, windows)
+    if config.train.linear_start and windows.network is None:
+        start_from_regression(saved.classifier, windows, training, split.validation)
     names = DataNames(
         model=saved.model,
         variables=saved.variables,
@@ -154,3 +150,10 @@ def fit(
             resume,
         )
     saved.trained.update(asdict(trained))
+
+
+def _training_windows(config: Config, panel: xr.Dataset, split: Split, windows: Windows) -> Part:
+    """The training windows that the configuration asks for; with a network, those of all sites at their issue times."""
+    training = thinned(split.training, config, float(panel.attrs["step_hours"]))
+    training = few_shot(training, panel["time"].values, config.train.fraction, config.train.seed)
+    return training if windows.network is None else windows.network.complete(training)
