@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from llueve.config import GuardConfig, TrainConfig
 from llueve.errors import GuardStop, Interrupted, WorkerLost
 from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 from llueve.stability.guard import collapse
@@ -35,7 +36,7 @@ class EpochRecord:
     epoch: int
     phase: str
     train_loss: float | None
-    """Mean loss over the samples of applied steps; None if no step was applied."""
+    """Mean loss over the samples of applied steps that have an outcome; None if no step was applied."""
     validation_loss: float | None
     """Mean log-loss on validation; None if it is not finite."""
     calibrated_loss: float | None
@@ -167,7 +168,7 @@ def _run_step(trainer: Trainer) -> None:
     fault = state.guard.refuses(attempt.reading)
     if fault is None:
         stepper.apply(attempt)
-        state.count_loss(len(attempt.rows), attempt.reading.loss)
+        state.count_loss(int((attempt.rows.y != UNKNOWN).sum()), attempt.reading.loss)
         state.mark_healthy_if_due()
     else:
         state.count_refused()
