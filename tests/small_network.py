@@ -86,7 +86,7 @@ class NetworkTraining:
 
     def go(self, folder, *, interrupt=0, resume=False):
         """Train in a run directory; with `interrupt`, until a signal comes during this attempt."""
-        states, run = SavedStates(folder), Run(folder)
+        self.folder, states, run = folder, SavedStates(folder), Run(folder)
         lines = SimpleNamespace(record=lambda line: (self.events if "event" in line else self.history).append(line))
         job = Job(self.config, run, Processes(), Console(file=io.StringIO()), lines)
         if not resume:

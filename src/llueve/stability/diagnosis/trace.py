@@ -163,8 +163,9 @@ class _Watch(TorchDispatchMode):
         phase: Phase = "backward" if backward else "forward"
         trace = Trace(phase, call.operation, call.module, call.source, None, *_extent(bad))
         piece = self.pieces[min(len(self.logits) - 1 if backward else self.done, len(self.pieces) - 1)]
-        # Weights have no samples.
-        rows = () if tuple(out.shape) in self.weights else piece.of(bad, call.operation, call.module)
+        # Gradients of weights have no samples.
+        is_weight = backward and tuple(out.shape) in self.weights
+        rows = () if is_weight else piece.of(bad, call.operation, call.module)
         self._keep(out, _Origin(next(self.order), trace, mask, rows))
 
     def _keep(self, tensor: Tensor, origin: _Origin) -> None:
