@@ -2,7 +2,8 @@
 
     python -m benchmarks.kills [--kills 100] [--seed 0] [--only TEXT] [--tiny] [--json FILE]
 
-Run it from the root of the repository. Every recipe is trained with both heads, in three ways:
+Run it from the root of the repository. Every recipe is trained with both heads, and on scenes
+(`together`), in three ways:
 
     alone       one process; after a kill the command is given again with --resume.
     overwrite   the same over an earlier run, whose files must be unchanged as long as the new run is not finished.
@@ -48,13 +49,14 @@ from llueve.runs.directory import CONFIG, HISTORY, UNFINISHED
 
 RECIPES, HEADS, WAYS = (
     ("plain", "default", "conservative", "scratch"),
-    ("variables", "mean"),
+    ("variables", "mean", "together"),
     ("torchrun", "alone", "overwrite"),
 )
 CONFIGURATION = """
 [data]
 path = "table.csv"
 site = "site"
+position_columns = ["latitude", "longitude"]
 [target]
 label = "rain"
 [split]
@@ -68,6 +70,10 @@ width = 16
 layers = 2
 heads = 2
 feed_forward = 16
+site_layers = 2
+site_width = 16
+site_heads = 2
+sites_per_scene = 3
 [train]
 epochs = 2
 patience = 2
@@ -114,24 +120,30 @@ class Cell:
 
     def command(self, run: Path, *more: str) -> list[str]:
         """Arguments of the training."""
-        keys = (f"train.recipe={self.recipe}", f"model.head={self.head}", "train.seed=1")
+        keys = [f"train.recipe={self.recipe}", "train.seed=1"]
+        if self.head == "together":
+            keys += ["model.sites=together", "train.forecast_weight=0.3", "train.batch_size=8"]
+        else:
+            keys += ["model.sites=alone", f"model.head={self.head}"]
         config = self.folder.parent / "config.toml"
         return ["train", str(config), "-r", str(run), *(part for key in keys for part in ("--set", key)), *more]
 
 
 def write_table(folder: Path, days: int) -> None:
-    """Daily rows at two sites, and the configuration."""
+    """Daily rows at four sites, some of them absent, and the configuration."""
     random, frames = np.random.default_rng(3), []
-    for site in ("a", "b"):
+    for number, site in enumerate("abcd"):
         wet = np.convolve(random.standard_normal(days), np.ones(5) / 5, mode="same")
         columns = {
             "site": site,
             "time": pd.date_range("2020-01-01", periods=days, freq="D"),
+            "latitude": 2.0 * number,
+            "longitude": -60.0 + number**2,
             "humidity": wet + 0.3 * random.standard_normal(days),
             "pressure": random.standard_normal(days),
             "rain": (np.roll(wet, -1) > 0.1).astype(int),
         }
-        frames.append(pd.DataFrame(columns))
+        frames.append(pd.DataFrame(columns)[random.random(days) > 0.05])
     pd.concat(frames).to_csv(folder / "table.csv", index=False)
     (folder / "config.toml").write_text(CONFIGURATION, encoding="utf-8")
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
@@ -274,7 +286,8 @@ def cells(given: argparse.Namespace, folder: Path) -> list[Cell]:
     """The cells that were asked for, each with a folder of its own."""
     found = [(recipe, head, way) for way, recipe, head in product(WAYS, RECIPES, HEADS)]
     if given.tiny:
-        found = [each for number, each in enumerate(found[8:]) if (number + number // 8) % 2 == 0]
+        way = len(RECIPES) * len(HEADS)
+        found = [each for number, each in enumerate(found[way:]) if (number + number // way) % 2 == 0]
     made = [Cell(*each, folder / str(number)) for number, each in enumerate(found)]
     return [cell for cell in made if given.only in cell.name]
 
@@ -289,7 +302,7 @@ def main() -> None:
     random = np.random.default_rng(given.seed)
     with tempfile.TemporaryDirectory(prefix="llueve-kills-") as place:
         folder = Path(place)
-        write_table(folder, 140 if given.tiny else 240)
+        write_table(folder, 100 if given.tiny else 160)
         earlier = ["train", str(folder / "config.toml"), "--run", str(folder / "earlier"), "--set", "train.epochs=1"]
         if attempt(earlier, folder / "log", None) != 0:
             raise SystemExit((folder / "log").read_text())

@@ -112,10 +112,10 @@ def test_unknown_outcomes_make_no_window(make_panel, make_config):
 def test_stride_thins_what_the_model_is_given_and_nothing_else(make_panel, make_config):
     full, same = (split_panel(make_panel(), make_config(windows={"stride": n})) for n in (1, 3))
     assert len(same.training) == len(full.training)  # the references see every issue hour
-    thin = thinned(full.training, 3)
+    thin = thinned(full.training, make_config(windows={"stride": 3}), 24.0)
     assert set((thin.end % 3).tolist()) == {0} and len(thin) == np.sum(full.training.end % 3 == 0)
     with pytest.raises(DataError, match=r"windows\.stride = 1000 leaves none"):
-        thinned(full.training, 1000)
+        thinned(full.training, make_config(windows={"stride": 1000}), 24.0)
 
 
 def test_steps_that_the_source_has_no_row_for_are_not_judged(make_panel, make_config):

@@ -1,6 +1,6 @@
 """The fault bench: every kind of fault, at every timing, in both precisions, with several seeds.
 
-    python -m benchmarks.faults [--held-out] [--seeds 6] [--processes 2] [--only TEXT] [--json FILE] [--show FILE]
+    python -m benchmarks.faults [--held-out] [--seeds 7] [--first 0] [--processes 2] [--only TEXT] [--json FILE] [--show FILE]
 
 Run it from the root of the repository. Each fault is planted into a small training just before one of its steps. A row of the
 table is one kind:
@@ -59,6 +59,7 @@ DEVELOPED = (
     Shape(head="mean"),
     Shape(width=32, heads=4, context=12, sites=3, times=160, variables=4),
     Shape(architecture="timer", head="mean", patch_length=3, context=9),
+    Shape(sites=6, times=140, batch_size=3, together=True, forecast_weight=0.3),
 )
 HELD_OUT = (
     Shape(width=24, heads=2, layers=3, feed_forward=36, context=10, variables=5, batch_size=6, times=160),
@@ -67,6 +68,7 @@ HELD_OUT = (
     Shape(head="mean", width=12, heads=1, feed_forward=40, patch_length=6, context=12, learning_rate=2e-3),
     Shape(width=48, heads=4, sites=4, times=150, batch_size=11, variables=2, instance_norm=False),
     Shape(architecture="timer", head="mean", width=20, heads=5, layers=3, patch_length=2, variables=6, missing=0.3),
+    Shape(width=24, heads=2, sites=7, times=120, batch_size=2, together=True, sites_per_scene=5, forecast_weight=1.0),
 )
 """One for each seed."""
 
@@ -95,9 +97,9 @@ class Job:
         return np.random.default_rng((zlib.crc32(words.encode()), self.seed, self.held_out))
 
 
-def jobs(held_out: bool, seeds: int) -> Iterator[Job]:
-    """Every combination that makes sense."""
-    for seed in range(seeds):
+def jobs(held_out: bool, seeds: int, first: int = 0) -> Iterator[Job]:
+    """Every combination that makes sense, for the seeds from `first` on."""
+    for seed in range(first, seeds):
         places = {title: (kind.timings, kind.precisions) for title, kind in kinds(held_out).items()}
         places |= dict.fromkeys(STATE_FAULTS, (TIMINGS[1:4], ("float32", "bfloat16")))
         places |= dict.fromkeys(REFUSALS, (("before the first step",), ("float32",)))
@@ -244,13 +246,14 @@ def main() -> None:
     """Run, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--held-out", action="store_true", help="damage and models that were not used in development")
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=7)
+    parser.add_argument("--first", type=int, default=0, help="seed to begin with")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", metavar="TEXT", help="kinds with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a line for each run as it ends")
     parser.add_argument("--show", type=Path, metavar="FILE", help="run nothing; print the table of such a file")
     given = parser.parse_args()
-    chosen = [job for job in jobs(given.held_out, given.seeds) if given.only in job.kind]
+    chosen = [job for job in jobs(given.held_out, given.seeds, given.first) if given.only in job.kind]
     rows: list[Row] = []
     if given.show:
         chosen, rows = [], [json.loads(line) for line in given.show.read_text(encoding="utf-8").splitlines()]

@@ -10,17 +10,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from benchmarks.faults.fault import INF, NAN, TIMINGS, Fault, Size
+from benchmarks.faults.fault import INF, NAN, TIMINGS, VARIABLES_HEAD, Fault, Size
 from benchmarks.faults.scene import Random, Scene, put
 from benchmarks.faults.trial import Trial
 from llueve.model import timer, timer_xl
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.batch import Batch
+from llueve.model.classifier import Answer
 from llueve.step import gradients as step_module
 
 
 def activation(value: float, scene: Scene) -> Any:
-    """Damage one number of a layer's output, once."""
-    layer = scene.model.encoder.stack[int(scene.random.integers(scene.model.encoder.depth)) + 1]
+    """Damage one number of a layer's output, once. The last layer across sites may have places that nothing uses."""
+    model = scene.model
+    layers = list(model.encoder.stack[1 : model.encoder.depth + 1])
+    if scene.trial.shape.together:
+        layers += model.head.sites.layers[:-1]
+    layer = layers[int(scene.random.integers(len(layers)))]
 
     def spoil(_module: Any, _given: Any, out: Tensor) -> Tensor:
         handle.remove()
@@ -46,21 +51,32 @@ def gradients(factor: float, scene: Scene) -> Any:
 
 def batch(value: float, scene: Scene) -> Any:
     """Damage one number of a batch in memory, once; the data are sound."""
-    scene.next_batch(lambda x_BLC: put(x_BLC, value, scene.random))
+    scene.next_batch(lambda batch: put(batch.x_BLC, value, scene.random))
+
+
+def target(value: float, scene: Scene) -> Any:
+    """Damage one number that the forecasting loss compares with, once, in a window with an outcome."""
+
+    def spoil(batch: Batch) -> None:
+        row, variable = (batch.y_B >= 0).nonzero()[0], scene.variable()
+        batch.future.future_BC[row, variable] = value
+        batch.future.future_known_BC[row, variable] = True
+
+    scene.next_batch(spoil)
 
 
 def one_sample(change: Callable[[Tensor, Tensor], Tensor], scene: Scene) -> Any:
     """Change the logits (B, K) of one sample of the next step in every forward pass; `change` gets them and the rows (B, 1)."""
-    site, end = scene.window()
+    site, end = scene.window(answered=True)
     at = scene.trial.training.find(site, end)
     wanted_LC = torch.from_numpy(scene.trial.windows.batch(scene.trial.training[at])[0][0]).T
-    forward = TimerXLForClassification.forward
+    answer = step_module.answer
 
-    def spoiled(model: Any, x_BLC: Tensor, *rest: Any) -> Tensor:
-        row_B = (x_BLC == wanted_LC).flatten(1).all(1)
-        return change(forward(model, x_BLC, *rest), row_B[:, None])
+    def spoiled(model: Any, batch: Batch) -> Answer:
+        row_B, found = (batch.x_BLC == wanted_LC).flatten(1).all(1), answer(model, batch)
+        return found._replace(logits_BK=change(found.logits_BK, row_B[:, None]))
 
-    scene.trial.patch(TimerXLForClassification, "forward", spoiled)
+    scene.trial.patch(step_module, "answer", spoiled)
     return {(site, end)}
 
 
@@ -83,10 +99,10 @@ def naive_loss(kind: Literal["log", "pow"], scene: Scene) -> Any:
         sure_BK = logits_BK + torch.nn.functional.one_hot(1 - y_B, 2) * 200.0
         p_B = sure_BK.softmax(-1).gather(1, y_B[:, None]).squeeze(1)
         if kind == "log":
-            return -p_B.log().mean()
-        return (p_B**0.5).mean()  # its gradient at 0 is infinite
+            return -p_B.log()
+        return p_B**0.5  # its gradient at 0 is infinite
 
-    scene.trial.patch(step_module, "classification_loss", edge)
+    scene.trial.patch(step_module, "sample_losses", edge)
     return kind
 
 
@@ -124,6 +140,7 @@ def faults(size: Size) -> tuple[Fault, ...]:
     edge = partial(Fault, "loss", cause="loss_edge", place="operation", ends="stopped", timings=TIMINGS[:4])
     half = partial(Fault, "precision", cause="half_precision", plant=out_of_range, place="module", ends="sound")
     rounded = partial(half, precisions=("bfloat16",))
+    targets = partial(once, "memory", shape={**VARIABLES_HEAD, "forecast_weight": 0.3})
     fails = partial(one_sample, not_finite)
     explodes = partial(one_sample, partial(explosive, size(1e24, 3e21)))
     always = partial(Fault, "gradients", "one sample, always, no clipping", "exploding_gradient", explodes)
@@ -144,4 +161,6 @@ def faults(size: Size) -> tuple[Fault, ...]:
         rounded("underflow of half precision", prepare=partial(half_range, "underflow")),
         once("memory", "NaN in a batch, once", plant=partial(batch, NAN)),
         once("memory", "infinity in a batch, once", plant=partial(batch, -INF)),
+        targets("NaN in a target of the forecasting loss, once", plant=partial(target, NAN)),
+        targets("infinity in a target of the forecasting loss, once", plant=partial(target, INF)),
     )

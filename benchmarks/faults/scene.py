@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.faults.trial import Trial
+from llueve.model.batch import Batch
 from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
 from llueve.stability.diagnosis import Cause
 from llueve.training import stepper as stepper_module
@@ -63,10 +65,11 @@ class Scene:
 
     # Random places
 
-    def window(self) -> tuple[int, int]:
-        """Site and issue time of a window of the next step."""
-        row = int(self.random.integers(len(self.rows)))
-        return int(self.rows.site[row]), int(self.rows.end[row])
+    def window(self, answered: bool = False) -> tuple[int, int]:
+        """Site and issue time of a window of the next step; `answered`: of one with an outcome."""
+        rows = self.rows[self.rows.y != UNKNOWN] if answered else self.rows
+        row = int(self.random.integers(len(rows)))
+        return int(rows.site[row]), int(rows.end[row])
 
     def variable(self) -> int:
         """Number of a variable."""
@@ -130,11 +133,11 @@ class Scene:
         """Replace the next step's loss by a value."""
         self.change_next(stepper_module, "loss_and_gradients", lambda loss: torch.full_like(loss, value))
 
-    def next_batch(self, change: Callable[[Tensor], object]) -> None:
-        """Change the next step's values (B, L, C) in memory; the data stay as they are."""
+    def next_batch(self, change: Callable[[Batch], object]) -> None:
+        """Change the next step's batch in memory; the data stay as they are."""
 
-        def spoil(batch: Any) -> Any:
-            change(batch.x_BLC)
+        def spoil(batch: Batch) -> Batch:
+            change(batch)
             return batch
 
         self.change_next(self.trainer.batches, "load", spoil)
@@ -153,7 +156,8 @@ class Scene:
     def repeat_order(self) -> None:
         """Let the rest of the epoch repeat the windows of its first step."""
         batches, position = self.trainer.batches, self.trainer.state.place.position
-        batches._order[position:] = np.resize(batches._order[: batches.batch_size], len(batches._order) - position)
+        windows = batches._order.windows
+        windows[position:] = np.resize(windows[: batches.draw(0).after], len(windows) - position)
 
     def damage_features(self, value: float) -> None:
         """Write a value into the cached features of one window of the next step."""

@@ -28,7 +28,6 @@ from llueve.runs.directory import Run
 from llueve.runs.saved_model import SavedModel
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
-from llueve.samples.windows import build_windows
 from llueve.stability.diagnosis import Evidence, Explanation
 from llueve.stability.incidents import explain_incident, load_incident
 from llueve.stability.reading import Fault as GuardFault
@@ -65,6 +64,10 @@ class Shape:
     missing: float = 0.1
     instance_norm: bool = True
     learning_rate: float = 1e-3
+    together: bool = False
+    """True if the sites of an issue time see each other; a batch then has `batch_size` issue times."""
+    sites_per_scene: int = 256
+    forecast_weight: float = 0.0
 
 
 @dataclass
@@ -122,9 +125,10 @@ class Trial:
         self.panel = _panel(shape, seed)
         self.split = split_panel(self.panel, self.config)
         scaler = fit_scaler(self.panel, self.split.training_rows)
-        self.windows = build_windows(self.panel, scaler, shape.context, "mask")
-        self.training = self.split.training
         self.saved = SavedModel.build(self.panel, self.split, scaler, self.config)
+        self.windows = self.saved.windows(self.panel)
+        network, training = self.windows.network, self.split.training
+        self.training = training if network is None else network.complete(training)
         self.reference_loss: float | None = None
         """Validation loss that the trial should reach, where it is not that of the clean trial."""
         self.impossible = False
@@ -140,7 +144,8 @@ class Trial:
     @property
     def steps(self) -> int:
         """Steps of one epoch."""
-        return -(-len(self.training) // self.shape.batch_size)
+        units = len(np.unique(self.training.end)) if self.shape.together else len(self.training)
+        return -(-units // self.shape.batch_size)
 
     def attempt_at(self, timing: str) -> int:
         """Number of the attempt, from 1, that a timing names, if nothing is refused before it."""
@@ -277,15 +282,18 @@ def _config(shape: Shape, seed: int, precision: str, train: dict[str, Any]) -> C
         "patience": 9,
         "precision": precision,
         "seed": seed,
+        "forecast_weight": shape.forecast_weight,
         "feature_cache_gb": 0,  # otherwise the data of the head's phase are read once, before any of its steps
         "phases": PHASES,
     }
+    sites = {"sites": "together" if shape.together else "alone", "sites_per_scene": shape.sites_per_scene}
+    sites |= {"site_layers": 2, "site_width": 16, "site_heads": 2}
     sections = {
         "data": {"path": "unused.csv"},
         "target": {"label": "rain", "horizon_hours": 24},
         "split": {"validation_fraction": 0.25, "test_fraction": 0.1},
         "windows": {"context": shape.context},
-        "model": {name: getattr(shape, name) for name in sizes},
+        "model": {**{name: getattr(shape, name) for name in sizes}, **sites},
         "train": {**usual, **train},
         "guard": {"max_skipped": 0.2},
         "verify": {"bootstrap": 100},
@@ -294,17 +302,25 @@ def _config(shape: Shape, seed: int, precision: str, train: dict[str, Any]) -> C
 
 
 def _panel(shape: Shape, seed: int) -> xr.Dataset:
-    """Noise, with a label that the first variable decides."""
+    """Noise, with a label that the first variable decides. Sites that see each other lack some rows and some labels."""
     random = np.random.default_rng(seed)
     cube_CST = random.normal(size=(shape.variables, shape.sites, shape.times)).astype(np.float32)
     label_ST = (cube_CST[0] > 0).astype(np.float32)
     cube_CST[random.random(cube_CST.shape) < shape.missing] = np.nan
+    coordinates = {}
+    if shape.together:
+        absent_ST = random.random(label_ST.shape) < shape.missing
+        cube_CST[:, absent_ST] = np.nan
+        label_ST[absent_ST | (random.random(label_ST.shape) < 0.1)] = np.nan
+        coordinates = {name: ("site", random.uniform(-5, 5, shape.sites)) for name in ("latitude", "longitude")}
+        coordinates["recorded"] = (("site", "time"), ~absent_ST)
     label = (("site", "time"), label_ST, {"role": "label", "classes": ["0", "1"]})
     return xr.Dataset(
         {**{f"v{number}": (("site", "time"), each) for number, each in enumerate(cube_CST)}, "rain": label},
         coords={
             "site": [f"s{each}" for each in range(shape.sites)],
             "time": np.datetime64("2020-01-01", "ns") + np.arange(shape.times) * np.timedelta64(1, "D"),
+            **coordinates,
         },
         attrs={"step_hours": 24.0, "findings": ()},
     )

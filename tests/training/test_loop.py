@@ -67,7 +67,7 @@ def test_it_learns_what_the_last_value_decides(make_panel, make_config):
     trained, history = run(*setup)
     assert [line["epoch"] for line in history] == list(range(1, 21))
     assert trained.best_validation_loss < 0.35  # ln 2 = 0.69 without knowledge; 10 % of the deciding cells are missing
-    assert trained.best_validation_loss == min(line["validation_loss"] for line in history)
+    assert trained.best_validation_loss == min(line["calibrated_loss"] for line in history)
 
 
 def test_two_runs_give_identical_bits_and_another_seed_does_not(make_panel, make_config):
@@ -89,7 +89,7 @@ def test_the_best_epoch_is_kept_not_the_last(make_panel, make_config, monkeypatc
         kept.append(weights(setup[0]))
         return next(losses)
 
-    monkeypatch.setattr(loop, "log_loss", scripted)
+    monkeypatch.setattr(loop, "calibrated_loss", scripted)
     trained, _ = run(*setup)
     assert trained.best_epoch == 2
     assert same(weights(setup[0]), kept[1])
@@ -98,21 +98,21 @@ def test_the_best_epoch_is_kept_not_the_last(make_panel, make_config, monkeypatc
 
 def test_a_nan_validation_loss_is_never_the_best(make_panel, make_config, monkeypatch):
     losses = iter([np.nan, 0.5, np.nan, np.nan])
-    monkeypatch.setattr(loop, "log_loss", lambda *_: next(losses))
+    monkeypatch.setattr(loop, "calibrated_loss", lambda *_: next(losses))
     trained, history = run(*prepared(make_panel, make_config, train={"epochs": 4, "patience": 4}))
     assert trained.best_epoch == 2
-    assert [line["validation_loss"] for line in history] == [None, 0.5, None, None]
+    assert [line["calibrated_loss"] for line in history] == [None, 0.5, None, None]
 
 
 def test_only_nan_validation_losses_leave_no_model(make_panel, make_config, monkeypatch):
-    monkeypatch.setattr(loop, "log_loss", lambda *_: np.nan)
+    monkeypatch.setattr(loop, "calibrated_loss", lambda *_: np.nan)
     with pytest.raises(GuardStop, match="never finite"):
         run(*prepared(make_panel, make_config))
 
 
 def test_patience_ends_the_run(make_panel, make_config, monkeypatch):
     losses = iter([0.5, 0.6, 0.7, 0.8, 0.9])
-    monkeypatch.setattr(loop, "log_loss", lambda *_: next(losses))
+    monkeypatch.setattr(loop, "calibrated_loss", lambda *_: next(losses))
     _, history = run(*prepared(make_panel, make_config, train={"epochs": 5, "patience": 2}))
     assert len(history) == 3
 

@@ -140,6 +140,7 @@ def test_a_training_loss_far_below_the_validation_loss_is_said():
 
 def test_the_gap_is_in_the_history_and_in_the_result(make_panel, make_config, monkeypatch, caplog):
     monkeypatch.setattr(loop, "log_loss", lambda *_: 9.0)
+    monkeypatch.setattr(loop, "calibrated_loss", lambda *_: 9.0)
     hit = Run(make_panel, make_config).go()
     epochs = [line for line in hit.lines if "event" not in line]
     assert all("is far below the validation loss 9" in line["overfit"] for line in epochs)

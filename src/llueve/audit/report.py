@@ -14,6 +14,7 @@ from rich.text import Text
 
 from llueve.audit.cell_checks import check_cells
 from llueve.audit.failure import FailureForecast, check_concatenated
+from llueve.audit.forecast_targets import check_forecast_targets
 from llueve.audit.gauges import dead_gauges
 from llueve.audit.missingness import check_missingness
 from llueve.audit.outcome import check_balance, check_leaks, check_sampling
@@ -82,7 +83,7 @@ def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
     context = config.windows.context
     try:
         split = split_panel(panel, config)
-        training = thinned(split.training, config.windows.stride)
+        training = thinned(split.training, config, float(panel.attrs["step_hours"]))
     except LlueveError as error:
         if not any(finding.severity == "error" for finding in hours):  # they are the reason, and other cuts do not help
             findings.append(Finding("no_windows", "error", str(error)))
@@ -93,9 +94,10 @@ def audit_panel(panel: xr.Dataset, config: Config) -> Audit:
     findings.extend(check_periods(panel, split, config))
     findings.extend(check_leaks(panel, config, split.labels_ST, split.training_rows))
     event_ST = event_outcomes(split.labels_ST[:, : split.training_rows], config.target.event_index)
-    findings.extend(
-        check_missingness(panel, event_ST, horizon_steps(config.target.horizon_hours, panel.attrs["step_hours"]))
-    )
+    horizon = horizon_steps(config.target.horizon_hours, panel.attrs["step_hours"])
+    findings.extend(check_missingness(panel, event_ST, horizon))
+    if config.train.forecast_weight > 0:
+        findings.extend(check_forecast_targets(panel, training, horizon))
     bad_ST = np.any(~np.isfinite(feature_cube(panel, feature_names(panel))), axis=-1)
     bad_windows = int((windows_with(bad_ST, training, context) > 0).sum())
     forecast = FailureForecast(len(training), bad_windows, config.train.batch_size, config.windows.missing == "mask")

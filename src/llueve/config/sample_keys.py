@@ -93,8 +93,9 @@ class WindowsConfig(Section):
 
     context: int = Field(ge=1, le=MOST_STEPS)
     """Length of a window in steps, up to and including the issue time."""
-    stride: int = Field(1, ge=1, le=MOST_STEPS)
-    """Steps between the issue times of training. Validation, test and the reference forecasts use every issue time."""
+    stride: int | None = Field(None, ge=1, le=MOST_STEPS)
+    """Steps between the issue times of training. Not set: a quarter of the horizon, since later ones have nearly the same
+    outcome; 1 with `issue_hours`. Validation, test and the reference forecasts use every issue time."""
     issue_hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] | None = Field(None, min_length=1)
     """Hours of the day, UTC, at which forecasts are issued, such as `[0, 12]`: training, verification, the reference forecasts
     and predictions use no other times. Not set: every time of the data."""

@@ -29,7 +29,7 @@ class PhaseKeys(Section):
     epochs: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 10
     """Largest number of epochs."""
     patience: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 3
-    """Epochs without a better validation log-loss after which training ends."""
+    """Epochs without a better calibrated log-loss on validation after which training ends."""
     batch_size: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 64
     """Windows in one batch; with `model.sites = "together"`, issue times in one batch."""
     accumulate: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
@@ -137,6 +137,9 @@ class TrainConfig(PhaseKeys):
     forecast_weight: float = Field(0.0, ge=0, le=100)
     """Weight of the forecasting loss beside that of the classes: the model also forecasts the mean of each variable over the
     horizon. 0 switches it off; it needs `model.head = "variables"`."""
+    epoch_share: float = Field(1.0, gt=0, le=1)
+    """Share of the training windows, or issue times, in one epoch, above 0 and at most 1. Each epoch draws others. With 0.25,
+    a pass over the data is four epochs, each followed by a validation."""
     linear_start: bool = True
     """Start the head `variables` from a logistic regression on its levels, if the model sees each site alone."""
     average_decay: float = Field(0.0, ge=0, lt=1)

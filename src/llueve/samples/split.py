@@ -65,8 +65,12 @@ class Split:
         return (self.training, self.validation, self.test)
 
 
-def thinned(part: Part, stride: int) -> Part:
-    """Every n-th issue time. Raises `DataError` if the stride leaves no window."""
+def thinned(part: Part, config: Config, step_hours: float) -> Part:
+    """Every n-th issue time, as `windows.stride` asks. Raises `DataError` if the stride leaves no window."""
+    stride = config.windows.stride
+    if stride is None:
+        quarter = horizon_steps(config.target.horizon_hours, step_hours) // 4
+        stride = 1 if config.windows.issue_hours is not None else max(1, quarter)
     thin = part[part.end % stride == 0]
     if not len(thin):
         all_windows = f"the {len(part)} {part.name} windows"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llueve.model.batch import Batch, Future, answer, device_of
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.classifier import LARGEST, TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
 from llueve.model.sites import Scenes
 from llueve.panel import FloatArray
@@ -124,6 +124,8 @@ def as_batch(
             torch.from_numpy(network.position_S2[part.site]),
         )
     if with_future:
-        future = Future(*map(torch.from_numpy, windows.future(part)))
+        mean_BC, known_BC = map(torch.from_numpy, windows.future(part))
+        # As the model limits its input: otherwise one wrong cell outweighs all other losses of its batch.
+        future = Future(mean_BC.clamp(-LARGEST, LARGEST), known_BC)
     x_BLC, observed_BLC = values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2)
     return Batch(x_BLC, observed_BLC, facts_BF, y_B, scenes=scenes, future=future).to(device)

@@ -154,6 +154,6 @@ def fit(
 
 def _training_windows(config: Config, panel: xr.Dataset, split: Split, windows: Windows) -> Part:
     """The training windows that the configuration asks for; with a network, those of all sites at their issue times."""
-    training = thinned(split.training, config.windows.stride)
+    training = thinned(split.training, config, float(panel.attrs["step_hours"]))
     training = few_shot(training, panel["time"].values, config.train.fraction, config.train.seed)
     return training if windows.network is None else windows.network.complete(training)

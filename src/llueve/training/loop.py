@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from llueve.config import GuardConfig, TrainConfig
 from llueve.errors import GuardStop, Interrupted, WorkerLost
 from llueve.model.classifier import TimerXLForClassification
+from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 from llueve.stability.guard import collapse
@@ -23,7 +24,7 @@ from llueve.training.recovery import readmit, recover, repair_weights
 from llueve.training.remarks import limited, overfit
 from llueve.training.saved_states import SavedState
 from llueve.training.trainer import Trainer
-from llueve.training.validation import brier_skill, log_loss
+from llueve.training.validation import brier_skill, calibrated_loss, log_loss
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,11 @@ class EpochRecord:
     epoch: int
     phase: str
     train_loss: float | None
-    """Mean loss over the samples of applied steps; None if no step was applied."""
+    """Mean loss over the samples of applied steps that have an outcome; None if no step was applied."""
     validation_loss: float | None
     """Mean log-loss on validation; None if it is not finite."""
+    calibrated_loss: float | None
+    """The same at the temperature that suits the epoch best: the best epoch has the lowest one. None if it is not finite."""
     validation_skill: float | None
     """Brier skill score on validation against the class shares of training; None if it is not finite."""
     steps: int
@@ -84,7 +87,7 @@ def train_model(
     environment: Environment,
     resume: SavedState | None = None,
 ) -> Trained:
-    """Train until the validation log-loss stops falling, and leave the best weights in the model.
+    """Train until the calibrated validation log-loss stops falling, and leave the best weights in the model.
 
     Args:
         model, windows, training, validation, config, guard, environment: see `Trainer`.
@@ -165,7 +168,7 @@ def _run_step(trainer: Trainer) -> None:
     fault = state.guard.refuses(attempt.reading)
     if fault is None:
         stepper.apply(attempt)
-        state.count_loss(len(attempt.rows), attempt.reading.loss)
+        state.count_loss(int((attempt.rows.y != UNKNOWN).sum()), attempt.reading.loss)
         state.mark_healthy_if_due()
     else:
         state.count_refused()
@@ -194,10 +197,11 @@ def _validate(trainer: Trainer, seconds: float) -> tuple[EpochRecord, bool]:
         logits_BK = validation.logits(state.model)
         loss = log_loss(logits_BK, y_B)
         skill = brier_skill(logits_BK, y_B, trainer.class_share_K)
+        calibrated = calibrated_loss(logits_BK, y_B)
         # NaN compares false to everything, so the finite check must come first: a NaN is never the best.
-        improved = math.isfinite(loss) and (state.best is None or loss < place.best_loss)
+        improved = math.isfinite(calibrated) and (state.best is None or calibrated < place.best_loss)
         if improved:
-            save_best(trainer, loss)
+            save_best(trainer, calibrated)
     if collapsed := collapse(logits_BK.argmax(1), y_B, logits_BK):
         logger.warning("epoch %d, validation: %s", place.epoch, collapsed)
     gap, far_cells = overfit(place.mean_loss, loss, state.config), trainer.batches.far_cells
@@ -210,6 +214,7 @@ def _validate(trainer: Trainer, seconds: float) -> tuple[EpochRecord, bool]:
         phase=state.phase.name,
         train_loss=place.mean_loss,
         validation_loss=loss if math.isfinite(loss) else None,
+        calibrated_loss=calibrated if math.isfinite(calibrated) else None,
         validation_skill=skill if math.isfinite(skill) else None,
         steps=place.batches,
         refused=place.refused,

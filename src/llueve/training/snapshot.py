@@ -35,7 +35,7 @@ class Place:
     refused: int = 0
     """Refused steps of this epoch."""
     applied: int = 0
-    """Samples in the applied steps of this epoch."""
+    """Samples with an outcome in the applied steps of this epoch."""
     loss_sum: float = 0.0
     """Sum of the loss over these samples."""
     skipped: int = 0

@@ -12,6 +12,7 @@ from llueve.samples.windows import Windows
 from llueve.stability.guard import Guard
 from llueve.training.batches.epoch import EpochBatches
 from llueve.training.batches.feature_cache import FeatureCache
+from llueve.training.batches.order import units_of
 from llueve.training.environment import Environment
 from llueve.training.phases import check_rates, is_encoder_frozen, plan
 from llueve.training.stepper import Stepper
@@ -45,21 +46,19 @@ class Trainer:
     ) -> None:
         processes, phases = environment.processes, plan(config)
         network = windows.network
-        units = len(training) if network is None else len(np.unique(training.end))
+        units = units_of(training, config.epoch_share, network is not None)
         check_rates(phases, units)
         largest_clip = max(phase.config.clip_norm for phase in phases)
         judge = Guard(guard.max_skipped, len(training), model.num_classes, largest_clip)
         single = guard.policy == "repair"  # this policy leaves out single windows, the others whole batches
-        whole_batch = round(phases[0].config.batch_size * len(training) / units)
+        whole_batch = round(phases[0].config.batch_size * len(training) * config.epoch_share / units)
         judge.check_inputs(windows.non_finite(training), 1 if single else whole_batch)
         self.environment, self.processes, self.policy = environment, processes, guard.policy
         known_y = training.y[training.y != UNKNOWN]
         self.class_share_K = np.bincount(known_y, minlength=model.num_classes) / len(known_y)
         """Share of each class in the training windows."""
         self.state = TrainingState(model, config, judge, processes)
-        self.batches = EpochBatches(
-            windows, training, config.seed, processes, self.state.device, self._repaired, config.forecast_weight > 0
-        )
+        self.batches = EpochBatches(windows, training, config, processes, self.state.device, self._repaired)
         self.validation = Validation(windows, validation, processes)
         self._told: set[tuple[int, str]] = set()
         self.stepper = Stepper(self.state, self.batches, environment)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from llueve.calibration.calibrate import calibrate
 from llueve.distributed.processes import Processes
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import UNKNOWN, FloatArray
@@ -99,6 +100,18 @@ class Validation:
 def log_loss(logits_BK: FloatArray, y_B: NDArray[np.int64]) -> float:
     """Mean cross-entropy of the classes, in float64; not finite if a logit is not."""
     return float(F.cross_entropy(torch.from_numpy(logits_BK).double(), torch.from_numpy(y_B)))
+
+
+def calibrated_loss(logits_BK: FloatArray, y_B: NDArray[np.int64]) -> float:
+    """Log-loss of the classes at the temperature that suits them best; not finite if a logit is not.
+
+    A forecast that is only too sure of itself is mended by the calibration of the final model, so it does not count against
+    an epoch.
+    """
+    if not np.isfinite(logits_BK).all():
+        return float("nan")
+    scale = calibrate(logits_BK, y_B, "temperature", np.zeros(len(y_B), np.int64)).slope
+    return log_loss((scale * logits_BK).astype(np.float32), y_B)
 
 
 def brier_skill(logits_BK: FloatArray, y_B: NDArray[np.int64], share_K: NDArray[np.float64]) -> float:

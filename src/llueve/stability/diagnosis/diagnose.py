@@ -161,9 +161,10 @@ def _change_loss(experiments: Experiments) -> None:
     """Switch off each setting of the loss that is in use, then all of them."""
     step, config = experiments.step, experiments.step.config
     ones = (1.0,) * step.model.num_classes
+    zero = (("forecast_weight", 0, 0), ("focal_gamma", 0, 0), ("label_smoothing", 0, 0))
     in_use = {
         f"train.{key} = {text}": {key: plain}
-        for key, plain, text in (("focal_gamma", 0, 0), ("label_smoothing", 0, 0), ("class_weights", ones, [*ones]))
+        for key, plain, text in (*zero, ("class_weights", ones, [*ones]))
         if getattr(config, key) not in (plain, None)
     }
     for words, setting in in_use.items():

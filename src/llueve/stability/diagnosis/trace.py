@@ -32,6 +32,7 @@ from llueve.config import TrainConfig
 from llueve.model.batch import Batch
 from llueve.model.classifier import Answer, TimerXLForClassification
 from llueve.stability.diagnosis.origin import Phase, Trace
+from llueve.stability.diagnosis.sample_rows import at_fault, piece_rows
 from llueve.step.gradients import loss_and_gradients
 
 OWN_CODE = str(Path(__file__).parents[2]) + os.sep
@@ -53,7 +54,7 @@ def trace_step(
     Weights and gradients are unchanged afterwards. The random generator advances as in any step, so set it first to its
     state before the step. The arguments are those of `loss_and_gradients`.
     """
-    watch = _Watch(model, batch)
+    watch = _Watch(model, batch, config.batch_size)
     before = [(parameter, parameter.grad) for parameter in model.parameters()]
     with ExitStack() as hooks:
         for name, module in model.named_modules():
@@ -90,11 +91,13 @@ class _Call(NamedTuple):
 class _Watch(TorchDispatchMode):
     """Observe every operation, and record the origin of each memory that holds a non-finite number."""
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
+    def __init__(self, model: TimerXLForClassification, batch: Batch, piece_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.samples = len(batch)
+        self.batch, self.pieces, self.done = batch, list(piece_rows(model, batch, piece_size)), 0
+        """Pieces of the batch whose backward pass has begun."""
         self.modules = [""]
-        self.logits: Tensor | None = None
+        self.logits: list[Tensor] = []
+        """Logits of each piece of the batch."""
         self.reached: dict[str, Tensor] = {}
         """Parameters by name, in the order in which the backward pass wrote their gradients."""
         self.origins: dict[int, _Origin] = {}
@@ -112,13 +115,15 @@ class _Watch(TorchDispatchMode):
     def leave(self, _module: nn.Module, _given: object, out: object) -> None:
         self.modules.pop()
         if isinstance(out, Answer):
-            self.logits = out.logits_BK.detach()
+            self.logits.append(out.logits_BK.detach())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         node: Any = torch._C._current_autograd_node()
         call = None
-        if node is None:
+        if node is not None:
+            self.done = len(self.logits)
+        else:
             call = _Call(_plain(func, args), self.modules[-1], _own_line())
             # The number of the node that was made for this operation just before; the first of several is its own.
             self.calls.setdefault(cast(Any, autograd)._get_sequence_nr() - 1, call)
@@ -157,9 +162,10 @@ class _Watch(TorchDispatchMode):
             return
         phase: Phase = "backward" if backward else "forward"
         trace = Trace(phase, call.operation, call.module, call.source, None, *_extent(bad))
-        # Weights have no samples, and a product of batches may have them anywhere.
-        by_samples = tuple(out.shape) not in self.weights and call.operation != "matmul"
-        rows = _rows(bad, self.samples) if by_samples else ()
+        piece = self.pieces[min(len(self.logits) - 1 if backward else self.done, len(self.pieces) - 1)]
+        # Gradients of weights have no samples.
+        is_weight = backward and tuple(out.shape) in self.weights
+        rows = () if is_weight else piece.of(bad, call.operation, call.module)
         self._keep(out, _Origin(next(self.order), trace, mask, rows))
 
     def _keep(self, tensor: Tensor, origin: _Origin) -> None:
@@ -195,12 +201,12 @@ class _Watch(TorchDispatchMode):
 
     def _sample(self, origin: _Origin) -> int | None:
         """The sample of the origin, from its tensor and the non-finite logits."""
-        rows = list(origin.rows)
-        if origin.trace.phase == "forward" and self.logits is not None and len(self.logits) == self.samples:
-            hit = (~self.logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        rows, samples, scenes = list(origin.rows), len(self.batch), self.batch.scenes
+        if origin.trace.phase == "forward" and self.logits:
+            hit = (~torch.cat(self.logits).isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
             if hit:
-                rows = [row for row in rows if row in hit] or hit if len(hit) < self.samples else hit
-        return rows[0] if rows and (len(rows) < self.samples or self.samples == 1) else None
+                rows = at_fault(rows, hit, None if scenes is None else scenes.scene_B, samples)
+        return rows[0] if rows and (len(rows) < samples or samples == 1) else None
 
 
 def _given(model: nn.Module, batch: Batch) -> Iterator[tuple[Trace, Tensor]]:
@@ -262,13 +268,6 @@ def _shapes(weight: Tensor) -> Iterator[tuple[int, ...]]:
     """Shapes of a weight or its gradient: as it is, without the 1 of a convolution, and transposed."""
     matrix = tuple(weight.shape[:-1] if weight.shape[2:] == (1,) else weight.shape)
     yield from (tuple(weight.shape), matrix, matrix[::-1])
-
-
-def _rows(bad: Tensor, samples: int) -> tuple[int, ...]:
-    """The samples with a True, if the first dimension is the sample, alone or merged with others."""
-    if bad.ndim == 0 or bad.shape[0] % samples:
-        return ()
-    return tuple(bad.reshape(samples, -1).any(1).nonzero().flatten().tolist())
 
 
 @lru_cache(maxsize=4096)

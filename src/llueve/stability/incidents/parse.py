@@ -39,6 +39,9 @@ TYPES = {**BATCH, **SCENES, **FUTURE, **FEATURES}
 LARGEST_DESCRIPTION = 16 * 2**20
 """Most characters of the text of an incident."""
 
+MOST_SCORES = 2**31
+"""Most attention scores of a scene: a small file must not need a large memory."""
+
 Groups = dict[str, dict[str, Tensor]]
 """The tensors of a file by the first part of their names, and by the rest."""
 
@@ -186,13 +189,24 @@ def _batch_problem(about: Description, groups: Groups) -> str | None:
     least = 0 if about.site_vectors is None else UNKNOWN
     if not least <= int(batch["y_B"].min()) <= int(batch["y_B"].max()) < len(about.classes):
         return f"y_B goes from {batch['y_B'].min()} to {batch['y_B'].max()} with {len(about.classes)} classes"
-    if (
-        about.site_vectors is not None
-        and not 0 <= int((vector_B := batch["vector_B"]).min()) <= int(vector_B.max()) <= about.site_vectors
-    ):
-        return f"vector_B goes beyond the {about.site_vectors} sites of the training"
+    if about.site_vectors is not None and (problem := _scene_problem(about, batch, rows["end_B"], about.site_vectors)):
+        return problem
     if min(int(tensor.min()) for tensor in rows.values()) < 0:
         return "a sample's site or time has a negative index"
+    return None
+
+
+def _scene_problem(about: Description, batch: Mapping[str, Tensor], end_B: Tensor, sites: int) -> str | None:
+    vector_B, scene_B = batch["vector_B"], batch["scene_B"]
+    if not 0 <= int(vector_B.min()) <= int(vector_B.max()) <= sites:
+        return f"vector_B goes from {vector_B.min()} to {vector_B.max()} with {sites} sites of the training"
+    if not torch.equal(scene_B, end_B):
+        return "scene_B is not the issue time of each sample"
+    found, size_Z = scene_B.unique_consecutive(return_counts=True)
+    if len(found.unique()) < len(found):
+        return "the samples of one issue time are not next to each other"
+    if (most := int(size_Z.max())) > about.model.sites_per_scene or most**2 * about.model.site_heads > MOST_SCORES:
+        return f"a scene has {most:,} samples, more than model.sites_per_scene allows, or more than fit in memory"
     return None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llueve.config import TrainConfig
 from llueve.distributed.processes import Processes
 from llueve.errors import GuardStop
 from llueve.model.batch import Batch
@@ -22,7 +23,7 @@ from llueve.stability.remedies import Quarantined
 from llueve.step.predict import as_batch
 from llueve.training.batches.feature_cache import DamagedFeatures, FeatureCache
 from llueve.training.batches.feature_files import UnusableFiles
-from llueve.training.batches.order import EpochOrder, epoch_order
+from llueve.training.batches.order import EpochOrder, epoch_order, units_of
 from llueve.training.batches.prefetch import Loader, pinned
 
 MOST_FAR = 1000
@@ -48,28 +49,28 @@ class Drawn:
 
 
 class EpochBatches:
-    """The batches of one epoch after the other, in an order that `seed` decides, without windows that are quarantined.
+    """The batches of one epoch after the other, in an order that the seed decides, without windows that are quarantined.
 
     Args:
         windows, training: all windows of the panel, and those to train on.
+        config: its seed, share of an epoch and weight of the forecasting loss.
         processes, device: those that share each batch, and the device of the model.
         repaired: receives the kind and one sentence about each fault that is repaired here.
-        with_future: True to load what the forecasting loss compares with.
     """
 
     def __init__(
         self,
         windows: Windows,
         training: Part,
-        seed: int,
+        config: TrainConfig,
         processes: Processes,
         device: torch.device,
         repaired: Callable[[str, str], object],
-        with_future: bool = False,
     ) -> None:
-        self.windows, self.training, self._repaired, self._with_future = windows, training, repaired, with_future
+        self.windows, self.training, self._repaired = windows, training, repaired
+        self._with_future, self._share = config.forecast_weight > 0, config.epoch_share
         self._most_sites = None if windows.network is None else windows.network.most_sites
-        self._seed, self._processes, self._device = seed, processes, device
+        self._seed, self._processes, self._device = config.seed, processes, device
         self._features: FeatureCache | None = None
         self._loader = Loader(self._gather)
         self.batch_size = 1
@@ -82,8 +83,7 @@ class EpochBatches:
     @property
     def steps(self) -> int:
         """Optimiser steps of an epoch in which nothing is left out."""
-        units = len(self.training) if self._most_sites is None else len(np.unique(self.training.end))
-        return -(-units // self.batch_size)
+        return -(-units_of(self.training, self._share, self._most_sites is not None) // self.batch_size)
 
     def start_phase(self, batch_size: int, features: FeatureCache | None) -> None:
         """Set the size of a batch, and the cached outputs of the encoder if it is frozen."""
@@ -172,7 +172,7 @@ class EpochBatches:
         return drawn.chosen[bounds[share.start] : bounds[share.stop]]
 
     def _new_order(self, epoch: int) -> EpochOrder:
-        return epoch_order(self.training, self._seed, epoch, self._most_sites)
+        return epoch_order(self.training, self._seed, epoch, self._most_sites, self._share)
 
     def _is_repeated(self, drawn: Drawn) -> bool:
         """Count the use of these windows, and forget those of later steps; True if one of them was used before."""
@@ -189,12 +189,10 @@ class EpochBatches:
     def _require_all_windows(self) -> None:
         """Raise `GuardStop` if the order does not have each window once, or the drawn ones of a large scene."""
         uses, order = np.bincount(self._order.windows, minlength=len(self.training)), self._order
-        if self._most_sites is None:
-            expected = len(self.training)
-        else:
-            expected = int(np.minimum(np.unique(self.training.end, return_counts=True)[1], self._most_sites).sum())
-        if len(order) != expected or order.bounds[-1] != expected or uses.max(initial=0) > 1:
-            covered = int((uses > 0).sum())
+        covered = int((uses > 0).sum())
+        expected = int(order.bounds[-1])
+        units = units_of(self.training, self._share, self._most_sites is not None)
+        if len(order) != expected or covered != expected or order.units != units:
             raise GuardStop(
                 f"stopped by the guard: the order of epoch {self._epoch} has {covered} of {expected} windows, some of "
                 f"them several times; expected each once. No model was written. {REPORT}"

@@ -35,19 +35,27 @@ class EpochOrder:
         return len(self.bounds) - 1
 
 
-def epoch_order(part: Part, seed: int, epoch: int, most_sites: int | None = None) -> EpochOrder:
+def units_of(part: Part, share: float, together: bool) -> int:
+    """Return the number of units in an epoch of a share of the part: windows, or issue times if sites are together."""
+    return max(1, round(share * (len(np.unique(part.end)) if together else len(part))))
+
+
+def epoch_order(part: Part, seed: int, epoch: int, most_sites: int | None = None, share: float = 1.0) -> EpochOrder:
     """Return the order of an epoch, counted from 0; `seed` is `train.seed`.
 
     Args:
+        share: share of the units in the epoch, above 0 and at most 1.
         most_sites: None if each window is a unit; otherwise each issue time is one, with at most this number of windows, drawn
             at random. Up to half of them are then drawn from those with an outcome first.
     """
     window_key = _keys(seed, epoch, part.site, part.end)
+    units = units_of(part, share, most_sites is not None)
     if most_sites is None:
-        return EpochOrder(np.argsort(window_key, kind="stable"), np.arange(len(part) + 1))
+        return EpochOrder(np.argsort(window_key, kind="stable")[:units], np.arange(units + 1))
     windows = np.lexsort((window_key, part.end, _keys(seed, epoch, part.end)))
     starts = np.flatnonzero(np.diff(part.end[windows], prepend=-1))
-    bounds = np.append(starts, len(windows))
+    bounds = np.append(starts, len(windows))[: units + 1]
+    windows, starts = windows[: bounds[-1]], starts[:units]
     if np.diff(bounds).max(initial=0) > most_sites:
         pieces = [_drawn(scene, part.y, most_sites) for scene in np.split(windows, starts[1:])]
         windows, bounds = np.concatenate(pieces), np.cumsum([0, *map(len, pieces)])
