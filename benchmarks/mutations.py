@@ -65,13 +65,13 @@ gradients are clipped | if norm > 0.999 * largest: | if False: | torch_clips
 a skipped step draws nothing | self.place.batches += 1\n        self.rewind_random_state(states) | self.place.batches += 1
 # training/loop.py: tests/training/test_loop.py
 the guard is asked | if fault is None: | if True: | bad_step
-a NaN is never the best | improved = math.isfinite(loss) and ( | improved = ( | nan_validation
+a NaN is never the best | improved = math.isfinite(calibrated) and ( | improved = ( | nan_validation
 no model without a finite loss | if state.best is None:\n            raise | if False:\n            raise | leave_no_model
 # training/loop.py: tests/training/test_mending.py
 weights before validation | if repair_weights(trainer):\n        return  # the training | if False:\n        return  # the training | before_validation
 # training/batches/epoch.py: tests/training/test_windows_once.py
 windows that were used before | if self._is_repeated(drawn):\n            self._order | if False:\n            self._order
-an order with every window | if len(order) != expected or order.bounds[-1] != expected or uses.max(initial=0) > 1:
+an order with every window | if len(order) != expected or covered != expected or order.units != units:
 a batch of other windows | if not self._holds(batch, own):\n            batch | if False:\n            batch
 # training/batches/feature_cache.py: tests/training/test_feature_cache.py -k garbage
 features in use | if wrong.any():

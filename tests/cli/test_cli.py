@@ -262,7 +262,7 @@ def test_the_history_has_one_object_per_epoch(done: Project) -> None:
     lines = [json.loads(line) for line in (done.run / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     counts = ["steps", "refused", "skipped", "quarantined"]
-    before = ["epoch", "phase", "train_loss", "validation_loss", "validation_skill"]
+    before = ["epoch", "phase", "train_loss", "validation_loss", "calibrated_loss", "validation_skill"]
     keys = [*before, *counts, "collapsed", "overfit", "limited", "seconds", "learning_rate"]
     assert all(list(line) == keys for line in lines)
     assert all(line["steps"] > line["refused"] == line["quarantined"] == 0 for line in lines)

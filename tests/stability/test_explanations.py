@@ -141,7 +141,7 @@ def kept(make_config, tmp_path):
     config = make_config(model={"width": 16, "layers": 2, "feed_forward": 24, "dropout": 0.1})
     step, _ = planted(config=config.train)
     names = DataNames(
-        config.model, [("a", None)] * 3, ["0", "1"], ["s"], torch.arange(8).numpy().astype("datetime64[s]"), 24
+        config.model, [("a", None)] * 3, ["0", "1"], ["s"], torch.arange(8).numpy().astype("datetime64[s]"), 168
     )
     assert keep_incident(tmp_path, step, names) is not None
     return tmp_path

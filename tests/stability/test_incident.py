@@ -23,7 +23,7 @@ from torch import nn
 
 from llueve.cli import main as cli
 from llueve.errors import CheckpointError, LlueveError, RunError, UsageError
-from llueve.model.build import build_classifier, build_encoder
+from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps
 from llueve.runs.directory import INCIDENT, INCIDENTS, Run
 from llueve.runs.sealed_file import read_sealed, write_sealed
 from llueve.samples.scale import fit_scaler
@@ -52,7 +52,8 @@ def refused_step(make_panel, make_config):
         split = split_panel(panel, config)
         windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, "mask")
         torch.manual_seed(0)
-        model = build_classifier(build_encoder(config.model), config.model, 3, 2, 2).train()
+        head_sizes = HeadSizes(3, 2, 2, recent_steps(24.0, config.windows.context))
+        model = build_classifier(build_encoder(config.model), config.model, head_sizes).train()
         optimiser = build_optimiser([{"params": list(model.parameters()), "lr": 1e-3}]).adamw
         for step in range(3):
             part = split.training[16 * step : 16 * step + 16]

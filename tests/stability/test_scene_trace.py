@@ -7,7 +7,7 @@ import torch
 
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch, Future
-from llueve.model.classifier import TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification, VariablesHead
 from llueve.model.sites import Scenes, SiteAttention
 from llueve.model.timer_xl import TimerXL
 from llueve.panel import UNKNOWN
@@ -30,7 +30,7 @@ def prepared(sizes):
     torch.manual_seed(0)
     sites = SiteAttention(20, layers=2, heads=4, sites=6, dropout=0.1)
     encoder = TimerXL(4, width=16, layers=2, heads=2, feed_forward=16, dropout=0.1)
-    model = TimerXLForClassification(encoder, 2, "variables", num_variables=3, num_facts=2, sites=sites).train()
+    model = TimerXLForClassification(encoder, 2, VariablesHead(encoder.width, 3, 2, 2, 0.1, sites=sites)).train()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from llueve.config import GuardConfig, PhaseConfig
-from llueve.model.build import build_classifier, build_encoder
+from llueve.model.build import HeadSizes, build_classifier, build_encoder
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
 from llueve.samples.windows import build_windows
@@ -44,7 +44,7 @@ def prepared(make_panel, make_config):
         split = split_panel(panel, config)
         windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, missing)
         torch.manual_seed(0)
-        model = build_classifier(build_encoder(config.model), config.model, 3, 2, 2)
+        model = build_classifier(build_encoder(config.model), config.model, HeadSizes(3, 2, 2))
         torch.nn.init.normal_(model.gap_embedding_D)
         model.encoder.requires_grad_(False)
         model.gap_embedding_D.requires_grad_(False)
@@ -249,12 +249,13 @@ def test_a_kill_during_the_computation_leaves_nothing_that_is_believed(prepared,
     """Another process is killed after two blocks; its half of a file is replaced."""
     model, windows, split, config = prepared()
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    np.savez(tmp_path / "data.npz", **vars(windows), site=split.training.site, end=split.training.end)
+    arrays = {name: value for name, value in vars(windows).items() if name != "network"}
+    np.savez(tmp_path / "data.npz", **arrays, site=split.training.site, end=split.training.end)
     script = f"""
 import time, numpy as np, torch
 from pathlib import Path
 from llueve.config import ModelConfig
-from llueve.model.build import build_classifier, build_encoder
+from llueve.model.build import HeadSizes, build_classifier, build_encoder
 from llueve.config import GuardConfig, PhaseConfig
 from llueve.training.batches.feature_cache import FeatureCache
 from llueve.training.environment import Environment
@@ -262,12 +263,12 @@ from llueve.training.loop import train_model
 from llueve.training.stepper import Stepper
 from llueve.samples.windows import Part, Windows
 config = ModelConfig.model_validate_json({config.model.model_dump_json()!r})
-model = build_classifier(build_encoder(config), config, 3, 2, 2)
+model = build_classifier(build_encoder(config), config, HeadSizes(3, 2, 2))
 model.load_state_dict(torch.load(Path({str(tmp_path)!r}) / "weights.pt", weights_only=True))
 data = dict(np.load(Path({str(tmp_path)!r}) / "data.npz"))
 site, end = data.pop("site"), data.pop("end")
 part = Part("training", site, end, np.zeros(len(site), np.int64))
-windows = Windows(**{{**data, "context": int(data["context"])}})
+windows = Windows(**{{name: each if each.ndim else int(each) for name, each in data.items()}})
 def wait(done, total):
     print(done, flush=True)
     time.sleep(60 if done >= 32 else 0)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from llueve.config import GuardConfig
 from llueve.errors import GuardStop, Interrupted
-from llueve.model.build import build_classifier, build_encoder
+from llueve.model.build import HeadSizes, build_classifier, build_encoder
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
 from llueve.samples.windows import build_windows
@@ -38,7 +38,7 @@ def prepared(make_panel, make_config):
         split = split_panel(panel, config)
         windows = build_windows(panel, fit_scaler(panel, split.training_rows), config.windows.context, "mask")
         torch.manual_seed(0)
-        return build_classifier(build_encoder(config.model), config.model, 3, 2, 2), windows, split, config
+        return build_classifier(build_encoder(config.model), config.model, HeadSizes(3, 2, 2)), windows, split, config
 
     return make
 
@@ -56,7 +56,7 @@ def run(model, windows, split, config, folder=None, interruption=None, policy="r
         Environment(
             lambda line: events.append(line) if "event" in line else None,
             lambda step: None,
-            lambda: build_classifier(build_encoder(config.model), config.model, 3, 2, 2),
+            lambda: build_classifier(build_encoder(config.model), config.model, HeadSizes(3, 2, 2)),
             Console(file=io.StringIO()),
             features=folder,
             interruption=interruption or Interruption(),

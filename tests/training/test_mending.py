@@ -16,6 +16,7 @@ from llueve.model.timer_xl import TimerXL
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import split_panel
 from llueve.samples.windows import build_windows
+from llueve.step import gradients
 from llueve.training import loop, recovery, stepper, training_state
 from llueve.training.environment import Environment
 from llueve.training.stepper import Stepper
@@ -360,13 +361,13 @@ def test_a_fault_of_a_single_sample_is_tried_again_later(make_panel, make_config
     """A sample whose logits are not finite in one epoch is quarantined, and let back in the next."""
     hit = Run(make_panel, make_config)
     wanted_LC = torch.from_numpy(hit.windows.batch(hit.training[[50]])[0][0]).T
-    broken = [True]
+    broken, answer = [True], gradients.answer
 
-    def spoil(_, given, logits_BK):
-        row_B = (given[0] == wanted_LC.to(given[0].device)).flatten(1).all(1)
-        return torch.where(row_B[:, None], NAN, logits_BK) if broken[0] else logits_BK
+    def spoiled(model, batch):
+        row_B, found = (batch.x_BLC == wanted_LC.to(batch.x_BLC.device)).flatten(1).all(1), answer(model, batch)
+        return found._replace(logits_BK=torch.where(row_B[:, None] & broken[0], NAN, found.logits_BK))
 
-    hit.model.register_forward_hook(spoil)
+    monkeypatch.setattr(gradients, "answer", spoiled)
     validate = loop._validate
 
     def after_first(*arguments):

@@ -133,7 +133,7 @@ def drawn(batches):
 def test_a_scene_without_an_outcome_is_passed_over():
     training = NetworkTraining()
     part = training.training
-    batches = EpochBatches(training.windows, part, 0, Processes(), CPU, lambda *_: None, True)
+    batches = EpochBatches(training.windows, part, training.config.train, Processes(), CPU, lambda *_: None)
     batches.start_phase(4, None)
     batches.start_epoch(1, [])
     whole = drawn(batches)

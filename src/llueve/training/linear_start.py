@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from llueve.model.batch import device_of
@@ -28,24 +29,28 @@ CHUNK = 1024
 def start_from_regression(model: TimerXLForClassification, windows: Windows, training: Part, validation: Part) -> None:
     """Set the linear map of the head, and the bias of its last layer, to those of a logistic regression.
 
-    Its penalty is the one with the lowest log score on the validation windows. Nothing changes if the training windows have a
-    single class, or the regression is no better than the class shares.
+    Its penalty is the one with the lowest log score on the validation windows. Windows with a value that is not finite are left
+    out. Nothing changes if a class is absent from the training windows, or the regression is no better than the class shares.
     """
     head = model.head
     training = training[:: -(-len(training) // MOST_ROWS)]
-    if not isinstance(head, VariablesHead) or len(np.unique(training.y)) < model.num_classes:
+    if not isinstance(head, VariablesHead):
         return
-    x_nI, validation_x_nI = (_inputs(model, windows, part) for part in (training, validation))
-    best: tuple[float, LogisticRegression] | None = None
+    x_nI, y_n = _inputs(model, windows, training)
+    validation_x_nI, validation_y_n = _inputs(model, windows, validation)
+    shares_K = np.bincount(y_n, minlength=model.num_classes) / max(len(y_n), 1)
+    if not shares_K.all() or not len(validation_y_n):
+        return
+    best, found = _log_score(np.broadcast_to(shares_K, (len(validation_y_n), len(shares_K))), validation_y_n), None
     for penalty in PENALTIES:
-        fitted = LogisticRegression(C=penalty, max_iter=200, tol=1e-3).fit(x_nI, training.y)
-        share_nK = fitted.predict_proba(validation_x_nI)
-        score = float(-np.log(share_nK[np.arange(len(validation)), validation.y].clip(1e-12)).mean())
+        fitted = LogisticRegression(C=penalty, max_iter=200, tol=1e-3).fit(x_nI, y_n)
+        score = _log_score(fitted.predict_proba(validation_x_nI), validation_y_n)
         logger.debug("regression with C = %g: log score on validation %.4f", penalty, score)
-        if best is None or score < best[0]:
-            best = score, fitted
-    assert best is not None
-    weight_KI, bias_K = best[1].coef_, best[1].intercept_
+        if score < best:
+            best, found = score, fitted
+    if found is None:
+        return
+    weight_KI, bias_K = found.coef_, found.intercept_
     if model.num_classes == 2:  # scikit-learn gives the difference of two classes
         weight_KI, bias_K = (np.stack([-each[0] / 2, each[0] / 2]) for each in (weight_KI, bias_K))
     with torch.no_grad():
@@ -53,11 +58,18 @@ def start_from_regression(model: TimerXLForClassification, windows: Windows, tra
         head.out.bias.copy_(torch.from_numpy(bias_K))
 
 
-def _inputs(model: TimerXLForClassification, windows: Windows, part: Part) -> FloatArray:
-    """The inputs of the linear map for every window of a part, (n, I)."""
+def _log_score(share_nK: NDArray[np.floating], y_n: NDArray[np.int64]) -> float:
+    """Mean negative logarithm of the share that each window's class was given."""
+    return float(-np.log(share_nK[np.arange(len(y_n)), y_n].clip(1e-12)).mean())
+
+
+def _inputs(model: TimerXLForClassification, windows: Windows, part: Part) -> tuple[FloatArray, NDArray[np.int64]]:
+    """The inputs of the linear map for the windows of a part that are finite, (n, I), and the classes of these windows."""
     rows, device = [], device_of(model)
     with torch.inference_mode():
         for start in range(0, len(part), CHUNK):
             batch = as_batch(windows, part[start : start + CHUNK], device)
             rows.append(model.linear_inputs(batch.x_BLC, batch.observed_BLC, batch.facts_BF).cpu().numpy())
-    return np.concatenate(rows)
+    x_nI = np.concatenate(rows)
+    finite_n = np.isfinite(x_nI).all(axis=1)
+    return x_nI[finite_n], part.y[finite_n]
