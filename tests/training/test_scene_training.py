@@ -149,7 +149,7 @@ def test_a_scene_without_an_outcome_is_passed_over():
 
 
 def test_a_training_resumes_bit_for_bit(tmp_path):
-    """Some sites of each scene are drawn. With a quarantine before the signal, in the second epoch, and a head phase before everything."""
+    """Some sites of each scene are drawn; a quarantine comes before the signal, in the second epoch; a head phase is first."""
     phases = [{"name": "head", "freeze": "encoder", "epochs": 1}, {"name": "all", "epochs": 2}]
 
     def training():
