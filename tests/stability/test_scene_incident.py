@@ -1,18 +1,26 @@
 """Incidents of steps on scenes: replayed bit for bit in another process, explained, and refused when their parts disagree."""
 
 import json
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from forks import LLUEVE, forks
+from llueve.config import TrainConfig
 from llueve.errors import CheckpointError
+from llueve.model.batch import Future
 from llueve.runs.directory import INCIDENT, INCIDENTS
 from llueve.runs.sealed_file import read_sealed, write_sealed
+from llueve.stability.diagnosis import explain
 from llueve.stability.incidents import explain_incident, load_incident, replay
+from llueve.step import gradients
 from small_network import LAST_END, NetworkTraining
 
-NAN = float("nan")
+sys.path.insert(0, str(Path(__file__).parent))
+from planted import NAN, planted
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +143,11 @@ def test_a_replay_depends_on_who_sees_whom(run, tmp_path):
         write_sealed(target / INCIDENT, {**tensors, "batch.x_BLC": x_BLC, "batch.position_B2": position_B2}, text)
         found.append(replay(load_incident(tmp_path / str(number))).gradient_norm)
     assert found[0] != found[1]
+
+
+def test_the_forecasting_loss_is_a_setting_that_advice_may_name(monkeypatch):
+    monkeypatch.setattr(gradients, "forecast_losses", lambda forecast_BC, *_: forecast_BC.mean(-1) * NAN)
+    step, evidence = planted(config=TrainConfig(focal_gamma=2, forecast_weight=0.5))
+    future = Future(torch.randn(8, 3), torch.ones(8, 3, dtype=torch.bool))
+    found = explain(replace(step, batch=replace(step.batch, future=future)), evidence)
+    assert found.cause == "loss_edge" and found.advice.en == "Set train.forecast_weight = 0"
