@@ -6,7 +6,7 @@ READY := .venv/.ready
 .PHONY: demo test lint types docs clean
 
 demo: $(READY)
-	$(BIN)/llueve train examples/seattle.toml --run runs/demo --overwrite
+	$(BIN)/llueve train examples/brazil.toml --run runs/demo --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -424,7 +424,7 @@ COMMANDS: dict[str, Way] = {
     "llueve incident explain runs/seattle --all --language es": runs(instead=REFUSED),
     "llueve train mine.toml --run runs/mine": runs("--overwrite"),
     "llueve train mine.toml --run runs/mine --overwrite --set train.epochs=5": runs(*sets("train.epochs=1")),
-    "llueve train examples/seattle.toml --run runs/wider --set model.width=64": runs(*sets(*QUICK)),
+    "llueve train examples/brazil.toml --run runs/alone --set 'model.sites=\"alone\"'": parses,
     "llueve evaluate runs/demo": runs(instead={"runs/demo": "runs/mine"}),
     "llueve train lima.toml --run runs/lima": runs(instead={"lima.toml": "mine.toml"}),
     "llueve incident list runs/demo": runs(instead=REFUSED),

@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from pyarrow import parquet
 from rich.console import Console
 
+import llueve
 from llueve import pipeline
 from llueve.audit import audit_panel
 from llueve.config import load_config
 from llueve.errors import GuardStop
+from llueve.runs.directory import Run
+from llueve.runs.model_files import load_model
 from llueve.sources.tables.table import read_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -78,7 +83,7 @@ def test_weather_aus_has_the_published_rows_and_counts(shared):
     assert past == {"Rainfall", "RainToday=Yes"}
 
 
-def test_the_demo_runs_on_the_embedded_data(tmp_path):
+def test_the_single_place_runs_on_the_embedded_data(tmp_path):
     config = load_config(EXAMPLES / "seattle.toml", QUICK)
     result = pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
     assert result.verification["n"] == 364
@@ -90,3 +95,29 @@ def test_the_demo_runs_on_the_embedded_data(tmp_path):
             "site,time,observed,probability,climatology,persistence,markov,logistic,gradient_boosting\nSeattle,2015-01-01,"
         )
     )
+
+
+def test_the_network_of_the_demo_is_seen_together(tmp_path):
+    """Twelve of its stations for nine months, one epoch: every station is forecast, twice a day."""
+    whole = parquet.read_table(Path(llueve.__file__).parent / "data" / "inmet_brazil.parquet")
+    frame = whole.select(["site", "time"]).to_pandas()
+    chosen = sorted(frame["site"].unique())[:12]
+    rows = frame["site"].isin(chosen) & (frame["time"] < "2023-10-01")
+    parquet.write_table(whole.filter(rows.to_numpy()), tmp_path / "network.parquet")
+    config = load_config(
+        EXAMPLES / "brazil.toml",
+        (
+            f'data.path="{tmp_path / "network.parquet"}"',
+            "split.validation_start=2023-07-01",
+            "split.test_start=2023-08-15",
+            "train.epochs=1",
+            "verify.bootstrap=100",
+            "verify.lags=[1]",
+        ),
+    )
+    result = pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
+    saved = load_model(Run(tmp_path / "run"))
+    assert [site.name for site in saved.sites] == chosen
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv", parse_dates=["time"])
+    assert set(predictions["site"]) <= set(chosen) and set(predictions["time"].dt.hour) == {0, 12}
+    assert len(predictions) == result.verification["n"]

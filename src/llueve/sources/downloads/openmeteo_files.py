@@ -129,6 +129,7 @@ def _configuration(request: OpenMeteoRequest, archive: OpenMeteoDownload, output
     if directions := [variable for variable in request.variables if "wind_direction" in variable]:
         data.append(f"wind_directions = {json.dumps(directions)}")
     settings = "\n".join(data)
+    together = "batch_size = 16         # issue times: the places see each other\n" if len(archive.names) > 2 else ""
     return f"""\
 # {shown}{more}. Open-Meteo archive ({_one_line(request.model)}), CC BY 4.0, https://open-meteo.com
 
@@ -149,6 +150,14 @@ stride = 6              # train on every sixth hour; all hours are verified
 
 [model]
 patch_length = 24       # one day in one token
+dropout = 0.3           # hours of one place are alike: without these settings the model learns them by heart
+
+[train]
+{together}epochs = 20
+patience = 5
+weight_decay = 0.05
+average_decay = 0.99
+forecast_weight = 2.0   # it also forecasts the means of the next 24 hours
 """
 
 
