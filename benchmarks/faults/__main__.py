@@ -1,6 +1,7 @@
 """The fault bench: every kind of fault, at every timing, in both precisions, with several seeds.
 
-    python -m benchmarks.faults [--held-out] [--seeds 7] [--first 0] [--processes 2] [--only TEXT] [--json FILE] [--show FILE]
+    python -m benchmarks.faults [--held-out] [--seeds 7] [--first 0] [--processes 2] [--only TEXT] [--json FILE]
+        [--show FILE]
 
 Run it from the root of the repository. Each fault is planted into a small training just before one of its steps. A row of the
 table is one kind:

@@ -1,4 +1,4 @@
-"""What the forecasting loss compares with: the mean of each variable over the horizon, unknown where nothing was observed."""
+"""Targets of the forecasting loss: the mean of each variable over the horizon, unknown where nothing was observed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from llueve.panel import Finding, feature_names
+from llueve.panel import Finding, Severity, feature_names
 from llueve.samples.split import Part, windows_with
 
 
@@ -21,7 +21,8 @@ def check_forecast_targets(panel: xr.Dataset, training: Part, horizon: int) -> I
             continue
         message = f"{name}: {total - known:,} of {total:,} training windows ({1 - known / total:.1%})"
         message = f"{message} have no value of it in the horizon, which train.forecast_weight compares with"
+        severity: Severity = "info" if known else "warning"
         what = "they do not train its forecast"
         if not known:
             what = "its forecast is not trained: name it in data.exclude, or bring its values"
-        yield Finding("unknown_target", "info" if known else "warning", f"{message}; {what}", name, count=total - known)
+        yield Finding("unknown_target", severity, f"{message}; {what}", name, count=total - known)

@@ -96,8 +96,14 @@ class WindowsConfig(Section):
     stride: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Steps between the issue times of training. Not set: a quarter of the horizon, since later ones have nearly the same
     outcome; 1 with `issue_hours`. Validation, test and the reference forecasts use every issue time."""
-    issue_hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] | None = Field(None, min_length=1)
+    issue_hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] | None = None
     """Hours of the day, UTC, at which forecasts are issued, such as `[0, 12]`: training, verification, the reference forecasts
     and predictions use no other times. Not set: every time of the data."""
     missing: Literal["mask", "raw"] = "mask"
     """Treatment of missing cells. `mask` computes without them; `raw` passes them to the model as NaN, as a demonstration."""
+
+    @model_validator(mode="after")
+    def _some_hour(self) -> Self:
+        if self.issue_hours == ():
+            raise ValueError("issue_hours is an empty list: give at least one hour, such as [0, 12], or leave it out")
+        return self
