@@ -33,6 +33,8 @@ BROKEN_CONNECTION = (
 FIRST_DAY = date(1940, 1, 1)
 """First day of ERA5, also at Open-Meteo."""
 USER_AGENT = "llueve (weather data for rain classifiers)"
+CHANCE = random.Random()
+"""A generator of its own: waiting threads leave that of the program as it is."""
 
 
 def check_request(start: date, end: date, expectations: Mapping[str, bool]) -> None:
@@ -63,7 +65,7 @@ class RetryPolicy:
 
     def wait_s(self, failures: int) -> float:
         """Exponential back-off in seconds; a random half of it keeps many clients from returning together."""
-        return min(self.first_wait_s * 2.0 ** (failures - 1), self.longest_wait_s) * random.uniform(0.5, 1.0)
+        return min(self.first_wait_s * 2.0 ** (failures - 1), self.longest_wait_s) * CHANCE.uniform(0.5, 1.0)
 
 
 class _TemporaryError(Exception):
