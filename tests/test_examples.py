@@ -39,7 +39,7 @@ def test_the_seed_case_trains_without_one_skipped_sample(seed_case, tmp_path):
     result = pipeline.train(load_config(seed_case, QUICK), tmp_path / "run", console=Console(quiet=True))
     (line,) = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert line["skipped"] == 0
-    assert line["train_loss"] < 0.75 and line["validation_loss"] < 0.75
+    assert line["train_loss"] < 1.25 and line["validation_loss"] < 0.75  # twice the forecasting loss is in the first
     assert result.verification["n"] == 1830
     assert result.verification["base_rate"] == pytest.approx(492 / 1830)
 

@@ -46,10 +46,14 @@ def decisive_keys(config: Config) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the keys with other values, in words."""
     return [
-        f"{key} was {before.get(key, ABSENT)!r} and is {now.get(key, ABSENT)!r}"
+        f"{key} was {_in_words(before.get(key, ABSENT))} and is {_in_words(now.get(key, ABSENT))}"
         for key in sorted({*before, *now})
         if before.get(key, ABSENT) != now.get(key, ABSENT)
     ]
+
+
+def _in_words(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def other_keys(config: Config) -> dict[str, Any]:
