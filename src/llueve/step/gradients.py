@@ -38,8 +38,8 @@ def loss_and_gradients(
 
     The loss is the mean over the windows with an outcome; of scenes the others are only seen. A batch of more than
     `config.batch_size` windows or scenes (`accumulate`) is computed in pieces of that size, which needs less memory and gives
-    the same gradients. Dropout draws from torch's default generator of the device: the same generator
-    state, batch and weights give the same bits on the same machine.
+    the same gradients. Dropout draws from torch's default generator of the device: the same generator state, batch and weights
+    give the same bits on the same machine.
 
     Args:
         model: in training mode for a training step; its mode is not changed.

@@ -43,7 +43,7 @@ def start_from_regression(model: TimerXLForClassification, windows: Windows, tra
         return
     best, found = _log_score(np.broadcast_to(shares_K, (len(validation_y_n), len(shares_K))), validation_y_n), None
     for penalty in PENALTIES:
-        fitted = LogisticRegression(C=penalty, max_iter=200, tol=1e-3).fit(x_nI, y_n)
+        fitted = LogisticRegression(C=penalty, max_iter=1000, tol=1e-3).fit(x_nI, y_n)
         score = _log_score(fitted.predict_proba(validation_x_nI), validation_y_n)
         logger.debug("regression with C = %g: log score on validation %.4f", penalty, score)
         if score < best:
