@@ -85,7 +85,7 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold) -> None:
         (Contingency(2, 0, 0, 3), {"sedi"}),  # perfect
         (Contingency(0, 0, 0, 0), {*NAMES} - {"f1"}),
     ],
-    ids=str,
+    ids=lambda each: " ".join(sorted(each)) if isinstance(each, set) else str(each),
 )
 def test_a_score_without_a_denominator_is_none(table, undefined) -> None:
     assert {name for name in NAMES if getattr(table, name) is None} == undefined
