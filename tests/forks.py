@@ -170,6 +170,7 @@ def _serve(address: str) -> None:
 def _attend(connection: socket.socket) -> None:
     """Start the process of a request, and tell its number and how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background without it
     content, descriptors, *_ = socket.recv_fds(connection, LARGEST, 2)
     pid = os.fork()
     if pid == 0:

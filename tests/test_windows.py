@@ -118,6 +118,20 @@ def test_stride_thins_what_the_model_is_given_and_nothing_else(make_panel, make_
         thinned(full.training, make_config(windows={"stride": 1000}), 24.0)
 
 
+def test_without_a_stride_issue_times_are_a_quarter_of_the_horizon_apart(make_panel, make_config):
+    """Also where forecasts are issued at few times alone, which no fixed grid needs to meet."""
+    panel = make_panel(times=240).assign_attrs(step_hours=2.0)
+    panel = panel.assign_coords(time=np.datetime64("2020-01-01", "ns") + np.arange(240) * np.timedelta64(2, "h"))
+    config = make_config()
+    every = thinned(split_panel(panel, config).training, config, 2.0)
+    assert set(np.diff(np.unique(every.end))) == {3}
+    panel["rain"].values[:, np.arange(240) % 12 != 10] = np.nan  # once a day
+    daily = split_panel(panel, config).training
+    assert np.array_equal(thinned(daily, config, 2.0).end, daily.end)
+    hours = make_config(windows={"issue_hours": [20]})
+    assert np.array_equal(thinned(split_panel(panel, hours).training, hours, 2.0).end, daily.end)
+
+
 def test_steps_that_the_source_has_no_row_for_are_not_judged(make_panel, make_config):
     panel = make_panel()
     recorded = np.ones(panel["a"].shape, dtype=bool)

@@ -66,16 +66,28 @@ class Split:
 
 
 def thinned(part: Part, config: Config, step_hours: float) -> Part:
-    """Every n-th issue time, as `windows.stride` asks. Raises `DataError` if the stride leaves no window."""
+    """Every n-th issue time, as `windows.stride` asks. Raises `DataError` if the stride leaves no window.
+
+    Without a stride, issue times are at least a quarter of the horizon apart, counted from the first one.
+    """
     stride = config.windows.stride
     if stride is None:
         quarter = horizon_steps(config.target.horizon_hours, step_hours) // 4
-        stride = 1 if config.windows.issue_hours is not None else max(1, quarter)
+        return part if config.windows.issue_hours is not None else part[np.isin(part.end, _apart(part.end, quarter))]
     thin = part[part.end % stride == 0]
     if not len(thin):
         all_windows = f"the {len(part)} {part.name} windows"
         raise DataError(f"windows.stride = {stride} leaves none of {all_windows}; choose a smaller stride")
     return thin
+
+
+def _apart(ends: NDArray[np.intp], steps: int) -> list[int]:
+    """Issue times from the first one on, each at least this number of steps after the one before."""
+    kept: list[int] = []
+    for end in np.unique(ends).tolist():
+        if not kept or end - kept[-1] >= steps:
+            kept.append(end)
+    return kept
 
 
 def few_shot(part: Part, times: NDArray[np.datetime64], fraction: float, seed: int) -> Part:
