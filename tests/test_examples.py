@@ -24,6 +24,7 @@ QUICK = (
     "model.width=16",
     "model.layers=1",
     "model.feed_forward=16",
+    "train.linear_start=false",
     "verify.bootstrap=100",
     "verify.lags=[1]",
 )

@@ -65,6 +65,8 @@ def settings(table: Path, missing: str, *more: str):
         "train.epochs=1",
         "train.batch_size=16",
         "train.precision=float32",
+        "train.linear_start=false",
+        "train.forecast_weight=0",
         "verify.bootstrap=100",
         "verify.lags=[1]",
     )
