@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llueve.panel import FloatArray, whole_steps
 from llueve.samples.climatology import CALENDAR_DAYS, calendar_day
 from llueve.samples.features import earlier, nearest_sites, tendency
+from llueve.samples.scale import usual_amount
 from llueve.samples.split import Part
 from llueve.verification.reference_data import ReferenceData
 
@@ -33,10 +34,6 @@ NEIGHBOURS = 8
 """Most nearest sites whose values a learned reference sees, if the model sees other sites."""
 LEAST_KNOWN = 0.5
 """Smallest share of observed steps for which a mean counts as known."""
-DRY = 0.01
-"""Share of a variable's mean below which a value counts as zero: packing leaves traces instead of zeros."""
-OFTEN_DRY = 0.1
-"""Smallest share of zeros of an intermittent variable."""
 WET = 0.1
 """Share of the median amount from which a step counts as wet."""
 
@@ -123,7 +120,7 @@ def _columns(data: ReferenceData) -> Iterator[Column]:
     neighbours = _neighbours(data)
     for c, derived in enumerate(data.derived_C):
         values_ST = data.cube_STC[:, :, c].astype(np.float64)
-        scale = _usual_amount(values_ST[:, :training_rows])
+        scale = usual_amount(values_ST[:, :training_rows])
         if derived:  # a lag or a sum of a sum would repeat what [features] made
             yield Column(_level(values_ST, scale), EITHER)
         else:
@@ -188,17 +185,6 @@ def _neighbours(data: ReferenceData) -> list[NDArray[np.intp]]:
 def _lengths(data: ReferenceData) -> list[int]:
     """Steps of the means and sums that end at the issue time."""
     return sorted({*_steps(data, MEAN_HOURS, least=2), *([data.context] if data.context > 1 else [])})
-
-
-def _usual_amount(training_ST: Doubles) -> float | None:
-    """Median amount of an intermittent variable: never negative, often zero, with more than two values. None for others."""
-    known = training_ST[~np.isnan(training_ST)]
-    if not len(known) or known.min() < 0:
-        return None
-    wet = known[known > DRY * known.mean()]
-    if len(wet) > (1 - OFTEN_DRY) * len(known) or not len(wet) or wet.min() == wet.max():
-        return None
-    return float(np.median(wet))
 
 
 def _lags(data: ReferenceData, chosen: PredictorSet) -> list[int]:
