@@ -106,8 +106,10 @@ def train(
         audit.require_clean(config.audit.allow)
         split = audit.split or split_panel(panel, config)
         scaler = fit_scaler(panel, split.training_rows)
-        build = partial(SavedModel.build, panel, split, scaler, pretrained=pretrained)
-        saved = build(config)
+        saved = SavedModel.build(panel, split, scaler, config, pretrained)
+        further = partial(SavedModel.build, panel, split, scaler, pretrained=pretrained)
+        build = further if config.train.members > 1 else None
+        del pretrained, further  # its tensors are as large as the model
         windows = saved.windows(panel, horizon_steps(config.target.horizon_hours, saved.step_hours))
         # Only now, so that neither a typing error nor bad data leaves anything behind.
         processes.on_first(lambda: _begin(run, config, start, saved, audit.as_dict(), lock))
@@ -119,7 +121,7 @@ def train(
             Tracking(config, start.run.directory, name) if processes.is_first else nullcontext() as tracking,
         ):
             job = Job(config, start.run, processes, console, tracking)
-            saved = fit_members(job, build, panel, split, windows, start)
+            saved = fit_members(job, saved, build, panel, split, windows, start)
             return Result(run.directory, processes.on_first(lambda: _finish(job, run, saved, panel, split, windows)))
 
 

@@ -54,7 +54,8 @@ class Job:
 
 def fit_members(
     job: Job,
-    build: Callable[[Config], SavedModel],
+    saved: SavedModel,
+    build: Callable[[Config], SavedModel] | None,
     panel: xr.Dataset,
     split: Split,
     windows: Windows,
@@ -64,7 +65,8 @@ def fit_members(
 
     Args:
         job, panel, split, windows: the run and its data.
-        build: makes a new model for a configuration, which differs in `train.seed` alone.
+        saved: the new model, which becomes the first member.
+        build: makes a further member for a configuration, which differs in `train.seed` alone; None for a single member.
         start: the members that are trained already, and the state of the next one.
 
     Raises:
@@ -73,7 +75,7 @@ def fit_members(
     train, states, state = job.config.train, SavedStates(job.run.directory), start.state
     for member in range(start.members, train.members):
         config = job.config.model_copy(update={"train": train.model_copy(update={"seed": train.seed + member})})
-        new = build(config)
+        new = saved if member == 0 or build is None else build(config)
         if train.members > 1:
             logger.info("member %d of %d", member + 1, train.members)
         fit(replace(job, config=config, member=member), new, panel, split, windows, state)
@@ -83,11 +85,9 @@ def fit_members(
         facts = {**training_facts(new, config, job.run, member), "trained": new.trained}
         job.processes.on_first(partial(states.write_member, member + 1, new.classifier.state_dict(), facts))
     if not job.processes.is_first:
-        return build(job.config)
+        return saved
     members = states.members()
-    return build(job.config).with_members(
-        [each.weights for each in members], [each.facts["trained"] for each in members]
-    )
+    return saved.with_members([each.weights for each in members], [each.facts["trained"] for each in members])
 
 
 def fit(
