@@ -31,7 +31,7 @@ HOURS = 6
 STEPS = int((END - START).astype(int)) // HOURS
 FEWEST_HOURS = 4
 """Of a mean or maximum. Sums of rain and means of radiation need all six."""
-LEAST_SHARE = 0.6
+LEAST_SHARE = 0.85
 """Of issue times with a known sum of rain over the next 24 hours, and of steps with temperature and pressure."""
 DARK_DEGREES = 3.0
 """Below this height of the sun at the middle of an hour, missing radiation is none: most stations report it by day only."""

@@ -8,7 +8,7 @@ import torch
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch, Future
 from llueve.model.classifier import TimerXLForClassification, VariablesHead
-from llueve.model.sites import Scenes, SiteAttention
+from llueve.model.sites import Scenes, SiteAttention, lay_out
 from llueve.model.timer_xl import TimerXL
 from llueve.panel import UNKNOWN
 from llueve.stability.diagnosis.trace import trace_step
@@ -66,10 +66,8 @@ def flagged(out, batch, calls, size, path, row):
     flag, local = torch.zeros(out.shape, dtype=torch.bool), row - first
     if not 0 <= local < len(piece):
         return flag
-    scene_B = piece.scenes.scene_B
     if "sites.layers" in path:  # (Z, M, …)
-        scene = (scene_B.unique() == scene_B[local]).nonzero().item()
-        flag[scene, int((scene_B[:local] == scene_B[local]).sum()), 1] = True
+        flag.flatten(0, 1)[lay_out(piece.scenes).slot_B[local], 1] = True
     else:
         flag[local * (len(out) // len(piece))].view(-1)[1] = True
     return flag

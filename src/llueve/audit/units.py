@@ -66,8 +66,9 @@ FEW_SITES = 5
 """Fewest sites that show the usual values of all sites."""
 FACTORS = (10.0, 100.0, 1000.0, 3.6, 25.4, 0.1, 0.01, 0.001, 1 / 3.6, 1 / 25.4)
 """Ratios of units that are mistaken for one another. Temperatures have offsets instead."""
-BEYOND = 2.0
-"""Factor beyond the spreads of all other sites from which a spread is unlike theirs."""
+BEYOND = 2.5
+"""Factor beyond the spreads of all other sites from which a spread is unlike theirs. A lighthouse has 2.3 times the wind of
+all other stations of a network."""
 
 
 def bounds(units: str | None, ordered: FloatArray, middle: float) -> tuple[float, float]:

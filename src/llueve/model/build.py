@@ -1,7 +1,13 @@
 """Build a fresh encoder and a classifier from sizes, or from the `[model]` section of the configuration."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from llueve.config import ModelConfig
 from llueve.model.classifier import MeanHead, TimerXLForClassification, VariablesHead
@@ -30,6 +36,26 @@ class EncoderSizes:
         """Return a fresh encoder of these sizes; Timer has no `positions`."""
         sizes = (self.patch_length, self.width, self.layers, self.heads, self.feed_forward, dropout)
         return Timer(*sizes) if self.architecture == "timer" else TimerXL(*sizes, positions)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Inside, the functions of `torch.nn.init` do nothing."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside, a new module has names and shapes, but no numbers: it costs neither memory nor time."""
+    # To fill a tensor without numbers, torch would first load its compiler, which takes seconds.
+    with torch.device("meta"), _Uninitialised():
+        yield
 
 
 def build_encoder(model: ModelConfig) -> PatchEncoder:

@@ -115,7 +115,9 @@ class VariablesHead(nn.Module):
         self.out = nn.Linear(hidden, classes)
         self.future = nn.Linear(hidden, variables)
         self.linear = nn.Linear(variables * inputs + facts, classes, bias=False)
-        self.register_buffer("knots_CJ", torch.linspace(-2, 2, KNOTS).repeat(variables, 1))
+        self.register_buffer(
+            "knots_CJ", torch.empty(variables, KNOTS).copy_(torch.linspace(-2, 2, KNOTS, device="cpu"))
+        )
         nn.init.normal_(self.variable_CW, std=0.02)
         nn.init.normal_(self.level_CVW, std=inputs**-0.5)
         for layer in (self.out, self.future, self.linear):
@@ -293,13 +295,13 @@ def _levels(x_BCL: Tensor, observed_BCL: Tensor, window: Normalised, recent: tup
     `recent` holds the numbers of last steps whose means are levels.
     """
     means = []
+    observed = observed_BCL.to(x_BCL.dtype)
     for steps in recent:
-        last_BCS, seen_BCS = x_BCL[..., -steps:], observed_BCL[..., -steps:]
+        last_BCS, seen_BCS = x_BCL[..., -steps:], observed[..., -steps:]
         means.append((last_BCS * seen_BCS).sum(-1) / seen_BCS.sum(-1).clamp(min=1))
     steps_L = torch.arange(1, x_BCL.shape[-1] + 1, device=x_BCL.device)
     newest_BC = (observed_BCL * steps_L).argmax(-1)
     value_BC = x_BCL.gather(-1, newest_BC[..., None]).squeeze(-1)
-    observed = observed_BCL.to(x_BCL.dtype)
     spread_BC = window.spread_BC.clamp(max=LARGEST)
     levels = (window.mean_BC, means[0], value_BC, *means[1:])
     return torch.stack((*levels, spread_BC, observed.mean(-1), observed[..., -1]), dim=-1)

@@ -5,14 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from llueve.config import Config
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, GuardStop, listed
-from llueve.model.build import build_encoder
+from llueve.model.build import build_encoder, shapes_only
 from llueve.runs.decisive_keys import decisive_keys, differences
 from llueve.runs.directory import CONFIG, MODEL, WEIGHTS, Run
 from llueve.runs.saved_model import FORMAT, ModelDescription, SavedModel
@@ -65,7 +64,7 @@ def load_model(run: Run) -> SavedModel:
             "was changed, or comes from another run; restore both from the same run, or train again"
         )
     # A wrong size in `model.json` must not cost memory or time: the weights decide before anything is built.
-    with torch.device("meta"):
+    with shapes_only():
         claimed = _joined(
             [description.build_classifier(build_encoder(description.model)).state_dict()] * description.members
         )

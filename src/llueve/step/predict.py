@@ -22,7 +22,10 @@ from llueve.samples.scenes import Network, Scene
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 
-PREDICTION_BATCH = 256
+LEAST_WINDOWS, MOST_WINDOWS = 256, 2048
+"""Windows that a forecast computes together: many of short ones, so that the overhead of each operation is small."""
+CELLS = 1_000_000
+"""Cells of the windows that a forecast computes together, between these limits."""
 
 
 class EncoderFeatures(Protocol):
@@ -50,7 +53,7 @@ def predict_logits(
     whole = part if together is None or features is not None else together.complete(part)
     logits_nK = np.empty((len(whole), model.num_classes), np.float32)
     with torch.inference_mode():
-        for scenes in _chunks(whole, together):
+        for scenes in _chunks(whole, together, _windows_at_once(windows)):
             rows = np.concatenate([scene.rows for scene in scenes])
             numbers = (
                 None if together is None else np.repeat(np.arange(len(scenes)), [len(each.rows) for each in scenes])
@@ -66,17 +69,22 @@ def predict_logits(
     return logits_nK[np.isin(_identity(whole), _identity(part))]
 
 
-def _chunks(part: Part, network: Network | None) -> Iterator[list[Scene]]:
-    """Scenes that are computed together: about `PREDICTION_BATCH` windows, each alone or with all of its issue time."""
+def _windows_at_once(windows: Windows) -> int:
+    cells: int = windows.context * windows.values_STC.shape[2]
+    return min(max(CELLS // cells, LEAST_WINDOWS), MOST_WINDOWS)
+
+
+def _chunks(part: Part, network: Network | None, size: int) -> Iterator[list[Scene]]:
+    """Scenes that are computed together: about `size` windows, each alone or with all of its issue time."""
     if network is None:
-        for start in range(0, len(part), PREDICTION_BATCH):
-            rows = np.arange(start, min(start + PREDICTION_BATCH, len(part)))
+        for start in range(0, len(part), size):
+            rows = np.arange(start, min(start + size, len(part)))
             yield [Scene(rows, np.ones(len(rows), np.bool_))]
         return
     waiting: list[Scene] = []
     for scene in network.scenes(part):
         waiting.append(scene)
-        if sum(len(each.rows) for each in waiting) >= PREDICTION_BATCH:
+        if sum(len(each.rows) for each in waiting) >= size:
             yield waiting
             waiting = []
     if waiting:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from llueve.config.model_keys import LARGEST_MODEL
 from llueve.errors import CheckpointError, UsageError, listed
-from llueve.model.build import EncoderSizes
+from llueve.model.build import EncoderSizes, shapes_only
 from llueve.model.checkpoints.locate import weight_file
 from llueve.model.checkpoints.tensor_sizes import sizes_of
 from llueve.model.checkpoints.weight_files import read_tensors
@@ -174,7 +174,7 @@ def inspect_checkpoint(path: str | Path) -> tuple[LoadReport, dict[str, Tensor]]
     named = {renamed[name]: tensor for name, tensor in found.items()}
     sizes = sizes_of(file, named)
     try:
-        with torch.device("meta"):
+        with shapes_only():
             expected = {name: tensor.shape for name, tensor in sizes.build().state_dict().items()}
     except UsageError as error:
         raise CheckpointError(f"{file}: {error}") from error

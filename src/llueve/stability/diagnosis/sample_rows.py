@@ -3,17 +3,16 @@
 Outside the attention across sites, the first dimension of a tensor is the sample, alone or merged with others. Inside it a
 tensor is laid out by scene and place: (Z, M, …), (Z·M, …) or (Z, H, M, …), where smaller scenes leave places empty.
 
-Shapes: B samples, Z scenes, M most samples of a scene, H heads.
+Shapes: B samples, Z scenes, M places of a scene, H heads.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from llueve.model.batch import Batch
-from llueve.model.sites import SiteAttention
+from llueve.model.sites import Scenes, SiteAttention, lay_out
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class PieceRows:
     first: int
     """Position of its first sample in the batch."""
     count: int
-    scene_B: Tensor | None
-    """Number of each sample's scene; None if each sample is alone."""
+    scenes: Scenes | None
+    """None if each sample is alone."""
     attention: str
     """Path of the attention across sites in the model; empty without one."""
 
@@ -36,7 +35,7 @@ class PieceRows:
         """
         in_attention = bool(self.attention) and f"{module}.".startswith(f"{self.attention}.")
         # A product of batches may have its samples anywhere; that of the encoder has them first.
-        is_product = operation == "matmul" and not (self.scene_B is not None and module.startswith("encoder"))
+        is_product = operation == "matmul" and not (self.scenes is not None and module.startswith("encoder"))
         if is_product or module.startswith(f"{self.attention}.relation"):
             return ()
         flag_B = self._by_place(bad) if in_attention else None
@@ -48,17 +47,14 @@ class PieceRows:
 
     def _by_place(self, bad: Tensor) -> Tensor | None:
         """The flags of a tensor that is laid out by scene and place, (B,); None if it is not."""
-        assert self.scene_B is not None
-        order_B = self.scene_B.argsort(stable=True)
-        size_Z = self.scene_B[order_B].unique_consecutive(return_counts=True)[1]
-        places = (len(size_Z), int(size_Z.max()))
+        assert self.scenes is not None
+        layout = lay_out(self.scenes)
+        places = tuple(layout.used_ZM.shape)
         if bad.ndim == 4 and (bad.shape[0], bad.shape[2]) == places:
             bad = bad.transpose(1, 2)
-        elif not bad.ndim or (bad.shape[:2] != places and len(bad) != places[0] * places[1]):
+        elif not bad.ndim or (bad.shape[:2] != places and len(bad) != layout.used_ZM.numel()):
             return None
-        flag_ZM = bad.reshape(*places, -1).any(-1)
-        used_ZM = torch.arange(places[1], device=bad.device) < size_Z[:, None]
-        return torch.zeros_like(order_B, dtype=torch.bool).index_copy(0, order_B, flag_ZM[used_ZM])
+        return bad.reshape(layout.used_ZM.numel(), -1).any(-1)[layout.slot_B]
 
 
 def piece_rows(model: nn.Module, batch: Batch, size: int) -> Iterator[PieceRows]:
@@ -66,7 +62,7 @@ def piece_rows(model: nn.Module, batch: Batch, size: int) -> Iterator[PieceRows]
     attention = next((name for name, each in model.named_modules() if isinstance(each, SiteAttention)), "")
     first = 0
     for piece in batch.pieces(size):
-        yield PieceRows(first, len(piece), None if piece.scenes is None else piece.scenes.scene_B, attention)
+        yield PieceRows(first, len(piece), piece.scenes, attention)
         first += len(piece)
 
 
