@@ -6,6 +6,9 @@ A panel is an `xarray.Dataset` with
 - one float32 variable per quantity, NaN where it was not observed (a gap in time is NaN too);
 - `attrs["units"]` on a variable if the source gives its unit, and on a precipitation variable
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
+- `attrs["quantity"]` on a variable whose physical quantity is known: a CF standard name of `llueve.quantities.catalogue`;
+  with `attrs["quantity_detail"]` (`maximum`, `09:00`, `sine` …, or empty), `attrs["quantity_from"]` (the evidence), and
+  `attrs["quantity_units"]` if the unit of the values is known, even where `attrs["units"]` is absent;
 - `attrs["derived"]`: True on a variable that was computed from another one of the panel;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
@@ -25,6 +28,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from llueve.errors import DataError
+from llueve.quantities.catalogue import Meaning, Origin, meaning_of
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -48,6 +52,43 @@ class Finding:
     """Time of the first case, ISO 8601."""
     last: str | None = None
     count: int | None = None
+
+
+@dataclass(frozen=True)
+class KnownQuantity:
+    """The physical quantity of one variable."""
+
+    meaning: Meaning
+    origin: Origin
+    """The evidence that it rests on."""
+    units: str | None
+    """Unit of the values; None if it is unknown, or for the sine or cosine of a direction."""
+    reason: str = ""
+    """The values that decided, in words; empty for other evidence."""
+
+    def as_attributes(self) -> dict[str, str]:
+        """The attributes of a variable of a panel."""
+        return {
+            "quantity": self.meaning.quantity.name,
+            "quantity_detail": self.meaning.detail,
+            "quantity_from": self.origin,
+            **({} if self.units is None else {"quantity_units": self.units}),
+            **({"quantity_reason": self.reason} if self.reason else {}),
+        }
+
+
+def known_quantities(panel: xr.Dataset) -> dict[str, KnownQuantity]:
+    """The quantity of each variable that has one, by name, in the order of the panel."""
+    found = {}
+    for name, array in _data_variables(panel):
+        attrs = array.attrs
+        if (
+            "quantity" in attrs
+            and (meaning := meaning_of(f"{attrs['quantity']} {attrs['quantity_detail']}")) is not None
+        ):
+            reason = attrs.get("quantity_reason", "")
+            found[name] = KnownQuantity(meaning, attrs["quantity_from"], attrs.get("quantity_units"), reason)
+    return found
 
 
 def minute(time: np.datetime64) -> str:

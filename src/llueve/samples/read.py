@@ -15,6 +15,7 @@ from llueve.paths import path_problem
 from llueve.samples.features import add_features
 from llueve.samples.split import cut_indices
 from llueve.sources.grids.archive import is_gridded
+from llueve.sources.identify import with_quantities
 from llueve.sources.tables.positions import with_positions
 from llueve.sources.tables.table import read_table
 
@@ -62,6 +63,7 @@ def read_source(
         newer = {"path": new, "exclude": (*data.exclude, *label), "more_paths": (), "start": None, "end": None}
         data = data.model_copy(update=newer)
     panel = _read(data, config.regions, None if new is not None else target, known_categories)
+    panel = with_quantities(panel, data.quantities, data.wind_directions, is_new=new is not None)
     if data.positions is not None:
         panel = with_positions(panel, data.positions)
     if data.seen_only:

@@ -20,6 +20,7 @@ from llueve.panel import BoolArray, Finding, check_panel
 from llueve.sources.findings import finding_at
 from llueve.sources.grids import accumulation, grib
 from llueve.sources.grids.archive import GridFile, open_archive
+from llueve.sources.grids.cf_attributes import cf_attributes
 from llueve.sources.grids.era5_settings import check_names, check_settings, check_target, hours_late
 from llueve.sources.grids.fields import Field, FileFields, read_fields, reading
 from llueve.sources.grids.merge import RegionSeries, merge
@@ -226,7 +227,7 @@ def _variable(
 ) -> tuple[Any, list[Finding]]:
     """A variable by (site, time) with its unit and the hours of sums; and findings. The period of rain enters `periods`."""
     name, (units, noise) = fields[0].name, units_and_noise
-    values_TR, attrs, findings = series.mean_TR, dict[str, Any](), []
+    values_TR, attrs, findings = series.mean_TR, cf_attributes(fields[0]), []
     kinds = {accumulation.is_accumulated(field) for field in fields}
     if len(kinds) > 1:
         raise DataError(f"{name}: a sum over time in some files and an instant in others; read them separately")

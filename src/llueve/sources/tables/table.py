@@ -60,6 +60,7 @@ def read_table(
     axes, about_times = panel_axes(table, data, times, sites)
     arrays, categories, about_columns = _features(table, data, target, axes, times, known_categories)
     _set_accumulation(arrays, table, data, target, axes.step_hours)
+    _set_names(arrays, table)
     if target is not None and target.label is not None and target.label in table.frame:
         label = label_column(table, data, target, target.label)
         array = _by_time(axes, label)
@@ -188,6 +189,15 @@ def _set_accumulation(
     for name, value in hours.items():
         if name in arrays:
             arrays[name].attrs["accumulation_hours"] = value
+
+
+def _set_names(arrays: dict[str, xr.Variable], table: RawTable) -> None:
+    """Set the CF standard name that the file gives, and the name that its format defines."""
+    for name, array in arrays.items():
+        if standard_name := table.standard_names.get(name):
+            array.attrs["standard_name"] = standard_name
+        if table.vocabulary is not None:
+            array.attrs["defined_name"] = (table.vocabulary, name)
 
 
 def _check_names(table: RawTable, data: DataConfig, target: TargetConfig | None, require_label: bool) -> None:
