@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from llueve.quantities.unit_table import Dimension, Unit, unit_of
+from llueve.quantities.unit_table import Dimension, Unit, scale, unit_of
 
 Statistic = Literal["maximum", "minimum"]
 """Statistic of a variable over its step, as in the CF attribute `cell_methods`."""
@@ -47,6 +47,14 @@ class Quantity:
         unit = unit_of(self.units)
         assert unit is not None, self.units
         return unit
+
+    def conversion(self, units: str | None, hours: float) -> tuple[float, float] | None:
+        """Factor and offset from these units to the canonical one; None if the quantity is not measured in them.
+
+        `hours` are those that one value covers: rates become amounts over them, and sums of energy mean powers.
+        """
+        unit = unit_of(units)
+        return None if unit is None or unit.dimension not in self.accepted else scale(unit, self.unit, hours)
 
 
 Dimensions = tuple[Dimension, ...]

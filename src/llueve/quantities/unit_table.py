@@ -153,8 +153,8 @@ def scale(unit: Unit, to: Unit, hours: float) -> tuple[float, float] | None:
         bridges = {
             ("length", "water"): 1000.0,  # one metre of water is 1,000 kg m-2
             ("water", "length"): 0.001,
-            ("water rate", "water"): hours,
-            ("speed", "water"): 3.6e6 * hours,  # m s-1 to mm h-1
+            ("water rate", "length"): 0.001 * hours,
+            ("speed", "length"): 3600.0 * hours,
             ("energy", "flux"): 1 / (3600.0 * hours),
             ("ratio", "mass ratio"): 10.0,  # one percent is 10 g kg-1
         }

@@ -15,9 +15,10 @@ from llueve.panel import Finding, KnownQuantity, feature_names, known_quantities
 from llueve.quantities.catalogue import NONE, QUANTITIES, SAME_AS, Meaning, Origin, Statistic, meaning_of
 from llueve.quantities.header_words import LONE_RAIN, VOCABULARIES
 from llueve.quantities.name_meanings import NameMeanings, compact, defined_by, look_up
-from llueve.quantities.unit_table import scale, unit_of
+from llueve.quantities.unit_table import unit_of
 from llueve.sources.names_and_units import unknown_name
 from llueve.sources.pressure_level import pressure_level
+from llueve.sources.quantity_agreement import disagreements
 from llueve.sources.quantity_values import COMMON_UNITS, Sample, misfit
 
 LISTED = 40
@@ -55,10 +56,10 @@ def with_quantities(
     names = feature_names(panel)
     parts = {f"{column}_{part}": column for column in wind_directions for part in ("sin", "cos")}
     if not is_new:
-        known = [*names, *wind_directions]
+        variables = [*names, *wind_directions]
         for name in configured:
-            if name not in known:
-                raise unknown_name(str(panel.attrs.get("source", "")), "data.quantities", name, "variables", known)
+            if name not in variables:
+                raise unknown_name(str(panel.attrs.get("source", "")), "data.quantities", name, "variables", variables)
     answers: dict[str, Answer] = {}
     for name in names:
         column = parts.get(name, name)
@@ -69,6 +70,9 @@ def with_quantities(
             answers[name] = _direction_part(name, column)
         else:
             answers[name] = _identified(panel, name)
+    known = {name: each for name, each in answers.items() if isinstance(each, KnownQuantity)}
+    for name, reason in disagreements(panel, known).items():
+        answers[name] = _contradiction(name, f"it seems to be {known[name].meaning}, but {reason}")
     answers = _alone(answers, _defined(panel))
     panel = panel.copy(deep=False)
     for name, answer in answers.items():
@@ -92,7 +96,8 @@ def _configured(panel: xr.Dataset, name: str, text: str, is_part: bool) -> Answe
     if units is None:
         fitting = _fitting_units(meaning, Sample.of(panel, name))
         units = fitting[0] if len(fitting) == 1 else None
-    return KnownQuantity(meaning, "configured", None if meaning.part else _usable(units, meaning))
+    usable = meaning.part is None and meaning.quantity.conversion(units, 1.0) is not None
+    return KnownQuantity(meaning, "configured", units if usable else None)
 
 
 def _direction_part(name: str, column: str) -> Answer:
@@ -175,14 +180,14 @@ def _with_unit(panel: xr.Dataset, name: str, found: NameMeanings, evidence: str,
         return _without_unit(panel, name, found, evidence, sample, origin)
     meant = _names(found.meanings)
     quiet = not found.sure and len(compact(name)) < 3  # a letter such as `p` may stand for anything
-    if (unit := unit_of(units)) is None:
+    if unit_of(units) is None:
         reason = f"its {evidence} says {meant}, but llueve does not know its unit {shortened(units)}"
         return (
             None
             if quiet
             else Doubt(False, reason, f"set data.quantities.{_key(name)}, or write the unit as mm or m s-1")
         )
-    fitting = [each for each in found.meanings if scale(unit, each.quantity.unit, sample.hours) is not None]
+    fitting = [each for each in found.meanings if each.quantity.conversion(units, sample.hours) is not None]
     if not fitting:
         return None if quiet else _contradiction(name, f"its {evidence} says {meant}, but its unit is {units}")
     misfits = {each: misfit(each.quantity, units, sample) for each in fitting}
@@ -247,12 +252,6 @@ def _fitting_units(meaning: Meaning, sample: Sample) -> list[str]:
     kinds = {quantity.unit.dimension, *(("energy",) if "energy" in quantity.accepted else ())}
     common = [unit for kind in kinds for unit in COMMON_UNITS[kind]]
     return [unit for unit in common if misfit(quantity, unit, sample) is None]
-
-
-def _usable(units: str | None, meaning: Meaning) -> str | None:
-    """The unit if it can be converted to that of the quantity."""
-    unit = unit_of(units)
-    return units if unit is not None and scale(unit, meaning.quantity.unit, 1.0) is not None else None
 
 
 def _alone(answers: dict[str, Answer], defined: frozenset[str]) -> dict[str, Answer]:

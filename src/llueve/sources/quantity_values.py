@@ -8,7 +8,7 @@ import xarray as xr
 
 from llueve.panel import FloatArray
 from llueve.quantities.catalogue import Quantity
-from llueve.quantities.unit_table import Dimension, scale, unit_of
+from llueve.quantities.unit_table import Dimension
 
 MOST_CELLS = 100_000
 """Largest number of cells that are compared: a sample of a large panel."""
@@ -50,15 +50,19 @@ class Sample:
     def of(cls, panel: xr.Dataset, name: str) -> "Sample":
         """The values of a variable, or regularly chosen ones of many."""
         array = panel.variables[name]
-        flat = array.values.reshape(-1)
-        stride = max(1, flat.size // MOST_CELLS)
-        while stride > 1 and gcd(stride, 24 * 365) > 1:  # not always the same hour or day
-            stride += 1
-        values = flat[::stride]
+        values = spread_cells(array.values)
         values = values[np.isfinite(values)]
         step_hours = float(panel.attrs["step_hours"])
         hours = float(array.attrs.get("accumulation_hours", step_hours))
         return cls(values, float(np.median(values)) if len(values) else nan, hours)
+
+
+def spread_cells(values_ST: FloatArray) -> FloatArray:
+    """All cells of a variable, or at most about 100,000 at equal distances."""
+    stride = max(1, values_ST.size // MOST_CELLS)
+    while stride > 1 and gcd(stride, 24 * 365) > 1:  # not always the same hour or day
+        stride += 1
+    return values_ST.reshape(-1)[::stride]
 
 
 def misfit(quantity: Quantity, units: str, sample: Sample) -> str | None:
@@ -66,9 +70,7 @@ def misfit(quantity: Quantity, units: str, sample: Sample) -> str | None:
 
     Values without a cell contradict nothing. Zeros do not count among the values in range, since most rain is zero.
     """
-    unit = unit_of(units)
-    converted = None if unit is None else scale(unit, quantity.unit, sample.hours)
-    if converted is None:
+    if (converted := quantity.conversion(units, sample.hours)) is None:
         return f"its unit is {units}"
     if sample.is_empty:
         return None
