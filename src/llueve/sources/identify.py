@@ -11,7 +11,7 @@ from typing import Any
 import xarray as xr
 
 from llueve.errors import listed, shortened
-from llueve.panel import Finding, KnownQuantity, feature_names, known_quantities
+from llueve.panel import Finding, KnownQuantity, feature_names
 from llueve.quantities.catalogue import NONE, QUANTITIES, SAME_AS, Meaning, Origin, Statistic, meaning_of
 from llueve.quantities.header_words import LONE_RAIN, VOCABULARIES
 from llueve.quantities.name_meanings import NameMeanings, compact, defined_by, look_up
@@ -72,17 +72,24 @@ def with_quantities(
             answers[name] = _identified(panel, name)
     known = {name: each for name, each in answers.items() if isinstance(each, KnownQuantity)}
     for name, reason in disagreements(panel, known).items():
-        answers[name] = _contradiction(name, f"it seems to be {known[name].meaning}, but {reason}")
-    answers = _alone(answers, _defined(panel))
-    panel = panel.copy(deep=False)
+        answers[name] = _contradiction(name, f"it is taken for {known[name].meaning}, but {reason}")
+    defined = frozenset(name for name in names if _definition(_evidence(panel, name)) is not None)
+    answers = _alone(answers, defined)
+    findings = (*panel.attrs.get("findings", ()), *_findings(panel, answers, defined))
+    found = panel.copy(deep=False)
     for name, answer in answers.items():
+        if standard_name := _evidence(panel, name).get("standard_name"):
+            found.variables[name].attrs["standard_name"] = standard_name
         if isinstance(answer, KnownQuantity):
-            panel.variables[name].attrs.update(answer.as_attributes())
-    return panel.assign_attrs(findings=(*panel.attrs.get("findings", ()), *_findings(panel, answers)))
+            found.variables[name].attrs.update(answer.as_attributes())
+    found.attrs = {key: value for key, value in panel.attrs.items() if key != "evidence"} | {"findings": findings}
+    return found
 
 
-def _defined(panel: xr.Dataset) -> frozenset[str]:
-    return frozenset(name for name in feature_names(panel) if _definition(panel.variables[name].attrs) is not None)
+def _evidence(panel: xr.Dataset, name: str) -> Mapping[str, Any]:
+    """Facts of the reader on one variable: standard_name, long_name, cell_methods, step_type, defined_name, above_ground."""
+    evidence: Mapping[str, Any] = panel.attrs.get("evidence", {}).get(name, {})
+    return evidence
 
 
 def _configured(panel: xr.Dataset, name: str, text: str, is_part: bool) -> Answer:
@@ -110,38 +117,38 @@ def _direction_part(name: str, column: str) -> Answer:
 
 def _identified(panel: xr.Dataset, name: str) -> Answer:
     """The quantity by the standard name in the file, by the definition of its format, or by the names of the variable."""
-    attrs = panel.variables[name].attrs
-    if attrs.get("above_ground"):
+    evidence = _evidence(panel, name)
+    if evidence.get("above_ground"):
         return None
-    defined = _definition(attrs)
-    if standard := attrs.get("standard_name"):
+    defined = _definition(evidence)
+    if standard := evidence.get("standard_name"):
         quantity = SAME_AS.get(standard, standard)
         if quantity in QUANTITIES:
-            meaning = Meaning(QUANTITIES[quantity], _statistic(attrs, defined))
+            meaning = Meaning(QUANTITIES[quantity], _statistic(evidence, defined))
             return _checked(panel, name, meaning, "standard_name", f"standard name {standard}")
         if (found := look_up(standard)) is None or found.sure:
             return None  # the file says that it is another quantity
         return _by_name(panel, name, found, standard)
     if defined is not None:
         if defined.statistic is None:
-            defined = replace(defined, statistic=_statistic(attrs, None))
+            defined = replace(defined, statistic=_statistic(evidence, None))
         return _checked(panel, name, defined, "name", f"name {name!r}")
-    for label in (name, attrs.get("long_name")):
+    for label in (name, evidence.get("long_name")):
         if label and (found := look_up(label)) is not None:
             return _by_name(panel, name, found, label)
     return None
 
 
-def _definition(attrs: Mapping[str, Any]) -> Meaning | None:
+def _definition(evidence: Mapping[str, Any]) -> Meaning | None:
     """The meaning by a name that the format of the file defines, such as an element of GHCN-Daily."""
-    title, name = attrs.get("defined_name", (None, None))
+    title, name = evidence.get("defined_name", (None, None))
     vocabulary = next((each for each in VOCABULARIES if each.title == title), None)
     return None if vocabulary is None else defined_by(vocabulary, name)
 
 
-def _statistic(attrs: Mapping[str, Any], defined: Meaning | None) -> Statistic | None:
+def _statistic(evidence: Mapping[str, Any], defined: Meaning | None) -> Statistic | None:
     """The extreme that the values are: by `cell_methods`, else by a defined name, else by the `stepType` of GRIB."""
-    methods = str(attrs.get("cell_methods", ""))
+    methods = str(evidence.get("cell_methods", ""))
     statistics: tuple[Statistic, Statistic] = ("maximum", "minimum")
     for each in statistics:
         if f"time: {each}" in methods:
@@ -149,7 +156,7 @@ def _statistic(attrs: Mapping[str, Any], defined: Meaning | None) -> Statistic |
     if defined is not None and defined.statistic is not None:
         return defined.statistic
     by_step: dict[str, Statistic] = {"max": "maximum", "min": "minimum"}
-    return by_step.get(str(attrs.get("step_type", "")))
+    return by_step.get(str(evidence.get("step_type", "")))
 
 
 def _checked(panel: xr.Dataset, name: str, meaning: Meaning, origin: Origin, evidence: str) -> Answer:
@@ -268,18 +275,18 @@ def _alone(answers: dict[str, Answer], defined: frozenset[str]) -> dict[str, Ans
     return {**answers, **changed}
 
 
-def _findings(panel: xr.Dataset, answers: Mapping[str, Answer]) -> list[Finding]:
+def _findings(panel: xr.Dataset, answers: Mapping[str, Answer], defined: frozenset[str]) -> list[Finding]:
     """One finding that lists all guesses, and one for each doubt."""
     findings = []
-    defined = _defined(panel)
     guesses = []
-    for name, known in known_quantities(panel).items():
-        if known.origin not in ("configured", "standard_name") and name not in defined:
-            unit = "unit unknown" if known.units is None else None
-            if known.units and not panel.variables[name].attrs.get("units"):
-                unit = f"taken as {known.units}"
-            facts = (f"by its {known.origin}", known.reason, unit)
-            guesses.append(f"{name} = {known.meaning} ({'; '.join(filter(None, facts))})")
+    for name, known in answers.items():
+        if not isinstance(known, KnownQuantity) or known.origin in ("configured", "standard_name") or name in defined:
+            continue
+        unit = "unit unknown" if known.units is None else None
+        if known.units and not panel.variables[name].attrs.get("units"):
+            unit = f"taken as {known.units}"
+        facts = (f"by its {known.origin}", known.reason, unit)
+        guesses.append(f"{name} = {known.meaning} ({'; '.join(filter(None, facts))})")
     if guesses:
         message = (
             f"quantities by guess: {listed(guesses, LISTED)}; correct a wrong one in data.quantities, and a wrong unit in "

@@ -42,9 +42,9 @@ def disagreements(panel: xr.Dataset, known: Mapping[str, KnownQuantity]) -> dict
 
     def doubt(quantity: str, difference: Doubles, most: float, reason: str) -> None:
         difference = difference[np.isfinite(difference)]
-        if known[by_name[quantity]].origin != "configured" and len(difference) >= FEWEST:
-            if (middle := float(np.median(difference))) > most:
-                found[by_name[quantity]] = reason.format(middle)
+        middle = float(np.median(difference)) if len(difference) >= FEWEST else 0.0
+        if middle > most and known[by_name[quantity]].origin != "configured":
+            found[by_name[quantity]] = reason.format(middle)
 
     if {"air_temperature", "dew_point_temperature"} <= by_name.keys():
         warm, dew = by_name["air_temperature"], by_name["dew_point_temperature"]

@@ -69,6 +69,7 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
             )
         findings += about_regions + about_boxes + time_findings(times_of, axis, step) + _checksum_findings(fields)
         selection = CellSelection.of(sites, grid.shape)
+        evidence = {name: cf_attributes(same[0]) for name, same in fields.items()}
         panel, about_variables, cells_VR = _reduced(data, fields, sites, selection, axis, step, compute)
     findings += about_variables
     findings += _cell_findings(chosen, list(fields), cells_VR[:, : len(chosen)], named=bool(regions))
@@ -85,6 +86,7 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
     findings.append(Finding("reanalysis", "info", REANALYSIS))
     panel.attrs = {"step_hours": step / HOUR, "source": data.path, "findings": tuple(findings), "categories": {}}
     # Another grid, area or polygon would make other means under the same names.
+    panel.attrs["evidence"] = evidence
     panel.attrs["cells"] = {
         region.name: {"count": len(region.cells), "with_values": int(cells_R.max()), "sha256": region.identity(grid)}
         for region, cells_R in zip(sites if regions else [], cells_VR.T, strict=False)
@@ -227,7 +229,7 @@ def _variable(
 ) -> tuple[Any, list[Finding]]:
     """A variable by (site, time) with its unit and the hours of sums; and findings. The period of rain enters `periods`."""
     name, (units, noise) = fields[0].name, units_and_noise
-    values_TR, attrs, findings = series.mean_TR, cf_attributes(fields[0]), []
+    values_TR, attrs, findings = series.mean_TR, dict[str, Any](), []
     kinds = {accumulation.is_accumulated(field) for field in fields}
     if len(kinds) > 1:
         raise DataError(f"{name}: a sum over time in some files and an instant in others; read them separately")

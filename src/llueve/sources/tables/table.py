@@ -1,6 +1,6 @@
 """Tables as panels: `read_table`, for CSV, Parquet, Open-Meteo answers and GHCN-Daily files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,7 +60,6 @@ def read_table(
     axes, about_times = panel_axes(table, data, times, sites)
     arrays, categories, about_columns = _features(table, data, target, axes, times, known_categories)
     _set_accumulation(arrays, table, data, target, axes.step_hours)
-    _set_names(arrays, table)
     if target is not None and target.label is not None and target.label in table.frame:
         label = label_column(table, data, target, target.label)
         array = _by_time(axes, label)
@@ -81,6 +80,7 @@ def read_table(
         "source": data.path,
         "findings": (*table.findings, *about_sites, *about_times, *about_columns),
         "categories": categories,
+        "evidence": _evidence(arrays, table),
         "sites_in_file": [axes.sites[code] for code in dict.fromkeys(axes.site_of_row.tolist())],
     }
     return check_panel(panel)
@@ -191,13 +191,15 @@ def _set_accumulation(
             arrays[name].attrs["accumulation_hours"] = value
 
 
-def _set_names(arrays: dict[str, xr.Variable], table: RawTable) -> None:
-    """Set the CF standard name that the file gives, and the name that its format defines."""
-    for name, array in arrays.items():
+def _evidence(names: Iterable[str], table: RawTable) -> dict[str, dict[str, object]]:
+    """By variable, the CF standard name that the file gives, and the name that its format defines."""
+    evidence: dict[str, dict[str, object]] = {}
+    for name in names:
         if standard_name := table.standard_names.get(name):
-            array.attrs["standard_name"] = standard_name
+            evidence.setdefault(name, {})["standard_name"] = standard_name
         if table.vocabulary is not None:
-            array.attrs["defined_name"] = (table.vocabulary, name)
+            evidence.setdefault(name, {})["defined_name"] = (table.vocabulary, name)
+    return evidence
 
 
 def _check_names(table: RawTable, data: DataConfig, target: TargetConfig | None, require_label: bool) -> None:
