@@ -7,8 +7,8 @@ A panel is an `xarray.Dataset` with
 - `attrs["units"]` on a variable if the source gives its unit, and on a precipitation variable
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
 - `attrs["quantity"]` on a variable whose physical quantity is known: a CF standard name of `llueve.quantities.catalogue`;
-  with `attrs["quantity_detail"]` (`maximum`, `09:00`, `sine` …, or empty), `attrs["quantity_from"]` (the evidence), and
-  `attrs["quantity_units"]` if the unit of the values is known, even where `attrs["units"]` is absent;
+  with `attrs["quantity_from"]` (the evidence), `attrs["quantity_detail"]` if it is a `maximum`, a value at `09:00` or a
+  `sine`, and `attrs["quantity_units"]` if the unit of the values is known, even where `attrs["units"]` is absent;
 - `attrs["derived"]`: True on a variable that was computed from another one of the panel;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
@@ -28,7 +28,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from llueve.errors import DataError
-from llueve.quantities.catalogue import Meaning, Origin, meaning_of
+from llueve.quantities.catalogue import NONE, Meaning, Origin, meaning_of
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -70,7 +70,7 @@ class KnownQuantity:
         """The attributes of a variable of a panel."""
         return {
             "quantity": self.meaning.quantity.name,
-            "quantity_detail": self.meaning.detail,
+            **({"quantity_detail": self.meaning.detail} if self.meaning.detail else {}),
             "quantity_from": self.origin,
             **({} if self.units is None else {"quantity_units": self.units}),
             **({"quantity_reason": self.reason} if self.reason else {}),
@@ -82,10 +82,8 @@ def known_quantities(panel: xr.Dataset) -> dict[str, KnownQuantity]:
     found = {}
     for name, array in _data_variables(panel):
         attrs = array.attrs
-        if (
-            "quantity" in attrs
-            and (meaning := meaning_of(f"{attrs['quantity']} {attrs['quantity_detail']}")) is not None
-        ):
+        text = f"{attrs.get('quantity', NONE)} {attrs.get('quantity_detail', '')}".strip()
+        if (meaning := meaning_of(text)) is not None:
             reason = attrs.get("quantity_reason", "")
             found[name] = KnownQuantity(meaning, attrs["quantity_from"], attrs.get("quantity_units"), reason)
     return found
