@@ -76,8 +76,8 @@ def misfit(quantity: Quantity, units: str, sample: Sample) -> str | None:
         return None
     factor, offset = converted
     margin = 1e-5 * max(abs(quantity.least), abs(quantity.largest))  # float32
-    least, largest = ((bound - offset) / factor for bound in (quantity.least - margin, quantity.largest + margin))
-    outside = (sample.values < least) | (sample.values > largest)
+    least, largest = ((bound - offset) / factor for bound in (quantity.least, quantity.largest))
+    outside = (sample.values < least - margin / factor) | (sample.values > largest + margin / factor)
     if outside.sum() > WRONG_SHARE * max(int(np.count_nonzero(sample.values)), 1):
         worst = sample.values[outside][np.argmax(np.abs(sample.values[outside]))]
         return (
