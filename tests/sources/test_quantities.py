@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+from rich.console import Console
 
-from llueve.config import Config, load_config, parse_config
+from llueve.audit.report import audit_panel, render
+from llueve.config import Config, TargetConfig, load_config, parse_config
 from llueve.errors import ConfigError, DataError
 from llueve.panel import Finding, fingerprint, known_quantities
+from llueve.quantities.header_words import VOCABULARIES
+from llueve.quantities.name_meanings import look_up
+from llueve.quantities.unit_table import unit_of
+from llueve.runs.decisive_keys import decisive_keys
 from llueve.samples.read import read_source
 from llueve.sources.grids.era5 import read_era5
 from llueve.sources.identify import with_quantities
@@ -510,3 +517,30 @@ def test_values_units_and_fingerprint_do_not_change(tmp_path: Path, shared: Call
     assert fingerprint(known) == fingerprint(grid)
     for name in map(str, grid.data_vars):
         assert known[name].attrs["units"] == grid[name].attrs["units"]
+
+
+def test_runs_from_before_the_key_still_belong_to_their_model() -> None:
+    assert "data.quantities" not in decisive_keys(config_of("table.csv"))
+    assert decisive_keys(config_of("table.csv", quantities={"x": "none"}))["data.quantities"] == {"x": "none"}
+
+
+def test_the_audit_shows_quantities(tmp_path: Path) -> None:
+    path = table(tmp_path, {"temperature [degC]": CELSIUS, "rain [mm]": np.abs(CELSIUS), "foo": CELSIUS})
+    config = config_of(path).model_copy(update={"target": TargetConfig(variable="rain", threshold_mm=1.0)})
+    audit = audit_panel(read_source(config), config)
+    assert audit.as_dict()["quantities"] == {
+        "temperature": {"quantity": "air_temperature", "units": "degC", "from": "name"},
+        "rain": {"quantity": "precipitation_amount", "units": "mm", "from": "name"},
+    }
+    console = Console(width=100, file=StringIO(), record=True)
+    console.print(render(audit))
+    assert "air_temperature" in console.export_text()
+
+
+def test_every_name_of_a_source_is_found_again() -> None:
+    for vocabulary in VOCABULARIES:
+        for text, names in vocabulary.names.items():
+            for name in names.split(", "):
+                found = look_up(name)
+                assert found is not None and text in map(str, found.meanings), name
+                assert all(unit_of(unit) is not None for unit in found.units), name

@@ -168,7 +168,6 @@ NASA_POWER = Vocabulary(
         "wind_speed maximum": "ws10m_max, ws2m_max", "wind_speed minimum": "ws10m_min, ws2m_min",
         "precipitation_amount": "prectot, prectotcorr",
         SHORTWAVE: "allsky_sfc_sw_dwn", LONGWAVE: "allsky_sfc_lw_dwn", "toa_incoming_shortwave_flux": "toa_sw_dwn",
-        "surface_temperature": "skin temperature, ts_max",
         "cloud_area_fraction": "cloud_amt", WATER_VAPOR: "tqv",
     },
 )  # fmt: skip
@@ -217,7 +216,7 @@ AIRPORTS = Vocabulary(
      "pressure": "hPa"},
     {
         "air_temperature": "tmpf, tmpc", "dew_point_temperature": "dwpf, dwpc", "relative_humidity": "relh",
-        "wind_from_direction": "drct", "wind_speed": "sknt", "wind_speed_of_gust": "gust_kt",
+        "wind_from_direction": "drct", "wind_speed": "sknt",
         "precipitation_amount": "p01m", SEA_LEVEL: "mslp", "visibility_in_air": "vsby",
     },
 )  # fmt: skip
