@@ -21,6 +21,7 @@ from llueve.config import Config, Section
 from llueve.config.section import key_docstrings
 from llueve.quantities.catalogue import QUANTITIES, SAME_AS
 from llueve.quantities.header_words import SEVERAL_MEANINGS, VOCABULARIES
+from llueve.quantities.unit_table import SPELLINGS
 
 FOLDER, SOURCE = Path(__file__).parent, Path(llueve.__file__).parent
 NOTE = "<!-- Written by docs/generate.py: do not edit; change the code and run `make docs`. -->"
@@ -268,17 +269,25 @@ def quantities_page() -> str:
         for meaning in sorted({name, *meanings}):
             given = {each.title: each.names[meaning].split(", ") for each in VOCABULARIES if meaning in each.names}
             names = "; ".join(f"{title}: {', '.join(f'`{word}`' for word in words)}" for title, words in given.items())
+            bounds = f"{quantity.least:g} … {quantity.largest:g}"
             rows.append(
-                f"| `{meaning}` | {quantity.units} | {quantity.least:g} … {quantity.largest:g} | {names or '-'} |"
+                f"| `{meaning}` | {quantity.units} | {', '.join(quantity.accepted)} | {bounds} | {names or '-'} |"
             )
     several = (
         f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {', '.join(f'`{each}`' for each in meanings)} |"
         for names, meanings in SEVERAL_MEANINGS.items()
     )
     others = (f"| `{other}` | `{name}` |" for other, name in SAME_AS.items())
+    units = (
+        f"| {kind} | {'; '.join(', '.join(f'`{each}`' for each in spelled.split(' | ')) for spelled in spellings)} |"
+        for kind, spellings in SPELLINGS.items()
+    )
     tables = (
-        "Each quantity, its canonical unit, the range of its values, and the names by source:",
-        table("quantity | unit | range | names", rows),
+        "Each quantity with its canonical unit, the kinds of units that it may have, the range of its values, and the names by "
+        "source:",
+        table("quantity | unit | kinds | range | names", rows),
+        "The units of each kind. `W/m²`, `W m**-2` and `w m^-2` are one spelling:",
+        table("kind | units", units),
         "Names that need a unit or values to decide:",
         table("names | may be", several),
         "Other standard names, and the quantity that they become:",

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from llueve.audit.report import audit_panel, render
@@ -437,6 +439,8 @@ def test_a_standard_name_in_parquet_wins(tmp_path: Path) -> None:
         ({"standard_name": "air_temperature", "long_name": "Temperature at 850 hPa"}, None),
         ({"standard_name": "geopotential"}, None),
         ({"standard_name": "unknown", "long_name": "2 metre temperature"}, "air_temperature"),
+        ({"GRIB_shortName": "mn2t", "GRIB_stepType": "max"}, "air_temperature minimum"),
+        ({"GRIB_shortName": "2t", "GRIB_stepType": "max"}, "air_temperature maximum"),
         ({"GRIB_shortName": "mx2t", "GRIB_stepType": "max"}, "air_temperature maximum"),
         ({"GRIB_typeOfLevel": "isobaricInhPa", "standard_name": "air_temperature"}, None),
     ],
@@ -489,6 +493,27 @@ def test_an_unknown_quantity_is_refused_with_near_names(text: str, parts: tuple[
     message = str(caught.value)
     assert "data.quantities" in message and "T2" in message and len(message) < 1000
     assert [part for part in parts if part not in message] == []
+
+
+def test_a_gust_is_a_maximum_by_itself(grid_file: Callable[..., Path]) -> None:
+    path = grid_file("grid.nc", {"fg10": np.broadcast_to(HUMIDITY[:96, None, None] / 5, (96, 3, 4)).astype(np.float32)})
+    with xr.open_dataset(path) as dataset:
+        changed = dataset.load()
+    changed["fg10"].attrs = {"units": "m s**-1", "GRIB_shortName": "10fg", "GRIB_stepType": "max"}
+    changed.to_netcdf(path)
+    assert meanings(panel_of(path, format="era5")) == {"fg10": "wind_speed_of_gust"}
+
+
+def test_a_direction_that_is_no_direction_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path, {"dir": HUMIDITY})
+    with pytest.raises(DataError, match=r"says air_temperature for a column of data\.wind_directions"):
+        panel_of(path, quantities={"dir": "air_temperature"}, wind_directions=["dir"])
+
+
+def test_sunshine_of_a_month(tmp_path: Path) -> None:
+    times = pd.date_range("2000-01-01", periods=HOURS, freq="30D")
+    panel = panel_of(table(tmp_path, {"sunshine [h]": 2 * HUMIDITY}, times))
+    assert meanings(panel) == {"sunshine": "duration_of_sunshine"}
 
 
 def test_an_unknown_variable_is_refused(tmp_path: Path) -> None:
@@ -544,3 +569,23 @@ def test_every_name_of_a_source_is_found_again() -> None:
                 found = look_up(name)
                 assert found is not None and text in map(str, found.meanings), name
                 assert all(unit_of(unit) is not None for unit in found.units), name
+
+
+@given(st.text(max_size=60), st.text(max_size=20), st.floats(-1e6, 1e6))
+def test_no_name_and_no_unit_is_an_error(name: str, unit: str, value: float) -> None:
+    times = np.datetime64("2024-01-01", "ns") + np.arange(3) * np.timedelta64(1, "h")
+    values = np.full((1, 3), value, np.float32)
+    array = (("site", "time"), values, {"units": unit})
+    panel = xr.Dataset({f"x{name}": array, name.strip("x") or "y": array}, {"site": ["a"], "time": times})
+    known = with_quantities(panel.assign_attrs(step_hours=1.0, findings=()), {}, ())
+    assert set(known_quantities(known)) <= set(map(str, panel.data_vars))
+
+
+@pytest.mark.parametrize("unit", ["W/m²", "W m**-2", "w m^-2", "Wm-2", "W.m-2", "watt / m2"])
+def test_one_unit_in_many_spellings(unit: str) -> None:
+    assert unit_of(unit) == unit_of("W m-2")
+
+
+@pytest.mark.parametrize("unit", ["", "x", "m m", "/", "per", "1/", "°", "W" * 10_000, "kg/", "²"])
+def test_no_unit(unit: str) -> None:
+    assert unit_of(unit) is None or unit == "°"

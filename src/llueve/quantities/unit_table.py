@@ -34,7 +34,7 @@ class Unit:
     offset: float = 0.0
 
 
-_TABLE: dict[Dimension, dict[str, tuple[float, float] | float]] = {
+SPELLINGS: dict[Dimension, dict[str, tuple[float, float] | float]] = {
     "temperature": {  # base: degC
         "degC | °C | C | celsius | degrees celsius | degree celsius | deg_C | grados C | graus C": 1.0,
         "K | kelvin | kelvins": (1.0, -273.15),
@@ -104,7 +104,7 @@ _TABLE: dict[Dimension, dict[str, tuple[float, float] | float]] = {
     "mass ratio": {"g kg-1": 1.0, "kg kg-1": 1000.0},  # base: g kg-1
     "specific energy": {"J kg-1": 1.0, "kJ kg-1": 1000.0, "m2 s-2": 1.0},  # base: J kg-1
 }
-"""Spellings of a unit, with its factor, or factor and offset, to the base unit of its dimension."""
+"""Spellings of each unit, separated by bars, with its factor, or factor and offset, to the base unit of its dimension."""
 
 _TOKEN = re.compile(r"([a-z%]+)\s?(-?\d+)?")
 _PER = re.compile(r"/|\bper\b")
@@ -125,7 +125,7 @@ def normalised(text: str) -> str:
 
 def _units() -> dict[str, Unit]:
     found: dict[str, Unit] = {}
-    for dimension, rows in _TABLE.items():
+    for dimension, rows in SPELLINGS.items():
         for spellings, number in rows.items():
             factor, offset = number if isinstance(number, tuple) else (number, 0.0)
             for spelling in spellings.split(" | "):

@@ -63,11 +63,11 @@ def read_source(
         newer = {"path": new, "exclude": (*data.exclude, *label), "more_paths": (), "start": None, "end": None}
         data = data.model_copy(update=newer)
     panel = _read(data, config.regions, None if new is not None else target, known_categories)
-    panel = with_quantities(panel, data.quantities, data.wind_directions, is_new=new is not None)
     if data.positions is not None:
         panel = with_positions(panel, data.positions)
     if data.seen_only:
         panel = _with_seen_only(panel, data, is_new=new is not None)
+    panel = with_quantities(panel, data.quantities, data.wind_directions, is_new=new is not None)
     return add_features(panel, config.features)
 
 

@@ -4,13 +4,14 @@ The evidence, the most certain first: the configuration, a CF standard name or a
 name with its unit, its values. A contradiction makes a finding and no quantity. Nothing in the values or units changes.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import xarray as xr
 
-from llueve.errors import listed, shortened
+from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding, KnownQuantity, feature_names
 from llueve.quantities.catalogue import NONE, QUANTITIES, SAME_AS, Meaning, Origin, Statistic, meaning_of
 from llueve.quantities.header_words import LONE_RAIN, VOCABULARIES
@@ -21,6 +22,7 @@ from llueve.sources.pressure_level import pressure_level
 from llueve.sources.quantity_agreement import disagreements
 from llueve.sources.quantity_values import COMMON_UNITS, Sample, misfit
 
+GUST = "wind_speed_of_gust"
 LISTED = 40
 """Largest number of guesses that a finding names."""
 
@@ -51,7 +53,7 @@ def with_quantities(
         is_new: True for newer data of a trained model, which may lack configured variables.
 
     Raises:
-        DataError: `configured` names something that is not a variable.
+        DataError: `configured` names something that is not a variable, or a column of `wind_directions` that is no direction.
     """
     names = feature_names(panel)
     parts = {f"{column}_{part}": column for column in wind_directions for part in ("sin", "cos")}
@@ -93,10 +95,16 @@ def _evidence(panel: xr.Dataset, name: str) -> Mapping[str, Any]:
 
 
 def _configured(panel: xr.Dataset, name: str, text: str, is_part: bool) -> Answer:
-    """The quantity that `data.quantities` gives, which overrules all other evidence."""
+    """The quantity that `data.quantities` gives, which overrules all other evidence; a part of a direction must be one."""
     if (meaning := meaning_of(text)) is None:
         return None
     if is_part:
+        if meaning.quantity.unit.dimension != "angle":
+            source = panel.attrs.get("source", "the data")
+            raise DataError(
+                f"{source}: data.quantities says {meaning} for a column of data.wind_directions; expected a direction, such as "
+                "wind_from_direction: correct one of the two keys"
+            )
         meaning = replace(meaning, part="sine" if name.endswith("_sin") else "cosine")
     attrs = panel.variables[name].attrs
     units = attrs.get("units") or getattr(look_up(name), "said", None)
@@ -124,15 +132,13 @@ def _identified(panel: xr.Dataset, name: str) -> Answer:
     if standard := evidence.get("standard_name"):
         quantity = SAME_AS.get(standard, standard)
         if quantity in QUANTITIES:
-            meaning = Meaning(QUANTITIES[quantity], _statistic(evidence, defined))
+            meaning = _with_statistic(Meaning(QUANTITIES[quantity]), _statistic(evidence, defined))
             return _checked(panel, name, meaning, "standard_name", f"standard name {standard}")
         if (found := look_up(standard)) is None or found.sure:
             return None  # the file says that it is another quantity
         return _by_name(panel, name, found, standard)
     if defined is not None:
-        if defined.statistic is None:
-            defined = replace(defined, statistic=_statistic(evidence, None))
-        return _checked(panel, name, defined, "name", f"name {name!r}")
+        return _checked(panel, name, _with_statistic(defined, _statistic(evidence, defined)), "name", f"name {name!r}")
     for label in (name, evidence.get("long_name")):
         if label and (found := look_up(label)) is not None:
             return _by_name(panel, name, found, label)
@@ -157,6 +163,11 @@ def _statistic(evidence: Mapping[str, Any], defined: Meaning | None) -> Statisti
         return defined.statistic
     by_step: dict[str, Statistic] = {"max": "maximum", "min": "minimum"}
     return by_step.get(str(evidence.get("step_type", "")))
+
+
+def _with_statistic(meaning: Meaning, statistic: Statistic | None) -> Meaning:
+    """The meaning with a statistic; a gust is a maximum by itself."""
+    return meaning if meaning.quantity.name == GUST else replace(meaning, statistic=statistic)
 
 
 def _checked(panel: xr.Dataset, name: str, meaning: Meaning, origin: Origin, evidence: str) -> Answer:
@@ -305,4 +316,5 @@ def _findings(panel: xr.Dataset, answers: Mapping[str, Answer], defined: frozens
 
 def _key(name: str) -> str:
     """A name as a key of a table in TOML."""
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else f'"{name[:60]}"'
+    is_bare = name.replace("_", "").replace("-", "").isalnum() and name.isascii()
+    return name if is_bare else json.dumps(name[:60], ensure_ascii=False)

@@ -75,15 +75,16 @@ def misfit(quantity: Quantity, units: str, sample: Sample) -> str | None:
     if sample.is_empty:
         return None
     factor, offset = converted
+    days = max(1.0, sample.hours / 24) if quantity.is_sum else 1.0  # amounts of a month may be larger
     margin = 1e-5 * max(abs(quantity.least), abs(quantity.largest))  # float32
-    least, largest = ((bound - offset) / factor for bound in (quantity.least, quantity.largest))
+    least, largest = ((days * bound - offset) / factor for bound in (quantity.least, quantity.largest))
     outside = (sample.values < least - margin / factor) | (sample.values > largest + margin / factor)
     if outside.sum() > WRONG_SHARE * max(int(np.count_nonzero(sample.values)), 1):
         worst = sample.values[outside][np.argmax(np.abs(sample.values[outside]))]
         return (
             f"{outside.mean():.1%} of its values lie outside {least:.4g} to {largest:.4g} {units}, such as {worst:.6g}"
         )
-    least, largest = ((bound - offset) / factor for bound in (quantity.usual_least, quantity.usual_largest))
+    least, largest = ((days * bound - offset) / factor for bound in (quantity.usual_least, quantity.usual_largest))
     if not least <= sample.median <= largest:
         return f"its median of {sample.median:.6g} {units} lies outside {least:.4g} to {largest:.4g} {units}"
     return None
