@@ -15,6 +15,7 @@ A panel is an `xarray.Dataset` with
 - a coordinate `recorded` by `(site, time)`: True if the source has a row, even an empty one;
 - optional coordinates `latitude`, `longitude` (degrees, -180 … 180) and `elevation_m` by `site`;
 - an optional coordinate `seen_only` by `site`: True for surroundings, which the model sees but never forecasts;
+- optional `attrs["evidence"]`: facts of the reader on what each variable is, until `sources/identify.py` has used them;
 - `attrs["step_hours"]`, and `attrs["findings"]`: the reader's findings and changes, as a tuple of `Finding`.
 """
 

@@ -270,6 +270,8 @@ def test_ghcn_daily(tmp_path: Path) -> None:
         ("T [degC]", "air_temperature"),
         ("RH [%]", "relative_humidity"),
         ("tas [degC]", "air_temperature"),
+        ("9am cloud amount (%)", "cloud_area_fraction 09:00"),
+        ("Minimum temperature (°C)", "air_temperature minimum"),
         ("T2M_MAX [C]", "air_temperature maximum"),
         ("temperature_2m_mean (°C)", "air_temperature"),
     ],
@@ -285,6 +287,8 @@ def test_headers_of_many_sources(tmp_path: Path, header: str, quantity: str) -> 
     "header",
     [
         "t2m_lag_1d [K]",
+        "cloud_low [%]",
+        "rain_max [mm]",
         "temperature_850hPa [°C]",
         "wind_speed_100m [m/s]",
         "temp_change [°C]",

@@ -183,6 +183,7 @@ SEVERAL_MEANINGS: dict[str, tuple[str, ...]] = {
     "humidity, hum, humedad, umidade, humidite, feuchte, feuchtigkeit, hu": _HUMIDITIES,
     "pressure, pres, press, airpressure, baro, barometer, presion, presion atmosferica, pressao, pressao atmosferica, "
     "pression, pression atmospherique, druck, luftdruck, atmospheric pressure, air_pressure, barometric pressure": _PRESSURES,
+    "ps": (SURFACE,),
     "p": (*_PRESSURES, "precipitation_amount"),
     "pp": (SEA_LEVEL, "precipitation_amount"),
     "pr": ("precipitation_amount", *_PRESSURES),

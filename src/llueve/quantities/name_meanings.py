@@ -21,8 +21,8 @@ _UNIT_SUFFIXES = {
 }  # fmt: skip
 """Last words of a name, such as `temperature_c`, and the unit that they say."""
 _STATISTICS: dict[str, Statistic | None] = {
-    **dict.fromkeys(("maximum", "maxima", "maximo", "maximale", "max", "high"), "maximum"),
-    **dict.fromkeys(("minimum", "minima", "minimo", "minimale", "min", "low"), "minimum"),
+    **dict.fromkeys(("maximum", "maxima", "maximo", "maximale", "max"), "maximum"),
+    **dict.fromkeys(("minimum", "minima", "minimo", "minimale", "min"), "minimum"),
     **dict.fromkeys(("mean", "average", "avg", "media", "moyenne", "mittel"), None),
 }
 _WORDS = "|".join(sorted(_STATISTICS, key=len, reverse=True))

@@ -85,8 +85,8 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
         findings.append(Finding("moved_stamps", "info", message))
     findings.append(Finding("reanalysis", "info", REANALYSIS))
     panel.attrs = {"step_hours": step / HOUR, "source": data.path, "findings": tuple(findings), "categories": {}}
-    # Another grid, area or polygon would make other means under the same names.
     panel.attrs["evidence"] = evidence
+    # Another grid, area or polygon would make other means under the same names.
     panel.attrs["cells"] = {
         region.name: {"count": len(region.cells), "with_values": int(cells_R.max()), "sha256": region.identity(grid)}
         for region, cells_R in zip(sites if regions else [], cells_VR.T, strict=False)
