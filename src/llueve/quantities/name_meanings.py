@@ -52,8 +52,10 @@ def compact(name: str) -> str:
 
 
 def _assumed(vocabulary: Vocabulary, quantity: Quantity) -> str | None:
-    kind = "water" if "water" in quantity.accepted else quantity.unit.dimension
-    return vocabulary.units.get(quantity.name) or vocabulary.units.get(kind)
+    """The unit that a source means where its file gives none; for an amount of water it must always be given."""
+    if "water rate" in quantity.accepted:
+        return None
+    return vocabulary.units.get(quantity.name) or vocabulary.units.get(quantity.unit.dimension)
 
 
 def _table() -> dict[str, NameMeanings]:
@@ -70,7 +72,7 @@ def _table() -> dict[str, NameMeanings]:
                 units = dict.fromkeys((*known.units, *([unit] if unit else ())))
                 found[name] = NameMeanings(tuple(meanings), tuple(units), len(meanings) == 1 and len(name) > 2)
                 general |= set() if vocabulary.units else {name}
-    # A word of a language says nothing about the unit, even if a source has the same name.
+    # A name that is also in use with other units says nothing about the unit.
     found |= {name: replace(found[name], units=()) for name in general}
     for names, texts in SEVERAL_MEANINGS.items():
         meanings = dict.fromkeys(meaning for text in texts if (meaning := meaning_of(text)) is not None)

@@ -22,8 +22,8 @@ class Vocabulary:
 
     title: str
     units: dict[str, str]
-    """Unit of a quantity by its name; or of all others of a kind by the dimension of their canonical unit, `water` for depths
-    of water."""
+    """Unit where a file gives none: of a quantity by its name, or of all others by the dimension of their canonical unit. Empty
+    if the names have several units in use. An amount of precipitation never has one: too much depends on it."""
     names: dict[str, str]
     """By meaning, as `meaning_of` reads it: names, separated by commas."""
 
@@ -31,7 +31,7 @@ class Vocabulary:
 ERA5 = Vocabulary(
     "ERA5, ERA5-Land",
     {"temperature": "K", "pressure": "Pa", "speed": "m s-1", "length": "m", "flux": "J m-2", "ratio": "1",
-     "specific energy": "J kg-1", "water": "m", WATER_VAPOR: "kg m-2", SOIL_WATER: "m3 m-3"},
+     "specific energy": "J kg-1", WATER_VAPOR: "kg m-2", SOIL_WATER: "m3 m-3"},
     {
         "air_temperature": "t2m, 2t, 2m_temperature, 2 metre temperature",
         "dew_point_temperature": "d2m, 2d, 2m_dewpoint_temperature, 2 metre dewpoint temperature",
@@ -75,7 +75,7 @@ ERA5 = Vocabulary(
 OPEN_METEO = Vocabulary(
     "Open-Meteo",
     {"temperature": "degC", "pressure": "hPa", "speed": "km/h", "flux": "W m-2", "ratio": "%",
-     "thickness_of_snowfall_amount": "cm", "surface_snow_thickness": "m", "length": "m", "water": "mm", WATER_VAPOR: "kg m-2",
+     "thickness_of_snowfall_amount": "cm", "surface_snow_thickness": "m", "length": "m", WATER_VAPOR: "kg m-2",
      "duration_of_sunshine": "s", SOIL_WATER: "m3 m-3", "specific energy": "J kg-1",
      "water_vapor_saturation_deficit_in_air": "kPa"},
     {
@@ -116,8 +116,7 @@ OPEN_METEO = Vocabulary(
 )  # fmt: skip
 GHCN = Vocabulary(
     "GHCN-Daily",
-    {"temperature": "degC", "pressure": "hPa", "speed": "m s-1", "ratio": "%", "water": "mm",
-     "thickness_of_snowfall_amount": "mm", "surface_snow_thickness": "mm", "duration_of_sunshine": "min"},
+    {},  # its tables in other formats have tenths, or the units of the United States
     {
         "air_temperature": "tavg",
         TEMPERATURE_MAXIMUM: "tmax", TEMPERATURE_MINIMUM: "tmin",
@@ -135,7 +134,7 @@ GHCN = Vocabulary(
 )  # fmt: skip
 INMET = Vocabulary(
     "INMET",
-    {"temperature": "degC", "pressure": "hPa", "speed": "m s-1", "ratio": "%", "water": "mm", "flux": "kJ m-2"},
+    {"temperature": "degC", "pressure": "hPa", "speed": "m s-1", "ratio": "%", "flux": "kJ m-2"},
     {
         "air_temperature": "temp ins, temperatura do ar bulbo seco horaria",
         TEMPERATURE_MAXIMUM: "temperatura maxima na hora ant aut",
@@ -157,7 +156,7 @@ INMET = Vocabulary(
 )  # fmt: skip
 NASA_POWER = Vocabulary(
     "NASA POWER",
-    {"temperature": "degC", "pressure": "kPa", "speed": "m s-1", "ratio": "%", "water": "mm", "mass ratio": "g kg-1"},
+    {"temperature": "degC", "pressure": "kPa", "speed": "m s-1", "ratio": "%", "mass ratio": "g kg-1"},
     {
         "air_temperature": "t2m",
         TEMPERATURE_MAXIMUM: "t2m_max", TEMPERATURE_MINIMUM: "t2m_min",
@@ -173,8 +172,7 @@ NASA_POWER = Vocabulary(
 )  # fmt: skip
 METEOSTAT = Vocabulary(
     "Meteostat",
-    {"temperature": "degC", "pressure": "hPa", "speed": "km/h", "ratio": "%", "water": "mm",
-     "surface_snow_thickness": "mm", "duration_of_sunshine": "min"},
+    {},  # buoys and others have the same names, with other units
     {
         "air_temperature": "tavg",
         TEMPERATURE_MAXIMUM: "tmax", TEMPERATURE_MINIMUM: "tmin",
@@ -185,7 +183,7 @@ METEOSTAT = Vocabulary(
 )  # fmt: skip
 BOM = Vocabulary(
     "BOM, weatherAUS",
-    {"temperature": "degC", "pressure": "hPa", "speed": "km/h", "ratio": "%", "water": "mm",
+    {"temperature": "degC", "pressure": "hPa", "speed": "km/h", "ratio": "%",
      "cloud_area_fraction": "okta", "duration_of_sunshine": "h"},
     {
         TEMPERATURE_MAXIMUM: "MaxTemp", TEMPERATURE_MINIMUM: "MinTemp",
@@ -201,7 +199,7 @@ BOM = Vocabulary(
 CF_SHORT = Vocabulary(
     "CMIP, ECA&D",
     {"temperature": "K", "pressure": "Pa", "speed": "m s-1", "flux": "W m-2", "ratio": "%",
-     "water": "kg m-2 s-1", WATER_VAPOR: "kg m-2", "specific_humidity": "kg kg-1"},
+     WATER_VAPOR: "kg m-2", "specific_humidity": "kg kg-1"},
     {
         "air_temperature": "tas", TEMPERATURE_MAXIMUM: "tasmax", TEMPERATURE_MINIMUM: "tasmin",
         "relative_humidity": "hurs", "specific_humidity": "huss", SEA_LEVEL: "psl",
@@ -212,8 +210,7 @@ CF_SHORT = Vocabulary(
 )  # fmt: skip
 AIRPORTS = Vocabulary(
     "Airport reports (ASOS, METAR)",
-    {"temperature": "degF", "speed": "kt", "ratio": "%", "visibility_in_air": "mi", "water": "mm",
-     "pressure": "hPa"},
+    {"temperature": "degF", "speed": "kt", "ratio": "%", "visibility_in_air": "mi", "pressure": "hPa"},
     {
         "air_temperature": "tmpf, tmpc", "dew_point_temperature": "dwpf, dwpc", "relative_humidity": "relh",
         "wind_from_direction": "drct", "wind_speed": "sknt",
