@@ -22,6 +22,17 @@ class Future(NamedTuple):
     future_known_BC: Tensor
 
 
+class NextDays(NamedTuple):
+    """What the pre-training compares with, after each patch: the next patch of each variable, and amounts of rain in it."""
+
+    next_BCNP: Tensor
+    """In the units of the input; zero where unknown."""
+    next_known_BCNP: Tensor
+    rain_BNR: Tensor
+    """1 if at least each amount fell, otherwise 0; zero where unknown."""
+    rain_known_BNR: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """The input of the model for some windows, and their outcomes."""
@@ -39,6 +50,8 @@ class Batch:
     """The windows that see each other, one scene after the other; None if each window is alone."""
     future: Future | None = None
     """None without a forecasting loss."""
+    days: NextDays | None = None
+    """None but in a pre-training."""
 
     def __len__(self) -> int:
         return len(self.y_B)
@@ -53,6 +66,7 @@ class Batch:
         given += [] if self.features is None else [self.features]
         given += [] if self.scenes is None else [self.scenes.position_B2]
         given += [] if self.future is None else [self.future.future_BC]
+        given += [] if self.days is None else [self.days.next_BCNP, self.days.rain_BNR]
         return torch.stack([each.isfinite().flatten(1).all(1) for each in given]).all(0)
 
     def to(self, device: torch.device) -> "Batch":
@@ -98,7 +112,8 @@ class Batch:
         plain = {each.name: tensors[each.name] for each in fields(cls) if each.name in tensors}
         scenes = Scenes(**{name: tensors[name] for name in Scenes._fields}) if "scene_B" in tensors else None
         future = Future(**{name: tensors[name] for name in Future._fields}) if "future_BC" in tensors else None
-        return cls(**plain, scenes=scenes, future=future)
+        days = NextDays(**{name: tensors[name] for name in NextDays._fields}) if "next_BCNP" in tensors else None
+        return cls(**plain, scenes=scenes, future=future, days=days)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch.of({name: change(tensor) for name, tensor in self.tensors().items()})
@@ -106,7 +121,9 @@ class Batch:
 
 def answer(model: TimerXLForClassification, batch: Batch) -> Answer:
     """Return logits and forecasts of the windows of a batch, from cached features of the encoder if it has them."""
-    pooled = model.pool(batch.x_BLC, batch.observed_BLC) if batch.features is None else batch.features
+    pooled = batch.features
+    if pooled is None:
+        pooled = model.pool(batch.x_BLC, batch.observed_BLC, batch.facts_BF)
     return model.answer(pooled, batch.facts_BF, batch.scenes)
 
 

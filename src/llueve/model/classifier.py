@@ -16,6 +16,7 @@ from llueve.errors import UsageError
 from llueve.model.kernels.dropout import Dropout
 from llueve.model.patches import Normalised, PatchEncoder, to_patches
 from llueve.model.sites import Scenes, SiteAttention
+from llueve.model.weather_xl import PLACE_FACTS, WeatherXL
 from llueve.panel import FloatArray
 
 NOTE_HIDDEN = 128
@@ -33,12 +34,23 @@ EXTRAS = 3
 """Further values of one variable: spread of the window, observed share of it, 1 if the last step was observed."""
 
 
+class DayForecasts(NamedTuple):
+    """What the pre-training forecasts after each patch."""
+
+    next_BCNP: Tensor
+    """The values of each variable in the next patch, in the units of the input."""
+    rain_BNR: Tensor
+    """Logits of at least each amount of rain within the next patch."""
+
+
 class Answer(NamedTuple):
     """The output of a head."""
 
     logits_BK: Tensor
     future_BC: Tensor | None = None
     """Forecast of each variable's mean over the horizon, in training-set units; None from a head without forecasts."""
+    days: DayForecasts | None = None
+    """None but in a pre-training."""
 
 
 class MeanHead(nn.Module):
@@ -158,6 +170,21 @@ class VariablesHead(nn.Module):
         return torch.cat((through_BCVJ.flatten(2), level_BCV[..., self.levels :]), dim=-1)
 
 
+class DayHead(nn.Module):
+    """Head of the pre-training: after each patch the next values of each variable, and probabilities of amounts of rain.
+
+    All its weights belong to the encoder. Its logits are those of the second amount of rain after the last patch.
+    """
+
+    def forward(self, pooled_BCNX: Tensor, encoder: WeatherXL) -> Answer:
+        """Answer from the tokens of all patches, and 1 beside each present one: X = D + 1."""
+        token_BCND, present_BCN = pooled_BCNX[..., :-1], pooled_BCNX[..., -1] > 0
+        rain_BNR = encoder.rain(encoder.summary(token_BCND, present_BCN))
+        logit_B = rain_BNR[:, -1, 1]
+        logits_BK = torch.stack((torch.zeros_like(logit_B), logit_B), dim=-1)
+        return Answer(logits_BK, days=DayForecasts(encoder.forecasting(token_BCND), rain_BNR))
+
+
 class TimerXLForClassification(nn.Module):
     """An encoder with a classification head.
 
@@ -178,7 +205,7 @@ class TimerXLForClassification(nn.Module):
         self,
         encoder: PatchEncoder,
         num_classes: int,
-        head: "Literal['variables', 'mean'] | MeanHead | VariablesHead" = "mean",
+        head: "Literal['variables', 'mean'] | MeanHead | VariablesHead | DayHead" = "mean",
         *,
         num_variables: int | None = None,
         num_facts: int = 0,
@@ -244,20 +271,28 @@ class TimerXLForClassification(nn.Module):
             facts_BF: facts known at issue time; None for a model without facts.
             scenes: the windows that see each other, for a model with `sites`.
         """
-        return self.answer(self.pool(x_BLC, observed_BLC), facts_BF, scenes).logits_BK
+        return self.answer(self.pool(x_BLC, observed_BLC, facts_BF), facts_BF, scenes).logits_BK
 
-    def pool(self, x_BLC: Tensor, observed_BLC: Tensor | None = None) -> Tensor:
-        """Return the input of the head, (B, *pooled_shape); with a frozen encoder it never changes for a window."""
+    def pool(self, x_BLC: Tensor, observed_BLC: Tensor | None = None, facts_BF: Tensor | None = None) -> Tensor:
+        """Return the input of the head, (B, *pooled_shape); with a frozen encoder it never changes for a window.
+
+        The last facts are those of place and time, if the encoder takes them.
+        """
         x_BCL = x_BLC.transpose(1, 2)
         observed_BCL = (
             torch.ones_like(x_BCL, dtype=torch.bool) if observed_BLC is None else observed_BLC.transpose(1, 2)
         )
         window = self.encoder.normalise(x_BCL, observed_BCL)
         given_BCL = window.x_BCL if self.instance_norm else x_BCL.clamp(-LARGEST, LARGEST)
-        token_BCND = self.encoder.tokens(given_BCL, observed_BCL, self.gap_embedding_D)
+        place_BG = None
+        if isinstance(self.encoder, WeatherXL) and facts_BF is not None:
+            place_BG = facts_BF[:, -PLACE_FACTS:]
+        token_BCND = self.encoder.tokens(given_BCL, observed_BCL, self.gap_embedding_D, place_BG)
         present_BCN = to_patches(observed_BCL, self.encoder.patch_length).any(-1)
         if isinstance(self.head, MeanHead):
             return _mean_over(token_BCND.flatten(1, 2), present_BCN.flatten(1))
+        if isinstance(self.head, DayHead):
+            return torch.cat((token_BCND, present_BCN[..., None].to(token_BCND.dtype)), dim=-1)
         level_BCV = _levels(x_BCL, observed_BCL, window, (self.encoder.patch_length, *self.head.recent_steps))
         return torch.cat((_mean_over(token_BCND, present_BCN), token_BCND[:, :, -1], level_BCV), dim=-1)
 
@@ -265,6 +300,8 @@ class TimerXLForClassification(nn.Module):
         """Return logits and forecasts from the output of `pool`."""
         if isinstance(self.head, MeanHead):
             return cast(Answer, self.head(pooled, self.encoder.forecasting))
+        if isinstance(self.head, DayHead):
+            return cast(Answer, self.head(pooled, self.encoder))
         if facts_BF is None:
             facts_BF = pooled.new_zeros((len(pooled), 0))
         return cast(Answer, self.head(pooled, facts_BF, scenes))
@@ -280,7 +317,10 @@ class TimerXLForClassification(nn.Module):
     def pooled_shape(self, variables: int) -> tuple[int, ...]:
         """Return the dimensions of the output of `pool` for one window."""
         width = self.encoder.width
-        return (width,) if isinstance(self.head, MeanHead) else (variables, 2 * width + self.head.levels + EXTRAS)
+        if isinstance(self.head, VariablesHead):
+            return variables, 2 * width + self.head.levels + EXTRAS
+        assert isinstance(self.head, MeanHead)
+        return (width,)
 
 
 def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:

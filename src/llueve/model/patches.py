@@ -107,9 +107,19 @@ class PatchEncoder(nn.Module, ABC):
         normalised = (centred_BCL / spread_BC1, mean_BC1.squeeze(-1), spread_BC1.squeeze(-1))
         return Normalised(*(each.to(given) for each in normalised))
 
+    def enriched(
+        self, token_BCND: Tensor, patch_BCNP: Tensor, observed_BCNP: Tensor, place_BG: Tensor | None
+    ) -> Tensor:
+        """Return the tokens with what an encoder adds to its patch embeddings; the published ones add nothing."""
+        return token_BCND
+
     @quick_products()
     def tokens(
-        self, x_BCL: Tensor, observed_BCL: Tensor | None = None, gap_embedding_D: Tensor | None = None
+        self,
+        x_BCL: Tensor,
+        observed_BCL: Tensor | None = None,
+        gap_embedding_D: Tensor | None = None,
+        place_BG: Tensor | None = None,
     ) -> Tensor:
         """Return tokens after the final norm, (B, C, N, D).
 
@@ -118,8 +128,10 @@ class PatchEncoder(nn.Module, ABC):
             observed_BCL: True where observed; None if everything was observed. A token with an observation never sees a
                 patch without one, and every token has something to attend to.
             gap_embedding_D: added to a token in proportion to the missing share of its patch.
+            place_BG: facts of place and time, for an encoder that takes them.
         """
-        token_BCND = self.embed(to_patches(x_BCL, self.patch_length))
+        patch_BCNP = to_patches(x_BCL, self.patch_length)
+        token_BCND = self.embed(patch_BCNP)
         absent_BCN: Tensor | None = None
         if observed_BCL is None and x_BCL.shape[-1] % self.patch_length:
             observed_BCL = torch.ones_like(x_BCL, dtype=torch.bool)  # the padding was not observed
@@ -128,6 +140,7 @@ class PatchEncoder(nn.Module, ABC):
             if gap_embedding_D is not None:
                 gap_BCN1 = 1 - observed_BCNP.to(token_BCND.dtype).mean(-1, keepdim=True)
                 token_BCND = token_BCND + gap_BCN1 * gap_embedding_D
+            token_BCND = self.enriched(token_BCND, patch_BCNP, observed_BCNP, place_BG)
             absent_BCN = ~observed_BCNP.any(-1)
             absent_BCN = absent_BCN if bool(absent_BCN.any()) else None
         return self.layers(token_BCND, absent_BCN)

@@ -3,8 +3,9 @@
 Shapes: S sites, T times, C variables, L steps of context, B windows of a batch, F facts known at issue time.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -27,8 +28,36 @@ def calendar_facts(times: NDArray[np.datetime64], step_hours: float) -> FloatArr
     return np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=-1).astype(np.float32)
 
 
+class WindowSource(ABC):
+    """Windows that a training draws its batches from. A `Part` names each by its site and its issue time."""
+
+    network: Network | None
+    """The sites that see each other; None if each window is alone."""
+
+    @property
+    @abstractmethod
+    def cells(self) -> int:
+        """Cells of one window."""
+
+    @abstractmethod
+    def batch(self, part: Part) -> tuple[FloatArray, BoolArray, FloatArray]:
+        """Values (B, C, L), observed (B, C, L) and facts (B, F) of the windows of `part`."""
+
+    @abstractmethod
+    def newest(self, part: Part) -> FloatArray:
+        """The values of the issue time as the model sees them, (B, C)."""
+
+    @abstractmethod
+    def targets(self, part: Part) -> dict[str, tuple[NDArray[Any], ...]]:
+        """What the training compares forecasts with, by the field of the batch: `future` or `days`."""
+
+    @abstractmethod
+    def non_finite(self, part: Part) -> int:
+        """Number of windows of `part` with a non-finite value."""
+
+
 @dataclass(frozen=True)
-class Windows:
+class Windows(WindowSource):
     """Every window of a panel as a view of one array: memory grows with the rows, not with rows × context."""
 
     values_STC: FloatArray
@@ -43,6 +72,15 @@ class Windows:
     network: Network | None = None
     """The sites that see each other; None if each window is alone."""
 
+    @property
+    def cells(self) -> int:
+        """Cells of one window."""
+        return int(self.context * self.values_STC.shape[2])
+
+    def newest(self, part: Part) -> FloatArray:
+        """The values of the issue time as the model sees them, (B, C)."""
+        return self.values_STC[part.site, part.end]
+
     def batch(self, part: Part) -> tuple[FloatArray, BoolArray, FloatArray]:
         """Values (B, C, L), observed (B, C, L) and facts (B, F) of the windows of `part`."""
         start = part.end - self.context + 1
@@ -50,6 +88,10 @@ class Windows:
         observed_STCL = sliding_window_view(self.observed_STC, self.context, axis=1)
         facts_BF = np.concatenate([self.calendar_TF[part.end], self.statics_SF[part.site]], axis=1)
         return values_STCL[part.site, start], observed_STCL[part.site, start], facts_BF
+
+    def targets(self, part: Part) -> dict[str, tuple[NDArray[Any], ...]]:
+        """Means over the horizon, and where they are known, as `future`."""
+        return {"future": self.future(part)}
 
     def future(self, part: Part) -> tuple[FloatArray, BoolArray]:
         """Mean of each variable's observed values over the horizon, in training-set units, and True where one exists (B, C).

@@ -18,7 +18,7 @@ from llueve.model.batch import Batch, Future, answer
 from llueve.model.classifier import Answer, TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
 from llueve.panel import UNKNOWN
-from llueve.step.loss import forecast_losses, sample_losses, weighted_mean
+from llueve.step.loss import day_losses, forecast_losses, sample_losses, weighted_mean
 
 deterministic: Any = _deterministic  # type checkers do not know its attributes
 
@@ -83,6 +83,8 @@ def _loss(
         future = None if future is None else Future(*(each[known_B] for each in future))
     if other_loss is not None:
         return other_loss(logits_BK, y_B)
+    if batch.days is not None and found.days is not None:
+        return day_losses(found.days, batch.days, config.forecast_weight).mean()
     loss_B = sample_losses(logits_BK, y_B, config.focal_gamma, config.label_smoothing)
     if future is not None and forecast_BC is not None and config.forecast_weight > 0:
         loss_B = loss_B + config.forecast_weight * forecast_losses(forecast_BC, *future)

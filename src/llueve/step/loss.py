@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llueve.model.batch import NextDays
+from llueve.model.classifier import DayForecasts
+
 
 def sample_losses(logits_BK: Tensor, y_B: Tensor, gamma: float = 0.0, smoothing: float = 0.0) -> Tensor:
     """Return (1 − p_y)^γ · CE of each window, (B,), where p_y is the probability of the true class.
@@ -31,6 +34,24 @@ def forecast_losses(forecast_BC: Tensor, future_BC: Tensor, known_BC: Tensor) ->
     loss_BC = F.smooth_l1_loss(forecast_BC, future_BC, reduction="none")
     known = known_BC.to(loss_BC.dtype)
     return (loss_BC * known).sum(-1) / known.sum(-1).clamp(min=1)
+
+
+def day_losses(found: DayForecasts, days: NextDays, forecast_weight: float) -> Tensor:
+    """Return the pre-training loss of each window, (B,): of the amounts of rain, and of the next values by their weight.
+
+    The first is the mean binary cross-entropy over the known amounts after all patches, the second the mean smooth L1 loss
+    over the known values of all variables. Each is zero if nothing is known.
+    """
+    rain_BNR = F.binary_cross_entropy_with_logits(found.rain_BNR, days.rain_BNR, reduction="none")
+    next_BCNP = F.smooth_l1_loss(found.next_BCNP, days.next_BCNP, reduction="none")
+    loss_B = _known_mean(rain_BNR, days.rain_known_BNR)
+    return loss_B + forecast_weight * _known_mean(next_BCNP, days.next_known_BCNP)
+
+
+def _known_mean(loss: Tensor, known: Tensor) -> Tensor:
+    """Mean of each window over what is known."""
+    known_BX = known.flatten(1).to(loss.dtype)
+    return (loss.flatten(1) * known_BX).sum(-1) / known_BX.sum(-1).clamp(min=1)
 
 
 def weighted_mean(loss_B: Tensor, y_B: Tensor, weights_K: Tensor | None = None) -> Tensor:

@@ -13,17 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llueve.model.batch import Batch, Future, answer, device_of
+from llueve.model.batch import Batch, Future, NextDays, answer, device_of
 from llueve.model.classifier import LARGEST, TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
 from llueve.model.sites import Scenes
 from llueve.panel import FloatArray
 from llueve.samples.scenes import Network, Scene
 from llueve.samples.split import Part
-from llueve.samples.windows import Windows
+from llueve.samples.windows import WindowSource
 
 LEAST_WINDOWS, MOST_WINDOWS = 256, 2048
 """Windows that a forecast computes together: many of short ones, so that the overhead of each operation is small."""
+TARGETS: dict[str, type[Future] | type[NextDays]] = {"future": Future, "days": NextDays}
+"""Fields of a batch by the names of `WindowSource.targets`."""
 CELLS = 1_000_000
 """Cells of the windows that a forecast computes together, between these limits."""
 
@@ -37,7 +39,7 @@ class EncoderFeatures(Protocol):
 
 @quick_products()
 def predict_logits(
-    model: TimerXLForClassification, windows: Windows, part: Part, features: EncoderFeatures | None = None
+    model: TimerXLForClassification, windows: WindowSource, part: Part, features: EncoderFeatures | None = None
 ) -> FloatArray:
     """Return logits (n, K) of every window of `part`, in float32; the model is set to evaluation mode.
 
@@ -69,9 +71,8 @@ def predict_logits(
     return logits_nK[np.isin(_identity(whole), _identity(part))]
 
 
-def _windows_at_once(windows: Windows) -> int:
-    cells: int = windows.context * windows.values_STC.shape[2]
-    return min(max(CELLS // cells, LEAST_WINDOWS), MOST_WINDOWS)
+def _windows_at_once(windows: WindowSource) -> int:
+    return min(max(CELLS // windows.cells, LEAST_WINDOWS), MOST_WINDOWS)
 
 
 def _chunks(part: Part, network: Network | None, size: int) -> Iterator[list[Scene]]:
@@ -111,7 +112,7 @@ def mean_logits(logits_MnK: FloatArray) -> NDArray[np.float64]:
 
 
 def as_batch(
-    windows: Windows,
+    windows: WindowSource,
     part: Part,
     device: torch.device,
     scene_B: NDArray[np.int64] | None = None,
@@ -124,16 +125,18 @@ def as_batch(
         with_future: True to add what the forecasting loss compares with.
     """
     values_BCL, observed_BCL, facts_BF = (torch.from_numpy(np.ascontiguousarray(each)) for each in windows.batch(part))
-    y_B, network, scenes, future = torch.from_numpy(part.y), windows.network, None, None
+    y_B, network, scenes = torch.from_numpy(part.y), windows.network, None
     if network is not None:
         scenes = Scenes(
             torch.from_numpy(part.end.astype(np.int64) if scene_B is None else scene_B.astype(np.int64)),
             torch.from_numpy(network.vector_S[part.site]),
             torch.from_numpy(network.position_S2[part.site]),
         )
-    if with_future:
-        mean_BC, known_BC = map(torch.from_numpy, windows.future(part))
+    targets: dict[str, Future | NextDays] = {}
+    for name, arrays in windows.targets(part).items() if with_future else ():
+        tensors = [torch.from_numpy(each) for each in arrays]
         # As the model limits its input: otherwise one wrong cell outweighs all other losses of its batch.
-        future = Future(mean_BC.clamp(-LARGEST, LARGEST), known_BC)
+        tensors[0] = tensors[0].clamp(-LARGEST, LARGEST)
+        targets[name] = TARGETS[name](*tensors)
     x_BLC, observed_BLC = values_BCL.transpose(1, 2), observed_BCL.transpose(1, 2)
-    return Batch(x_BLC, observed_BLC, facts_BF, y_B, scenes=scenes, future=future).to(device)
+    return Batch(x_BLC, observed_BLC, facts_BF, y_B, scenes=scenes, **targets).to(device)  # type: ignore[arg-type]

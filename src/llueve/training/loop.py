@@ -15,7 +15,7 @@ from llueve.errors import GuardStop, Interrupted, WorkerLost
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
-from llueve.samples.windows import Windows
+from llueve.samples.windows import WindowSource
 from llueve.stability.guard import collapse
 from llueve.training.autosave import resume_from, save_after_loss_of_a_process, save_best, save_state, save_state_if_due
 from llueve.training.environment import Environment
@@ -79,7 +79,7 @@ class Trained:
 
 def train_model(
     model: TimerXLForClassification,
-    windows: Windows,
+    windows: WindowSource,
     training: Part,
     validation: Part,
     config: TrainConfig,

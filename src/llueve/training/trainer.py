@@ -8,7 +8,7 @@ from llueve.config import GuardConfig, TrainConfig
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
-from llueve.samples.windows import Windows
+from llueve.samples.windows import Windows, WindowSource
 from llueve.stability.guard import Guard
 from llueve.training.batches.epoch import EpochBatches
 from llueve.training.batches.feature_cache import FeatureCache
@@ -37,7 +37,7 @@ class Trainer:
     def __init__(
         self,
         model: TimerXLForClassification,
-        windows: Windows,
+        windows: WindowSource,
         training: Part,
         validation: Part,
         config: TrainConfig,
@@ -109,9 +109,10 @@ class Trainer:
         """The cached outputs of the encoder for a part's windows, if it is frozen in this phase and there is room."""
         directory, phase = self.environment.features, self.state.phase
         room = int(phase.config.feature_cache_gb * 1e9)
-        if directory is None or not room or not is_encoder_frozen(phase):
+        windows = self.batches.windows
+        if directory is None or not room or not is_encoder_frozen(phase) or not isinstance(windows, Windows):
             return None
-        opened = partial(FeatureCache.open, directory, self.state.model, self.batches.windows, part, limit_bytes=room)
+        opened = partial(FeatureCache.open, directory, self.state.model, windows, part, limit_bytes=room)
         with self.environment.console.status(f"computing the features of {len(part)} {part.name} windows"):
             return self.processes.on_first(
                 opened, lambda cache: cache is not None, lambda kept: opened(write=False) if kept else None

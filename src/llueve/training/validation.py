@@ -17,7 +17,7 @@ from llueve.distributed.processes import Processes
 from llueve.model.classifier import TimerXLForClassification
 from llueve.panel import UNKNOWN, FloatArray
 from llueve.samples.split import Part
-from llueve.samples.windows import Windows
+from llueve.samples.windows import WindowSource
 from llueve.step.predict import predict_logits, probabilities
 from llueve.training.batches.feature_cache import DamagedFeatures, FeatureCache
 from llueve.training.batches.feature_files import UnusableFiles
@@ -45,7 +45,7 @@ class Share:
 class Validation:
     """The validation windows, shared between the processes of a training."""
 
-    def __init__(self, windows: Windows, part: Part, processes: Processes) -> None:
+    def __init__(self, windows: WindowSource, part: Part, processes: Processes) -> None:
         network = windows.network
         self.windows, self._processes = windows, processes
         self.part = part if network is None else network.complete(part)

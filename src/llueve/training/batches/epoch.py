@@ -17,7 +17,7 @@ from llueve.model.batch import Batch
 from llueve.model.classifier import LARGEST
 from llueve.panel import UNKNOWN
 from llueve.samples.split import Part
-from llueve.samples.windows import Windows
+from llueve.samples.windows import WindowSource
 from llueve.stability.diagnosis.suspects import far
 from llueve.stability.remedies import Quarantined
 from llueve.step.predict import as_batch
@@ -60,7 +60,7 @@ class EpochBatches:
 
     def __init__(
         self,
-        windows: Windows,
+        windows: WindowSource,
         training: Part,
         config: TrainConfig,
         processes: Processes,
@@ -206,7 +206,7 @@ class EpochBatches:
         if len(batch) != len(own):
             return False
         part = self.training[own]
-        newest_BC = torch.from_numpy(self.windows.values_STC[part.site, part.end]).to(batch.x_BLC.device)
+        newest_BC = torch.from_numpy(self.windows.newest(part)).to(batch.x_BLC.device)
         given_BC = batch.x_BLC[:, -1]
         same_BC = (given_BC == newest_BC) | (given_BC.isnan() & newest_BC.isnan())
         same_B = same_BC.all(1) & (batch.y_B == torch.from_numpy(part.y).to(batch.y_B.device))

@@ -1,0 +1,1 @@
+"""Pre-training of the weather encoder on the records of many places."""
