@@ -1,0 +1,108 @@
+"""The corpus and its windows: labels by visible arithmetic, places that never mix, and what training hides."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llueve.errors import DataError
+from llueve.panel import UNKNOWN
+from llueve.pretraining.corpus import EPOCH, QUANTITIES, RAIN, read_corpus
+from llueve.pretraining.corpus_windows import CorpusWindows, drawn_windows, part_with_outcomes
+from llueve.samples.split import Part
+
+HOURS = 24 * 40
+RAINING, WARM = QUANTITIES.index(RAIN), QUANTITIES.index("air_temperature")
+START = np.datetime64("2024-01-01T00", "h")
+
+
+def table(sites, **columns):
+    rows = []
+    for number, site in enumerate(sites):
+        hours = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=HOURS, freq="h").astype("datetime64[ms]")})
+        hours["site"], hours["latitude"], hours["longitude"] = site, 10.0 * number, 20.0 * number
+        generator = np.random.default_rng(number)
+        hours["temperature_c"] = 100.0 * number + generator.normal(size=HOURS)
+        hours["precipitation_mm"] = 0.0
+        for name, values in columns.items():
+            hours[name] = values
+        rows.append(hours)
+    return pd.concat(rows, ignore_index=True)
+
+
+def corpus_of(tmp_path, frame):
+    frame.to_parquet(tmp_path / "hourly_some.parquet")
+    return read_corpus([tmp_path / "hourly_some.parquet"])
+
+
+def window(corpus, site, hour, name="validation"):
+    end = corpus.places[site].first + hour
+    return Part(name, np.array([site]), np.array([end]), np.array([UNKNOWN]))
+
+
+def test_rain_is_counted_after_each_day(tmp_path):
+    rain = np.zeros(HOURS)
+    rain[48:72] = 0.05  # 1.2 mm on the third day
+    rain[96] = 12.0  # on the fifth
+    corpus = corpus_of(tmp_path, table(["a"], precipitation_mm=rain))
+    windows = CorpusWindows(corpus, 3, 0)
+    _, _, rain_BNR, known_BNR = windows.next_days(window(corpus, 0, 95))  # days two to four, each with the next one
+    assert known_BNR.all()
+    assert rain_BNR[0].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert part_with_outcomes(windows, window(corpus, 0, 95)).y.tolist() == [1]
+    assert part_with_outcomes(windows, window(corpus, 0, 71)).y.tolist() == [0]
+
+
+def test_a_day_with_gaps_counts_only_if_its_answer_is_certain(tmp_path):
+    rain = np.zeros(HOURS)
+    rain[72:80] = np.nan
+    rain[90] = 3.0
+    corpus = corpus_of(tmp_path, table(["a"], precipitation_mm=rain))
+    _, _, rain_BNR, known_BNR = CorpusWindows(corpus, 1, 0).next_days(window(corpus, 0, 71))
+    assert known_BNR[0, 0].tolist() == [True, True, False, False]
+    assert rain_BNR[0, 0, :2].tolist() == [1, 1]
+
+
+def test_places_never_mix(tmp_path):
+    corpus = corpus_of(tmp_path, table(["a", "b"]))
+    windows = CorpusWindows(corpus, 7, 0)
+    early = window(corpus, 1, 30)
+    values, observed, _ = windows.batch(early)
+    assert not observed[0, :, : 7 * 24 - 31].any() and observed[0, WARM, 7 * 24 - 31 :].all()
+    late = window(corpus, 0, HOURS - 1)
+    _, known, _, rain_known = windows.next_days(late)
+    assert not known[0, :, -1].any() and not rain_known[0, -1].any()
+    assert np.abs(values[0, WARM]).max() < 6  # by its own mean and spread
+
+
+def test_only_training_windows_hide_something(tmp_path):
+    corpus = corpus_of(tmp_path, table([f"site {number}" for number in range(40)], relative_humidity_pct=50.0))
+    windows = CorpusWindows(corpus, 7, 0)
+    training = drawn_windows(corpus, windows, 300, 0, held_out=False)
+    held_out = drawn_windows(corpus, windows, 20, 0, held_out=True)
+    assert not {*training.site} & {*held_out.site} and len({*held_out.site}) == 2
+    plain = windows.batch(Part("validation", training.site, training.end, training.y))[1]
+    hidden = windows.batch(training)[1]
+    assert (hidden <= plain).all() and hidden.sum() < plain.sum()
+    assert (hidden == windows.batch(training)[1]).all()
+    assert hidden.any(axis=(1, 2)).all()
+    assert (EPOCH + training.end >= START).all() and (held_out.y == 0).all()
+
+
+def test_a_longer_step_keeps_sums_of_rain_and_means_of_the_rest(tmp_path):
+    rain = np.tile([1.0, 0.0, 2.0, 0.0, 0.0, 0.0], HOURS // 6)
+    corpus = corpus_of(tmp_path, table(["a"], precipitation_mm=rain))
+    windows = CorpusWindows(corpus, 1, 0)
+    ends = corpus.places[0].first + np.arange(24, HOURS - 24)
+    part = Part("training", np.zeros(len(ends), int), ends, np.zeros(len(ends), int))
+    values, observed, _ = windows.batch(part)
+    seen = observed[:, RAINING].sum(axis=1)
+    six = np.flatnonzero((seen > 0) & (seen <= 4))
+    assert len(six) > 50
+    amounts = np.expm1(values[six, RAINING][observed[six, RAINING]])
+    assert amounts == pytest.approx(3.0, abs=0.02) or set(np.round(amounts)) <= {1.0, 2.0, 3.0}
+
+
+@pytest.mark.parametrize("name", ["site", "time", "latitude"])
+def test_a_file_without_a_column_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match=name):
+        corpus_of(tmp_path, table(["a"]).drop(columns=name))
