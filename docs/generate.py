@@ -1,4 +1,4 @@
-"""Write `configuration.md`, `cli.md` and the table of files in `layout.md` from the code: `make docs`."""
+"""Write `configuration.md`, `cli.md`, and the tables in `layout.md` and `quantities.md` from the code: `make docs`."""
 
 import ast
 import inspect
@@ -19,11 +19,15 @@ from llueve.cli.main import EXIT_CODES, app
 from llueve.cli.openltm.flags import IGNORED_FLAGS, MAPPED_FLAGS, REQUIRED_FLAGS
 from llueve.config import Config, Section
 from llueve.config.section import key_docstrings
+from llueve.quantities.catalogue import QUANTITIES, SAME_AS
+from llueve.quantities.header_words import SEVERAL_MEANINGS, VOCABULARIES
+from llueve.quantities.unit_table import SPELLINGS
 
 FOLDER, SOURCE = Path(__file__).parent, Path(llueve.__file__).parent
 NOTE = "<!-- Written by docs/generate.py: do not edit; change the code and run `make docs`. -->"
 FILES_START, FILES_END = "<!-- files: start -->", "<!-- files: end -->"
 DATE = "date, or date and time"
+QUANTITIES_START, QUANTITIES_END = "<!-- quantities: start -->", "<!-- quantities: end -->"
 NOUNS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", datetime: DATE}
 LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 EXAMPLES = {
@@ -254,7 +258,52 @@ def layout_page() -> str:
     return f"{before}{FILES_START}\n\n{files}\n\n{FILES_END}{rest.partition(FILES_END)[2]}"
 
 
-PAGES = {"configuration.md": configuration_page, "cli.md": cli_page, "layout.md": layout_page}
+# quantities.md
+
+
+def quantities_page() -> str:
+    """The text of `docs/quantities.md`, with the quantities and the names of the code between its two markers."""
+    rows = []
+    for name, quantity in QUANTITIES.items():
+        meanings = {text for each in VOCABULARIES for text in each.names if text.split()[0] == name}
+        for meaning in sorted({name, *meanings}):
+            given = {each.title: each.names[meaning].split(", ") for each in VOCABULARIES if meaning in each.names}
+            names = "; ".join(f"{title}: {', '.join(f'`{word}`' for word in words)}" for title, words in given.items())
+            bounds = f"{quantity.least:g} … {quantity.largest:g}"
+            rows.append(
+                f"| `{meaning}` | {quantity.units} | {', '.join(quantity.accepted)} | {bounds} | {names or '-'} |"
+            )
+    several = (
+        f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {', '.join(f'`{each}`' for each in meanings)} |"
+        for names, meanings in SEVERAL_MEANINGS.items()
+    )
+    others = (f"| `{other}` | `{name}` |" for other, name in SAME_AS.items())
+    units = (
+        f"| {kind} | {'; '.join(', '.join(f'`{each}`' for each in spelled.split(' | ')) for spelled in spellings)} |"
+        for kind, spellings in SPELLINGS.items()
+    )
+    tables = (
+        "Each quantity with its canonical unit, the kinds of units that it may have, the range of its values, and the names by "
+        "source:",
+        table("quantity | unit | kinds | range | names", rows),
+        "The units of each kind. `W/m²`, `W m**-2` and `w m^-2` are one spelling:",
+        table("kind | units", units),
+        "Names that need a unit or values to decide:",
+        table("names | may be", several),
+        "Other standard names, and the quantity that they become:",
+        table("standard name | quantity", others),
+    )
+    before, _, rest = (FOLDER / "quantities.md").read_text(encoding="utf-8").partition(QUANTITIES_START)
+    text = "\n\n".join(tables)
+    return f"{before}{QUANTITIES_START}\n\n{text}\n\n{QUANTITIES_END}{rest.partition(QUANTITIES_END)[2]}"
+
+
+PAGES = {
+    "configuration.md": configuration_page,
+    "cli.md": cli_page,
+    "layout.md": layout_page,
+    "quantities.md": quantities_page,
+}
 
 if __name__ == "__main__":
     for name, text in PAGES.items():

@@ -174,6 +174,7 @@ LIGHT = (
     "calibration",
     "panel",
     "config",
+    "quantities",
     "errors",
     "files",
     "progress",

@@ -6,12 +6,16 @@ A panel is an `xarray.Dataset` with
 - one float32 variable per quantity, NaN where it was not observed (a gap in time is NaN too);
 - `attrs["units"]` on a variable if the source gives its unit, and on a precipitation variable
   `attrs["accumulation_hours"]`: the hours, ending at its time, over which a value sums;
+- `attrs["quantity"]` on a variable whose physical quantity is known: a CF standard name of `llueve.quantities.catalogue`;
+  with `attrs["quantity_from"]` (the evidence), `attrs["quantity_detail"]` if it is a `maximum`, a value at `09:00` or a
+  `sine`, and `attrs["quantity_units"]` if the unit of the values is known, even where `attrs["units"]` is absent;
 - `attrs["derived"]`: True on a variable that was computed from another one of the panel;
 - optional static variables with dimension `(site,)` alone;
 - at most one variable with `attrs["role"] == "label"`: class index (0, 1 …) or NaN, never a feature;
 - a coordinate `recorded` by `(site, time)`: True if the source has a row, even an empty one;
 - optional coordinates `latitude`, `longitude` (degrees, -180 … 180) and `elevation_m` by `site`;
 - an optional coordinate `seen_only` by `site`: True for surroundings, which the model sees but never forecasts;
+- optional `attrs["evidence"]`: facts of the reader on what each variable is, until `sources/identify.py` has used them;
 - `attrs["step_hours"]`, and `attrs["findings"]`: the reader's findings and changes, as a tuple of `Finding`.
 """
 
@@ -25,6 +29,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from llueve.errors import DataError
+from llueve.quantities.catalogue import NONE, Meaning, Origin, meaning_of
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -48,6 +53,41 @@ class Finding:
     """Time of the first case, ISO 8601."""
     last: str | None = None
     count: int | None = None
+
+
+@dataclass(frozen=True)
+class KnownQuantity:
+    """The physical quantity of one variable."""
+
+    meaning: Meaning
+    origin: Origin
+    """The evidence that it rests on."""
+    units: str | None
+    """Unit of the values; None if it is unknown, or for the sine or cosine of a direction."""
+    reason: str = ""
+    """The values that decided, in words; empty for other evidence."""
+
+    def as_attributes(self) -> dict[str, str]:
+        """The attributes of a variable of a panel."""
+        return {
+            "quantity": self.meaning.quantity.name,
+            **({"quantity_detail": self.meaning.detail} if self.meaning.detail else {}),
+            "quantity_from": self.origin,
+            **({} if self.units is None else {"quantity_units": self.units}),
+            **({"quantity_reason": self.reason} if self.reason else {}),
+        }
+
+
+def known_quantities(panel: xr.Dataset) -> dict[str, KnownQuantity]:
+    """The quantity of each variable that has one, by name, in the order of the panel."""
+    found = {}
+    for name, array in _data_variables(panel):
+        attrs = array.attrs
+        text = f"{attrs.get('quantity', NONE)} {attrs.get('quantity_detail', '')}".strip()
+        if (meaning := meaning_of(text)) is not None:
+            reason = attrs.get("quantity_reason", "")
+            found[name] = KnownQuantity(meaning, attrs["quantity_from"], attrs.get("quantity_units"), reason)
+    return found
 
 
 def minute(time: np.datetime64) -> str:

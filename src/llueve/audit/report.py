@@ -23,7 +23,7 @@ from llueve.audit.reporting_hours import check_reporting_hours
 from llueve.audit.variable_cells import iso_time
 from llueve.config import Config
 from llueve.errors import AuditError, LlueveError
-from llueve.panel import Finding, feature_cube, feature_names
+from llueve.panel import Finding, feature_cube, feature_names, known_quantities
 from llueve.samples.split import Split, split_panel, thinned, windows_with
 from llueve.samples.target import class_labels, event_outcomes, horizon_steps
 
@@ -44,6 +44,9 @@ class Audit:
     step_hours: float
     splits: dict[str, dict[str, Any]]
     """Number of windows, first and last issue time and windows of each class, by part."""
+    quantities: dict[str, dict[str, str | None]]
+    """Physical quantity, unit and evidence of each variable whose quantity is known, by name. Without any, `audit.json` has
+    no such part."""
     findings: tuple[Finding, ...]
     forecast: FailureForecast | None
     """None without training windows."""
@@ -59,6 +62,7 @@ class Audit:
         """The audit as JSON holds it."""
         return {
             **{key: getattr(self, key) for key in ("source", "sites", "times", "step_hours", "splits")},
+            **({"quantities": self.quantities} if self.quantities else {}),
             "forecast": None if self.forecast is None else self.forecast.as_dict(),
             "findings": [asdict(finding) for finding in self.findings],
         }
@@ -132,7 +136,26 @@ def _audit(
     }
     ordered = tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
     source, step_hours = str(panel.attrs.get("source", "")), float(panel.attrs["step_hours"])
-    return Audit(source, panel.sizes["site"], panel.sizes["time"], step_hours, splits, ordered, forecast, split)
+    sites, times = panel.sizes["site"], panel.sizes["time"]
+    quantities = {
+        name: {"quantity": str(known.meaning), "units": known.units, "from": known.origin}
+        for name, known in known_quantities(panel).items()
+    }
+    return Audit(source, sites, times, step_hours, splits, quantities, ordered, forecast, split)
+
+
+def _quantity_table(audit: Audit) -> list[Table]:
+    """The table of the variables whose quantity is known; empty without any."""
+    if not audit.quantities:
+        return []
+    table = Table(title="Quantities", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("variable", "unit", "quantity", "from"):
+        table.add_column(name)
+    for variable, facts in [*audit.quantities.items()][:MOST_SHOWN]:
+        table.add_row(Text(variable), *(Text(facts[key] or "") for key in ("units", "quantity", "from")))
+    if (left := len(audit.quantities) - MOST_SHOWN) > 0:
+        table.add_row("", "", f"and {left} more: audit.json has all", "")
+    return [table]
 
 
 def render(audit: Audit) -> Group:
@@ -163,4 +186,4 @@ def render(audit: Audit) -> Group:
     if forecast is not None:
         failure = Text(f"Forecast of failure: {forecast.sentence()}.", style="" if forecast.masked else "bold")
     verdict = Text(f"{len(audit.errors)} error(s)" if audit.errors else "no errors", style="bold")
-    return Group(head, *([splits] if audit.splits else []), findings, failure, verdict)
+    return Group(head, *([splits] if audit.splits else []), *_quantity_table(audit), findings, failure, verdict)

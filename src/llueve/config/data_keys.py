@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llueve.config.section import TEN_YEARS, Moment, Section
+from llueve.quantities.catalogue import meaning_of
 
 Statistic = Literal["mean", "std", "sum", "min", "max"]
 Hours = Annotated[float, Field(gt=0, le=TEN_YEARS)]
@@ -67,6 +68,9 @@ class DataConfig(Section):
     """Text columns by name. `one-hot` makes a 0/1 variable for each value, `static` a fact of the site, constant in time."""
     units: dict[str, str] = Field(default_factory=dict)
     """Unit of each column by name, such as `mm`. A header such as `rain [mm]` gives the unit as well."""
+    quantities: dict[str, str] = Field(default_factory=dict)
+    """Physical quantity of each variable by name, such as `air_temperature`, or `none`. It overrules what llueve reads or
+    guesses; docs/quantities.md lists the names."""
     positions: str | None = None
     """Table with columns site, latitude (°N) and longitude (°E). Not set: the positions that the data hold."""
     position_columns: tuple[str, str] | None = None
@@ -79,6 +83,16 @@ class DataConfig(Section):
     stamps: Literal["start", "end"] | None = None
     """End of the `accumulation_hours` that the times of an ERA5 archive mark; daily sums mostly mark the start. Not set:
     allowed only without `accumulation_hours`."""
+
+    @field_validator("quantities")
+    @classmethod
+    def _known_quantities(cls, quantities: dict[str, str]) -> dict[str, str]:
+        for name, text in quantities.items():
+            try:
+                meaning_of(text)
+            except ValueError as error:
+                raise ValueError(f"{name[:60]}: {error}") from error
+        return quantities
 
     @model_validator(mode="after")
     def _whole_boxes(self) -> Self:

@@ -33,6 +33,8 @@ def decisive_keys(config: Config) -> dict[str, Any]:
             table[section] = {key: value for key, value in table[section].items() if key not in keys}
     if config.data.site is not None:
         del table["data"]["site_name"]
+    if not config.data.quantities:
+        del table["data"]["quantities"]
     if not config.features.neighbours:
         del table["features"]["neighbour_variables"]
     if config.model.architecture == "timer":

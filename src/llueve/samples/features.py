@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llueve.config import FeaturesConfig, Statistic
 from llueve.errors import ConfigError, DataError, listed
 from llueve.panel import check_panel, feature_names, whole_steps
+from llueve.quantities.formulas import relative_humidity
 from llueve.sphere import distance_km
 
 Doubles = NDArray[np.float64]
@@ -33,15 +34,6 @@ def wind_from(u_ST: Doubles, v_ST: Doubles) -> tuple[Doubles, Doubles]:
     speed_ST = np.hypot(u_ST, v_ST)
     divisor_ST = np.where(speed_ST == 0, 1.0, speed_ST)
     return -u_ST / divisor_ST, -v_ST / divisor_ST
-
-
-def relative_humidity(temperature_c_ST: Doubles, dewpoint_c_ST: Doubles) -> Doubles:
-    """100 · e(Td) / e(T), percent, both in °C, over water.
-
-    e(t) = 6.1094 · exp(17.625 t / (t + 243.04)) hPa: Magnus form of Alduchov and Eskridge, J. Appl. Meteorol. 35 (1996).
-    """
-    dew_ST, warm_ST = (17.625 * celsius_ST / (celsius_ST + 243.04) for celsius_ST in (dewpoint_c_ST, temperature_c_ST))
-    return 100 * np.exp(dew_ST - warm_ST)
 
 
 def earlier(x_ST: NDArray[Real], steps: int) -> NDArray[Real]:

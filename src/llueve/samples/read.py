@@ -15,6 +15,7 @@ from llueve.paths import path_problem
 from llueve.samples.features import add_features
 from llueve.samples.split import cut_indices
 from llueve.sources.grids.archive import is_gridded
+from llueve.sources.identify import with_quantities
 from llueve.sources.tables.positions import with_positions
 from llueve.sources.tables.table import read_table
 
@@ -66,6 +67,7 @@ def read_source(
         panel = with_positions(panel, data.positions)
     if data.seen_only:
         panel = _with_seen_only(panel, data, is_new=new is not None)
+    panel = with_quantities(panel, data.quantities, data.wind_directions, is_new=new is not None)
     return add_features(panel, config.features)
 
 

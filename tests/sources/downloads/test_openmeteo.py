@@ -585,8 +585,9 @@ def test_every_form_reads_back_as_the_same_panel(
     panel = read_panel(load_config(toml))
     assert set(panel["site"].values.tolist()) == {"Årsta", "Lima, Perú"} & set(archive.names)
     assert list(panel.data_vars) == [*NAMES[:2], "wind_direction_10m_sin", "wind_direction_10m_cos"]
-    assert panel["precipitation"].attrs == {"units": "mm", "accumulation_hours": 1.0}
-    assert panel["temperature_2m"].attrs == {"units": "°C"}
+    known = {"quantity": "precipitation_amount", "quantity_from": "name", "quantity_units": "mm"}
+    assert panel["precipitation"].attrs == {"units": "mm", "accumulation_hours": 1.0, **known}
+    assert panel["temperature_2m"].attrs["units"] == "°C"
     assert panel.attrs["step_hours"] == 1.0 and panel.sizes["time"] == 72 * 24
     for name, one in zip(archive.names, archive.series, strict=True):
         site = panel.sel(site=name)

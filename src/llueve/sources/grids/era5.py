@@ -20,6 +20,7 @@ from llueve.panel import BoolArray, Finding, check_panel
 from llueve.sources.findings import finding_at
 from llueve.sources.grids import accumulation, grib
 from llueve.sources.grids.archive import GridFile, open_archive
+from llueve.sources.grids.cf_attributes import cf_attributes
 from llueve.sources.grids.era5_settings import check_names, check_settings, check_target, hours_late
 from llueve.sources.grids.fields import Field, FileFields, read_fields, reading
 from llueve.sources.grids.merge import RegionSeries, merge
@@ -68,6 +69,7 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
             )
         findings += about_regions + about_boxes + time_findings(times_of, axis, step) + _checksum_findings(fields)
         selection = CellSelection.of(sites, grid.shape)
+        evidence = {name: cf_attributes(same[0]) for name, same in fields.items()}
         panel, about_variables, cells_VR = _reduced(data, fields, sites, selection, axis, step, compute)
     findings += about_variables
     findings += _cell_findings(chosen, list(fields), cells_VR[:, : len(chosen)], named=bool(regions))
@@ -83,6 +85,7 @@ def read_era5(data: DataConfig, regions: Mapping[str, RegionConfig], target: Tar
         findings.append(Finding("moved_stamps", "info", message))
     findings.append(Finding("reanalysis", "info", REANALYSIS))
     panel.attrs = {"step_hours": step / HOUR, "source": data.path, "findings": tuple(findings), "categories": {}}
+    panel.attrs["evidence"] = evidence
     # Another grid, area or polygon would make other means under the same names.
     panel.attrs["cells"] = {
         region.name: {"count": len(region.cells), "with_values": int(cells_R.max()), "sha256": region.identity(grid)}

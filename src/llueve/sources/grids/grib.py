@@ -145,6 +145,7 @@ def _write(path: Path, folder: Path, groups: dict[tuple[Any, ...], dict[str, Any
         file.createVariable("expver", "i4", ())[...] = int(version) if str(version).isdigit() else 1
         field = file.createVariable(name, "f4", tuple(axes), fill_value=FILL, chunksizes=None)
         field.units, field.GRIB_stepType, field.GRIB_shortName = head["units"], kind, head["shortName"]
+        field.GRIB_typeOfLevel = head["typeOfLevel"]
         hours = sorted({hours for _, _, hours in messages})
         if kind == "accum":
             field.llueve_hours = np.array(hours, dtype=np.int32)

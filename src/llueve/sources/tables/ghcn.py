@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from llueve.config import DataConfig
 from llueve.errors import DataError, listed
 from llueve.panel import Finding
+from llueve.quantities.vocabulary import GHCN
 from llueve.sources.findings import finding_at
 from llueve.sources.tables.columns import Floats, Times
 from llueve.sources.tables.raw_table import RawTable
@@ -119,7 +120,7 @@ def load_ghcn(data: DataConfig) -> tuple[RawTable, DataConfig]:
     frame["site"] = given_site_name(data, frame["site"].nunique(), "stations") or frame["site"]
     units = {name: unit for name, (unit, _) in ELEMENTS.items() if name in frame}
     columns = frame[["site", "time", *units]]
-    return station_table(data, columns, ("the format", units), DAY_HOURS, DAILY_SUMS, flags.findings(), {})
+    return station_table(data, columns, ("the format", units), GHCN.title, DAY_HOURS, DAILY_SUMS, flags.findings(), {})
 
 
 def _files(data: DataConfig) -> list[str]:

@@ -18,6 +18,7 @@ import pandas as pd
 from llueve.config import DataConfig
 from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding, minute
+from llueve.quantities.vocabulary import OPEN_METEO
 from llueve.sources.findings import finding_at
 from llueve.sources.tables.columns import Floats, Times
 from llueve.sources.tables.raw_table import MOST_NAME, RawTable, SiteLocation
@@ -72,7 +73,9 @@ def load_openmeteo(data: DataConfig) -> tuple[RawTable, DataConfig]:
     series, findings = without_future(series, names, data.path)
     locations = {name: point.location for name, point in zip(names, series, strict=True)}
     units = ("hourly_units", series[0].units)
-    return station_table(data, series_frame(names, series), units, 1.0, HOURLY_SUMS, findings, locations)
+    return station_table(
+        data, series_frame(names, series), units, OPEN_METEO.title, 1.0, HOURLY_SUMS, findings, locations
+    )
 
 
 def series_frame(names: Sequence[str], series: Sequence[PointSeries]) -> pd.DataFrame:

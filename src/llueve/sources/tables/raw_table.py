@@ -35,8 +35,8 @@ BLOCK_CELLS = 2**20
 PANDAS_INDEX = re.compile(r"^__index_level_\d+__$")
 
 
-RawColumn = tuple[str, str | None, Any]
-"""Header, unit in Parquet's field metadata, and cells of one column."""
+RawColumn = tuple[str, str | None, str | None, Any]
+"""Header, unit and CF standard name in Parquet's field metadata, and cells of one column."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class RawTable:
     findings: tuple[Finding, ...] = ()
     locations: dict[str, SiteLocation] = field(default_factory=dict)
     """By site, if the format has them."""
+    standard_names: dict[str, str] = field(default_factory=dict)
+    """CF standard name by column, if the file gives it."""
+    vocabulary: str | None = None
+    """Title of the vocabulary of a format that defines its names."""
 
     def at(self, where: NDArray[Any]) -> str:
         """The row numbers of a mask or of positions: `rows 2, 3 and 7 more`."""
@@ -79,19 +83,20 @@ def load_table(data: DataConfig) -> RawTable:
         found = _detect_format(path, data.path)
         kind = found if data.format == "auto" else data.format
         columns, rows = (_read_parquet if kind == "parquet" else _read_csv)(path, data.path)
-    headers = [_split_header(header) for header, _, _ in columns]
+    headers = [_split_header(header) for header, _, _, _ in columns]
     names = [name for name, _ in headers]
     _check_headers(names, data.path)
     if len(rows) == 0:
         raise DataError(f"{data.path}: holds a header ({listed(names, 10)}) but no rows; expected at least one")
-    by_field = {name: unit for name, (_, unit, _) in zip(names, columns, strict=True)}
+    by_field = {name: unit for name, (_, unit, _, _) in zip(names, columns, strict=True)}
+    standard = {name: given for name, (_, _, given, _) in zip(names, columns, strict=True) if given}
     given: dict[str, Mapping[str, str | None]]
     given = {"the header": dict(headers), "the Parquet field": by_field, "data.units": data.units}
-    cells = {name: cells for name, (_, _, cells) in zip(names, columns, strict=True)}
+    cells = {name: cells for name, (_, _, _, cells) in zip(names, columns, strict=True)}
     frame = pd.DataFrame(cells, copy=False)  # a copy of thousands of columns takes as long as reading them
     if kind == "csv" and data.site in cells and frame[data.site].str.startswith("'").any():
         frame[data.site] = frame[data.site].map(from_cell)
-    return RawTable(data.path, frame, rows, agreed_units(names, given, data.path))
+    return RawTable(data.path, frame, rows, agreed_units(names, given, data.path), standard_names=standard)
 
 
 @contextmanager
@@ -133,7 +138,7 @@ def _read_csv(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.int6
         raise DataError(f"{source}: is neither Parquet nor UTF-8 text (byte {error.start}: {error.reason})") from error
     except csv.Error as error:
         raise DataError(f"{source}: is not a CSV table ({error}); expected commas and closed quotes") from error
-    return [(name, None, pd.array(cells, dtype="str")) for name, cells in zip(header, columns, strict=True)], rows
+    return [(name, None, None, pd.array(cells, dtype="str")) for name, cells in zip(header, columns, strict=True)], rows
 
 
 def _scan_csv(file: io.TextIOBase, source: str) -> tuple[list[str], NDArray[np.int64], list[pa.ChunkedArray]]:
@@ -217,9 +222,13 @@ def _read_parquet(path: Path, source: str) -> tuple[list[RawColumn], NDArray[np.
         # An index that pandas wrote without a name is the row's number, not a quantity.
         if PANDAS_INDEX.match(column.name):
             continue
-        unit = (column.metadata or {}).get(b"units", b"").decode("utf-8", errors="replace").strip()
-        columns.append((column.name, unit or None, _to_pandas(table.column(i))))
+        unit, standard_name = (_metadata(column, key) for key in (b"units", b"standard_name"))
+        columns.append((column.name, unit, standard_name, _to_pandas(table.column(i))))
     return columns, np.arange(1, table.num_rows + 1, dtype=np.int64)
+
+
+def _metadata(column: pa.Field, key: bytes) -> str | None:
+    return (column.metadata or {}).get(key, b"").decode("utf-8", errors="replace").strip() or None
 
 
 def _to_pandas(column: pa.ChunkedArray) -> "pd.Series[Any]":

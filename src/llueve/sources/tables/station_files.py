@@ -38,6 +38,7 @@ def station_table(
     data: DataConfig,
     frame: pd.DataFrame,
     units: tuple[str, dict[str, str]],
+    vocabulary: str,
     step_hours: float,
     sums: Sequence[str],
     findings: Sequence[Finding],
@@ -49,6 +50,7 @@ def station_table(
         data, findings, locations: the configured settings; findings and locations of the table.
         frame: site, time, and one column per variable.
         units: the place in the format that gives units, and the unit by variable.
+        vocabulary: title of the vocabulary that defines the names of the variables.
         step_hours, sums: step of the format, and the variables that are sums over one step.
 
     Raises:
@@ -59,7 +61,8 @@ def station_table(
     place, given = units
     variables = [name for name in frame.columns if name not in ("site", "time")]
     agreed = agreed_units(variables, {place: given, "data.units": data.units}, data.path)
-    table = RawTable(data.path, frame, np.arange(1, len(frame) + 1), agreed, tuple(findings), locations)
+    rows = np.arange(1, len(frame) + 1)
+    table = RawTable(data.path, frame, rows, agreed, tuple(findings), locations, vocabulary=vocabulary)
     columns: dict[str, object] = {"site": "site", "time": "time"}
     for name in ("site", "time", "time_format", "time_zone", "missing"):
         value = getattr(data, name)

@@ -1,6 +1,6 @@
 """Tables as panels: `read_table`, for CSV, Parquet, Open-Meteo answers and GHCN-Daily files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def read_table(
         "source": data.path,
         "findings": (*table.findings, *about_sites, *about_times, *about_columns),
         "categories": categories,
+        "evidence": _evidence(arrays, table),
         "sites_in_file": [axes.sites[code] for code in dict.fromkeys(axes.site_of_row.tolist())],
     }
     return check_panel(panel)
@@ -188,6 +189,17 @@ def _set_accumulation(
     for name, value in hours.items():
         if name in arrays:
             arrays[name].attrs["accumulation_hours"] = value
+
+
+def _evidence(names: Iterable[str], table: RawTable) -> dict[str, dict[str, object]]:
+    """By variable, the CF standard name that the file gives, and the name that its format defines."""
+    evidence: dict[str, dict[str, object]] = {}
+    for name in names:
+        if standard_name := table.standard_names.get(name):
+            evidence.setdefault(name, {})["standard_name"] = standard_name
+        if table.vocabulary is not None:
+            evidence.setdefault(name, {})["defined_name"] = (table.vocabulary, name)
+    return evidence
 
 
 def _check_names(table: RawTable, data: DataConfig, target: TargetConfig | None, require_label: bool) -> None:

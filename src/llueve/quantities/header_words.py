@@ -1,0 +1,211 @@
+"""Words for quantities in the headers of tables, in five languages, and words with several meanings."""
+
+from llueve.quantities.vocabulary import (
+    AIRPORTS,
+    BOM,
+    CF_SHORT,
+    DIFFUSE,
+    DIRECT,
+    ERA5,
+    EVAPORATION,
+    GHCN,
+    INMET,
+    LONGWAVE,
+    METEOSTAT,
+    NASA_POWER,
+    OPEN_METEO,
+    POTENTIAL,
+    SEA_LEVEL,
+    SERVICES,
+    SHORTWAVE,
+    SURFACE,
+    TEMPERATURE_MAXIMUM,
+    TEMPERATURE_MINIMUM,
+    Vocabulary,
+)
+
+ENGLISH = Vocabulary(
+    "English",
+    {},
+    {
+        "air_temperature": "temperature, air temperature, airtemp, air temp, dry bulb temperature, drybulb, temp_mean",
+        TEMPERATURE_MAXIMUM: "temp_max, max_temp, maximum temperature, temperature_high",
+        TEMPERATURE_MINIMUM: "temp_min, min_temp, minimum temperature, temperature_low",
+        "dew_point_temperature": "dew point, dewpoint, dew point temperature, dewpoint temperature, dewpt",
+        "wet_bulb_temperature": "wet bulb, wet bulb temperature",
+        "relative_humidity": "relative humidity, rel hum, relhum, rel humidity",
+        "specific_humidity": "specific humidity",
+        SEA_LEVEL: "sea level pressure, pressure_sea, pressure_sea_level, mslp, slp, msl pressure, qff, qnh, "
+        "air pressure at sea level",
+        SURFACE: "station pressure, pressure_surface, pressure_station, surface air pressure, qfe",
+        "eastward_wind": "wind_east, eastward wind, zonal wind, u wind, wind_u",
+        "northward_wind": "wind_north, northward wind, meridional wind, v wind, wind_v",
+        "wind_speed": "wind speed, windspeed, wind_spd, average wind speed",
+        "wind_from_direction": "wind direction, winddirection, wind_dir, winddir, wind_deg, wind bearing",
+        "wind_speed_of_gust": "gust, gusts, wind gust, windgust, wind gusts, gust speed, wind gust speed, max gust, "
+        "peak gust",
+        "wind_gust_from_direction": "gust direction, gust dir, wind gust dir, wind gust direction",
+        "precipitation_amount": "precipitation, precip, total precip, total precipitation, precipitation amount, "
+        "precip amount, ppt, precip_mm, precipitation sum",
+        "rainfall_amount": "rain, rainfall, rainfall amount, rain amount, rain_fall, rain sum",
+        "snowfall_amount": "snowfall water equivalent",
+        "surface_snow_thickness": "snow depth, snow height, snow on the ground",
+        "surface_snow_amount": "snow water equivalent, swe",
+        "cloud_area_fraction": "cloud cover, total cloud cover, cloudcover, cloudiness, cloud amount, sky cover, "
+        "cloud fraction",
+        SHORTWAVE: "solar radiation, global radiation, shortwave radiation, ghi, global horizontal irradiance, "
+        "shortwave_in, sw_in, incoming solar radiation, global horizontal radiation",
+        DIFFUSE: "dhi, diffuse horizontal irradiance, diffuse radiation",
+        DIRECT: "direct horizontal irradiance",
+        LONGWAVE: "longwave radiation, lw_in, longwave_in, incoming longwave radiation",
+        "duration_of_sunshine": "sunshine, sunshine hours, sunshine duration, sun hours",
+        POTENTIAL: "potential evaporation, potential evapotranspiration, pet, et0, pan evaporation, "
+        "reference evapotranspiration",
+        EVAPORATION: "actual evapotranspiration, evapotranspiration",
+        "soil_temperature": "soil temperature, soil temp",
+        "volume_fraction_of_condensed_water_in_soil": "soil moisture, volumetric soil water",
+        "sea_surface_temperature": "sea surface temperature, sst, sea temperature",
+        "surface_temperature": "skin temperature",
+        "atmosphere_convective_available_potential_energy": "cape",
+        "atmosphere_mass_content_of_water_vapor": "precipitable water, pwat, total column water vapor",
+        "visibility_in_air": "visibility",
+        "water_vapor_saturation_deficit_in_air": "vpd, vapour pressure deficit, vapor pressure deficit",
+    },
+)
+SPANISH = Vocabulary(
+    "Spanish",
+    {},
+    {
+        "air_temperature": "temperatura, temperatura del aire, temperatura media",
+        TEMPERATURE_MAXIMUM: "temperatura maxima, temp max",
+        TEMPERATURE_MINIMUM: "temperatura minima, temp min",
+        "dew_point_temperature": "punto de rocio, temperatura de rocio, temperatura de punto de rocio",
+        "relative_humidity": "humedad relativa, hum relativa",
+        SEA_LEVEL: "presion a nivel del mar, presion al nivel del mar, presion nivel del mar, presion reducida",
+        SURFACE: "presion a nivel de estacion, presion de estacion, presion estacion",
+        "wind_speed": "velocidad del viento, velocidad viento, vel viento, viento velocidad",
+        "wind_from_direction": "direccion del viento, direccion viento, dir viento, viento direccion",
+        "wind_speed_of_gust": "racha maxima, rachas, racha de viento",
+        "precipitation_amount": "precipitacion, precipitaciones, precipitacion total, precipitacion acumulada",
+        "rainfall_amount": "lluvia, lluvias",
+        "cloud_area_fraction": "nubosidad, cobertura nubosa",
+        SHORTWAVE: "radiacion solar, radiacion global, radiacion solar global",
+        "duration_of_sunshine": "insolacion, horas de sol, heliofania",
+        POTENTIAL: "evapotranspiracion potencial, evapotranspiracion de referencia",
+        "soil_temperature": "temperatura del suelo",
+        "visibility_in_air": "visibilidad",
+    },
+)
+PORTUGUESE = Vocabulary(
+    "Portuguese",
+    {},
+    {
+        "air_temperature": "temperatura do ar, temperatura media compensada",
+        "dew_point_temperature": "ponto de orvalho, temperatura de orvalho",
+        "relative_humidity": "umidade relativa, umidade relativa do ar, humidade relativa",
+        SEA_LEVEL: "pressao ao nivel do mar, pressao nivel do mar",
+        SURFACE: "pressao ao nivel da estacao, pressao da estacao",
+        "wind_speed": "velocidade do vento, vento velocidade",
+        "wind_from_direction": "direcao do vento, vento direcao",
+        "wind_speed_of_gust": "rajada, rajada de vento, rajada maxima",
+        "precipitation_amount": "precipitacao, precipitacao total",
+        "rainfall_amount": "chuva, chuvas",
+        "cloud_area_fraction": "nebulosidade, cobertura de nuvens",
+        SHORTWAVE: "radiacao solar global",
+        "soil_temperature": "temperatura do solo",
+        "visibility_in_air": "visibilidade",
+    },
+)
+GERMAN = Vocabulary(
+    "German",
+    {},
+    {
+        "air_temperature": "temperatur, lufttemperatur, mittlere temperatur",
+        TEMPERATURE_MAXIMUM: "maximumtemperatur, hochsttemperatur, maximale temperatur",
+        TEMPERATURE_MINIMUM: "minimumtemperatur, tiefsttemperatur, minimale temperatur",
+        "dew_point_temperature": "taupunkt, taupunkttemperatur",
+        "relative_humidity": "relative feuchte, relative luftfeuchtigkeit, relative luftfeuchte, luftfeuchte, "
+        "luftfeuchtigkeit",
+        SEA_LEVEL: "luftdruck auf meereshohe, luftdruck nn, luftdruck reduziert",
+        SURFACE: "luftdruck auf stationshohe, luftdruck station",
+        "wind_speed": "windgeschwindigkeit",
+        "wind_from_direction": "windrichtung",
+        "wind_speed_of_gust": "windspitze, windbo, boe, windboe, boen, windboen",
+        "precipitation_amount": "niederschlag, niederschlagshohe, niederschlagsmenge",
+        "rainfall_amount": "regen, regenmenge",
+        "surface_snow_thickness": "schneehohe",
+        "cloud_area_fraction": "bewolkung, bedeckungsgrad, bedeckung",
+        SHORTWAVE: "globalstrahlung",
+        "duration_of_sunshine": "sonnenscheindauer, sonnenschein",
+        "soil_temperature": "bodentemperatur",
+        "visibility_in_air": "sichtweite",
+    },
+)
+FRENCH = Vocabulary(
+    "French",
+    {},
+    {
+        "air_temperature": "temperature de l'air, temperature moyenne",
+        TEMPERATURE_MAXIMUM: "temperature maximale",
+        TEMPERATURE_MINIMUM: "temperature minimale",
+        "dew_point_temperature": "point de rosee, temperature du point de rosee",
+        "relative_humidity": "humidite relative",
+        SEA_LEVEL: "pression au niveau de la mer, pression niveau mer, pression mer",
+        SURFACE: "pression station, pression au niveau de la station",
+        "wind_speed": "vitesse du vent, vitesse vent, vitesse du vent moyen",
+        "wind_from_direction": "direction du vent, direction vent, direction du vent moyen",
+        "wind_speed_of_gust": "rafale, rafales, rafale maximale",
+        "precipitation_amount": "precipitations, hauteur de precipitations",
+        "rainfall_amount": "pluie, pluies",
+        "surface_snow_thickness": "hauteur de neige",
+        "cloud_area_fraction": "nebulosite, nebulosite totale, couverture nuageuse",
+        SHORTWAVE: "rayonnement global, rayonnement solaire",
+        "duration_of_sunshine": "duree d'insolation, insolation",
+        "visibility_in_air": "visibilite",
+    },
+)
+VOCABULARIES = (
+    ERA5, OPEN_METEO, GHCN, INMET, NASA_POWER, METEOSTAT, BOM, CF_SHORT, AIRPORTS, SERVICES,
+    ENGLISH, SPANISH, PORTUGUESE, GERMAN, FRENCH,
+)  # fmt: skip
+
+_TEMPERATURES, _PRESSURES = ("air_temperature",), (SURFACE, SEA_LEVEL)
+_WINDS, _HUMIDITIES = ("wind_speed", "wind_from_direction"), ("relative_humidity", "specific_humidity")
+SEVERAL_MEANINGS: dict[str, tuple[str, ...]] = {
+    "t, temp, tmp, ta, tair, tg": _TEMPERATURES,
+    "tx": (TEMPERATURE_MAXIMUM,),
+    "tn": (TEMPERATURE_MINIMUM,),
+    "td, dp, dew": ("dew_point_temperature",),
+    "tw": ("wet_bulb_temperature",),
+    "ts": ("surface_temperature", "soil_temperature", "sea_surface_temperature"),
+    "rh, hr, ur, hurel": ("relative_humidity",),
+    "q": ("specific_humidity",),
+    "humidity, hum, humedad, umidade, humidite, feuchte, feuchtigkeit, hu": _HUMIDITIES,
+    "pressure, pres, press, airpressure, baro, barometer, presion, presion atmosferica, pressao, pressao atmosferica, "
+    "pression, pression atmospherique, druck, luftdruck, atmospheric pressure, air_pressure, barometric pressure": _PRESSURES,
+    "ps": (SURFACE,),
+    "p": (*_PRESSURES, "precipitation_amount"),
+    "pp": (SEA_LEVEL, "precipitation_amount"),
+    "pr": ("precipitation_amount", *_PRESSURES),
+    "rr, rain_mm, prec, pcp, pluv, pluvio": ("precipitation_amount",),
+    "r": ("precipitation_amount", "relative_humidity"),
+    "wind, viento, vento, vent, w": _WINDS,
+    "ws, ff, wspeed, fm, wnd": ("wind_speed",),
+    "wd, dd, dir, wind_from": ("wind_from_direction",),
+    "fx, wg": ("wind_speed_of_gust",),
+    "u": ("eastward_wind",),
+    "v": ("northward_wind",),
+    "cloud, clouds, cc, n, nuages, nubes, nuvens, wolken, sky": ("cloud_area_fraction",),
+    "rad, radiation, radiacion, rayonnement, strahlung, solar, irradiance, qq, swdown, rs": (SHORTWAVE,),
+    "sun, sol, ss": ("duration_of_sunshine",),
+    "snow, neve, nieve, neige, schnee": ("snowfall_amount", "thickness_of_snowfall_amount", "surface_snow_thickness"),
+    "sd": ("surface_snow_thickness", "surface_snow_amount"),
+    "evaporation, evap, evaporacion, evaporacao, verdunstung": (EVAPORATION, POTENTIAL),
+    "st, soil": ("soil_temperature",),
+}
+"""Names, separated by commas, that are not enough: the unit or the values must decide between the meanings.
+
+A name with one meaning is here if it is so short or general that only a unit makes it sure.
+"""
+LONE_RAIN = ("rainfall_amount", "precipitation_amount")
+"""Rain by name, and the quantity that it is in data that know no other amount of precipitation: the total."""
