@@ -6,7 +6,6 @@ Each run is one `llueve train` in a process of its own, with its time and peak m
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def run(config: Path, overrides: list[str], folder: Path) -> dict[str, Any]:
     settings = [part for override in overrides for part in ("--set", override)]
     started = time.perf_counter()
     command = [sys.executable, "-m", "llueve", "train", str(config), "--run", str(folder), *settings]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = json.loads((folder / "verification.json").read_text())
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {**found, "seconds": time.perf_counter() - started, "peak_mib": peak}
