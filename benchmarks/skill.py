@@ -78,11 +78,14 @@ def main() -> None:
     print("| | Brier | BSS | log score | AUC | BSS_m | MCB / Brier | ECE | verdict |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     means: list[NDArray[np.float64]] = []
+    probabilities: list[NDArray[np.float64]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for seed in given.seeds:
             folder = Path(temporary) / str(seed)
             found = run(path, [*given.overrides, f"train.seed={seed}"], folder)
-            reference = brier_by_month(pd.read_csv(folder / "predictions.csv"), frequency)
+            predictions = pd.read_csv(folder / "predictions.csv")
+            probabilities.append(predictions["probability"].to_numpy())
+            reference = brier_by_month(predictions, frequency)
             model = found["model"]
             verdict = f"{found['verdict_code']}, {found['seconds']:.0f} s, {found['peak_mib']:.0f} MiB"
             calibration = (f"{model['mcb'] / model['brier']:.2%}", f"{model['ece']:.4f}")
@@ -98,6 +101,8 @@ def main() -> None:
     if len(means) > 1:
         names = ("Brier", "BSS", "log score", "AUC", "BSS_m")
         print("mean of seeds:", ", ".join(f"{n} {v:.4f}" for n, v in zip(names, np.mean(means, axis=0), strict=True)))
+        brier = float(np.square(np.mean(probabilities, axis=0) - predictions["observed"]).mean())
+        print(f"mean of their probabilities: Brier {brier:.4f}, BSS_m {1 - brier / reference:.4f}")
 
 
 if __name__ == "__main__":
