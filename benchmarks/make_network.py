@@ -2,6 +2,7 @@
 
     python benchmarks/make_network.py hourly_inmet_brazil.parquet
     python benchmarks/make_network.py hourly_inmet_brazil.parquet --output /tmp/again.parquet   # the same bytes
+    python benchmarks/make_network.py hourly_inmet_brazil.parquet --hourly brazil_hourly.parquet  # for benchmarks.skill
 
 The table has the columns site, latitude, longitude, time (UTC, the end of its hour) and those of `VARIABLES`, NaN where
 missing. `src/llueve/data/SOURCE.md` describes source, licence and rules. All means are computed with whole numbers, so
@@ -35,6 +36,8 @@ LEAST_SHARE = 0.85
 """Of issue times with a known sum of rain over the next 24 hours, and of steps with temperature and pressure."""
 DARK_DEGREES = 3.0
 """Below this height of the sun at the middle of an hour, missing radiation is none: most stations report it by day only."""
+LEAST_HOURS = 0.6
+"""Of hours with a known amount of rain, for the table of hours."""
 STUCK_STEPS = 10
 """This many equal values of the wind, or equal amounts of rain above zero, come from a stuck sensor and are blanked."""
 MOST_WET_GAPS = 0.05
@@ -120,6 +123,16 @@ def make(table: pa.Table) -> pa.Table:
             columns = [[name] * STEPS, *places, times, *(each.array(steps[each.name]) for each in COLUMNS)]
             parts[name] = pa.table(columns, schema)
     return pa.concat_tables([parts[name] for name in sorted(parts)]).combine_chunks()
+
+
+def well_observed(table: pa.Table) -> pa.Table:
+    """The hours of stations with a sound gauge that know the rain of enough of them."""
+    stations = table["site"].cast(pa.string())
+    rain = table["precipitation_mm"].to_numpy()
+    known = pa.table({"site": stations, "known": ~np.isnan(rain)}).group_by("site").aggregate([("known", "sum")])
+    enough = known.filter(pc.field("known_sum") >= LEAST_HOURS * STEPS * HOURS)["site"].to_pylist()
+    chosen = [site for site in enough if site.removeprefix(PREFIX) not in DEAD_GAUGES]
+    return table.filter(pc.is_in(stations, value_set=pa.array(chosen)))
 
 
 def on_the_hour(rows: dict[str, Any]) -> dict[str, Floats]:
@@ -230,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("hours", type=Path, help="the table of hourly observations, Parquet")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--hourly", type=Path, help="write the hours of well observed stations to this file instead")
     arguments = parser.parse_args()
     first, last = (pa.scalar(time.astype("datetime64[ms]")) for time in (START, END))
     table = pq.read_table(
@@ -237,6 +251,11 @@ def main() -> None:
         columns=["site", "latitude", "longitude", "time", *VARIABLES],
         filters=(pc.field("time") > first) & (pc.field("time") <= last),
     )
+    if arguments.hourly is not None:
+        chosen = well_observed(table)
+        pq.write_table(chosen, arguments.hourly)
+        print(f"{arguments.hourly}: {len(pc.unique(chosen['site']))} stations, {len(chosen):,} rows")
+        return
     made = make(table)
     write(made, arguments.output)
     sites, size = len(pc.unique(made["site"])), arguments.output.stat().st_size

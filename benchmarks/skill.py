@@ -6,7 +6,6 @@ Each run is one `llueve train` in a process of its own, with its time and peak m
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def run(config: Path, overrides: list[str], folder: Path) -> dict[str, Any]:
     settings = [part for override in overrides for part in ("--set", override)]
     started = time.perf_counter()
     command = [sys.executable, "-m", "llueve", "train", str(config), "--run", str(folder), *settings]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = json.loads((folder / "verification.json").read_text())
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {**found, "seconds": time.perf_counter() - started, "peak_mib": peak}
@@ -79,11 +78,14 @@ def main() -> None:
     print("| | Brier | BSS | log score | AUC | BSS_m | MCB / Brier | ECE | verdict |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     means: list[NDArray[np.float64]] = []
+    probabilities: list[NDArray[np.float64]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for seed in given.seeds:
             folder = Path(temporary) / str(seed)
             found = run(path, [*given.overrides, f"train.seed={seed}"], folder)
-            reference = brier_by_month(pd.read_csv(folder / "predictions.csv"), frequency)
+            predictions = pd.read_csv(folder / "predictions.csv")
+            probabilities.append(predictions["probability"].to_numpy())
+            reference = brier_by_month(predictions, frequency)
             model = found["model"]
             verdict = f"{found['verdict_code']}, {found['seconds']:.0f} s, {found['peak_mib']:.0f} MiB"
             calibration = (f"{model['mcb'] / model['brier']:.2%}", f"{model['ece']:.4f}")
@@ -99,6 +101,8 @@ def main() -> None:
     if len(means) > 1:
         names = ("Brier", "BSS", "log score", "AUC", "BSS_m")
         print("mean of seeds:", ", ".join(f"{n} {v:.4f}" for n, v in zip(names, np.mean(means, axis=0), strict=True)))
+        brier = float(np.square(np.mean(probabilities, axis=0) - predictions["observed"]).mean())
+        print(f"mean of their probabilities: Brier {brier:.4f}, BSS_m {1 - brier / reference:.4f}")
 
 
 if __name__ == "__main__":

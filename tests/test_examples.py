@@ -19,6 +19,8 @@ from llueve.sources.tables.table import read_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = (
+    "windows.context=120",
+    "model.patch_length=24",
     "train.epochs=1",
     "train.batch_size=64",
     "model.width=16",

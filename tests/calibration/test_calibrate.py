@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llueve.calibration.calibrate import FEWEST_BLOCKS, METHODS, Calibration, calibrate
+from llueve.calibration.validation_fit import fit_on_validation
+from llueve.config import parse_config
 from llueve.errors import UsageError
+from llueve.samples.split import Part
 
 DAYS = 7
 
@@ -106,6 +109,35 @@ def test_auto_takes_the_simplest_map_that_is_enough(warp: object, expected: str)
     best = log_loss(Calibration().probabilities(held_out_nK), held_out_y_n)
     after = log_loss(found.probabilities(held_out), held_out_y_n)
     assert after < best + 0.005 < best + 0.01 < log_loss(Calibration().probabilities(held_out), held_out_y_n)
+
+
+def test_auto_does_not_shift_by_the_rate_of_some_seasons() -> None:
+    logits_nK, y_n, block_n = drawn(3, n=12_000)
+    wetter = two_classes(1.4 * (logits_nK[:, 1] - logits_nK[:, 0]) + 1.0)
+    assert calibrate(wetter, y_n, "auto", block_n).method == "platt"
+    found = calibrate(wetter, y_n, "auto", block_n, all_seasons=False)
+    assert found.shift == 0 and set(found.log_scores) == {"none", "temperature"}
+    assert calibrate(wetter, y_n, "platt", block_n, all_seasons=False).method == "platt"
+
+
+@pytest.mark.parametrize(("days", "method"), [(340, {"none", "temperature"}), (366, set(METHODS[True]))])
+def test_a_validation_period_of_less_than_a_year_learns_no_shift(days: int, method: set[str]) -> None:
+    random = np.random.default_rng(0)
+    z_n = random.normal(size=days)
+    y_n = (random.random(days) < 1 / (1 + np.exp(-z_n))).astype(int)
+    part = Part("validation", np.zeros(days, np.intp), np.arange(days), y_n)
+    config = parse_config(
+        {
+            "data": {"path": "unused.csv"},
+            "target": {"label": "rain"},
+            "split": {"validation_start": "2020-01-01", "test_start": "2021-06-01"},
+            "windows": {"context": 1},
+        },
+        "test",
+    )
+    times = np.datetime64("2020-01-01") + np.arange(days)
+    found, _ = fit_on_validation(two_classes(z_n + 1.0), part, times, config)
+    assert set(found.log_scores) == method
 
 
 def test_isotonic_does_not_win_by_learning_the_validation_period_by_heart() -> None:

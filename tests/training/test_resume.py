@@ -360,7 +360,7 @@ def test_another_spelling_of_the_same_training_is_the_same(small, begun, now):
         ("train.seed=4", "train.seed was 0 and is 4"),
         ("windows.stride=2", "windows.stride was not given and is 2"),
         ("guard.policy=stop", "guard.policy was 'repair' and is 'stop'"),
-        ("model.dropout=0.2", "model.dropout was 0.1 and is 0.2"),
+        ("model.dropout=0.2", "model.dropout was 0.15 and is 0.2"),
         ("split.test_fraction=0.3", "split.test_fraction was 0.2 and is 0.3"),
         ("data.exclude=['pressure']", "data.exclude was [] and is ['pressure']"),
         ("features.neighbours=1", "features.neighbours was 0 and is 1"),

@@ -87,6 +87,7 @@ def calibrate(
     y_n: NDArray[np.integer],
     method: Literal["auto", CalibrationMethod],
     block_n: NDArray[np.integer],
+    all_seasons: bool = True,
 ) -> Calibration:
     """The calibration of a model, fitted on windows whose outcome is known.
 
@@ -97,13 +98,15 @@ def calibrate(
 
     `auto` compares them by 5-fold cross-validation over blocks of dates. It takes the simplest one whose log score is
     within one standard error of the lowest. The error is that of the paired difference over the blocks. With fewer than
-    10 blocks, or with one class alone, it is `none`.
+    10 blocks, or with one class alone, it is `none`. Without all seasons it tries `none` and `temperature` alone: the events
+    of some months are more or less frequent than those of a year, and the other methods would learn that as an error.
 
     Args:
         logits_nK: finite logits of the model.
         y_n: index of the class that happened.
         method: one of the methods, or `auto`.
         block_n: index of the block of dates of each window, for `auto`.
+        all_seasons: True if the windows cover a whole year.
 
     Raises:
         UsageError: platt or isotonic for more than two classes, or no window.
@@ -122,6 +125,7 @@ def calibrate(
     blocks_D, index_n = np.unique(block_n, return_inverse=True)
     if len(blocks_D) < FEWEST_BLOCKS or y_n.min() == y_n.max():
         return Calibration()
+    known = known if all_seasons else METHODS[False]
     losses_MD = np.stack([_held_out(_FITS[each], doubles_nK, y_n, index_n) for each in known])
     rows_D = np.bincount(index_n)
     chosen = known[_simplest(losses_MD, rows_D)]

@@ -15,7 +15,8 @@ class CalibrationConfig(Section):
 
     method: Literal["auto", CalibrationMethod] = "auto"
     """`none` leaves the probabilities as they are, `temperature` divides the logits by one number, `platt` also shifts them,
-    and `isotonic` fits a rising curve. `auto` chooses by cross-validation. More than two classes: `temperature` or `none`."""
+    and `isotonic` fits a rising curve. `auto` chooses by cross-validation; a validation period of less than a year, or more than
+    two classes, allow it `temperature` and `none` alone."""
 
 
 class DecisionConfig(Section):

@@ -37,7 +37,7 @@ class ModelConfig(Section):
     """Number of attention heads in each layer."""
     feed_forward: int = Field(128, ge=1, le=LARGEST_SIZE)
     """Width of the feed-forward network in each layer."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.15, ge=0, lt=1)
     """Share of activations that training sets to zero at random. It is 0 in forecasts."""
     positions: Literal["flattened", "time"] = "flattened"
     """Index of a token's rotary position in `timer_xl`. `flattened`, as in the public code, runs over variable and patch;

@@ -41,7 +41,7 @@ class PhaseKeys(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer as a share of that of the layer above, above 0 and at most 1. The last layer has the
     encoder's rate; the embedding counts as the layer below the first."""
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Weight decay of AdamW, 0 to 1."""
     warmup_steps: Annotated[int, Field(ge=0, le=MOST_STEPS)] = 100
     """Optimiser steps over which the learning rates rise linearly from zero."""
@@ -142,8 +142,8 @@ class TrainConfig(PhaseKeys):
     a pass over the data is four epochs, each followed by a validation."""
     linear_start: bool = True
     """Start the head `variables` from a logistic regression on its levels, if the model sees each site alone."""
-    average_decay: float = Field(0.0, ge=0, lt=1)
-    """Decay of a moving average of the weights, 0 to below 1, as 0.999. If above 0, validation and the final model use it."""
+    average_decay: float = Field(0.99, ge=0, lt=1)
+    """Decay of a moving average of the weights, 0 to below 1, which validation and the final model use; 0 switches it off."""
     feature_cache_gb: float = Field(8.0, ge=0)
     """Disk space in GB for the outputs of a frozen encoder, which are then computed once; 0 switches this off."""
     members: int = Field(1, ge=1, le=100)

@@ -214,7 +214,7 @@ def _lowest(score: Callable[[int], float], start: int) -> int:
 
 def _fit_gradient_boosting(rows: FittingRows, setting: int, search: bool) -> Fitted:
     """Trees with `setting` leaves, until validation has not improved for 10 of them. There is no search."""
-    x_nF, validation_x_nF = (each[:, rows.columns].astype(np.float64) for each in (rows.x_nF, rows.validation_x_nF))
+    x_nF, validation_x_nF = _chosen(rows.x_nF, rows.columns), _chosen(rows.validation_x_nF, rows.columns)
     # If there are more sites than a categorical feature can hold, the index stays a number, which trees can still split.
     few_sites = rows.sites > 1 and len(np.unique(x_nF[:, -1])) <= MOST_CATEGORIES
     model = HistGradientBoostingClassifier(
@@ -230,7 +230,14 @@ def _fit_gradient_boosting(rows: FittingRows, setting: int, search: bool) -> Fit
     )
     model.fit(x_nF, rows.y_n, X_val=validation_x_nF, y_val=rows.validation_y_n)
     score = _log_score(model.predict_proba(validation_x_nF), rows.validation_y_n)
-    return Fitted(score, setting, rows.columns, lambda part_x_nF: model.predict_proba(part_x_nF[:, rows.columns])[:, 1])
+    return Fitted(
+        score, setting, rows.columns, lambda part_x_nF: model.predict_proba(_chosen(part_x_nF, rows.columns))[:, 1]
+    )
+
+
+def _chosen(x_nF: FloatArray, columns: NDArray[np.intp]) -> FloatArray:
+    """Some columns; without a copy if they are all, because the matrices are large."""
+    return x_nF if len(columns) == x_nF.shape[1] else x_nF[:, columns]
 
 
 def _log_score(p_n2: NDArray[np.float64], y_n: NDArray[np.int64]) -> float:
