@@ -18,6 +18,8 @@ from llueve.quantities.vocabulary import SEA_LEVEL, SURFACE
 
 T, TD, RH, Q = "air_temperature", "dew_point_temperature", "relative_humidity", "specific_humidity"
 U, V, SPEED, DIRECTION = "eastward_wind", "northward_wind", "wind_speed", "wind_from_direction"
+AS_IT_IS = (1.0, 0.0)
+"""Factor and offset of values that are in the canonical unit already."""
 HEIGHT = "elevation"
 """Input of a recipe: the coordinate `elevation_m` of the sites, in metres."""
 
@@ -165,16 +167,16 @@ class _Panel:
         for name, known in self.known.items():
             if known.meaning == meaning:
                 values_ST = np.asarray(self.panel.variables[name].values, dtype=np.float64)
-                converted = (1.0, 0.0) if meaning.part is not None else self._conversion(name, known)
+                converted = AS_IT_IS if meaning.part is not None else self._conversion(name, known)
                 if isinstance(converted, str):
                     reasons.append(converted)
                     continue
-                if converted != (1.0, 0.0):
+                words = f"{name} as it is"
+                if converted != AS_IT_IS:
                     values_ST = values_ST * converted[0] + converted[1]
+                    words = f"{name}, from {known.units} to {meaning.quantity.units}"
                 if meaning.part is None and meaning.quantity.unit.dimension == "angle":
                     values_ST = values_ST % 360
-                as_it_is = converted == (1.0, 0.0)
-                words = f"{name} as it is" if as_it_is else f"{name}, from {known.units} to {meaning.quantity.units}"
                 return _Found(values_ST, words, (name,))
         return None
 

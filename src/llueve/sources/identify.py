@@ -13,7 +13,7 @@ import xarray as xr
 
 from llueve.errors import DataError, listed, shortened
 from llueve.panel import Finding, KnownQuantity, feature_names
-from llueve.quantities.catalogue import NONE, QUANTITIES, SAME_AS, Meaning, Origin, Statistic, meaning_of
+from llueve.quantities.catalogue import NONE, QUANTITIES, SAME_AS, Meaning, Origin, Part, Statistic, meaning_of
 from llueve.quantities.header_words import LONE_RAIN, VOCABULARIES
 from llueve.quantities.name_meanings import NameMeanings, compact, defined_by, look_up
 from llueve.quantities.unit_table import unit_of
@@ -105,7 +105,7 @@ def _configured(panel: xr.Dataset, name: str, text: str, is_part: bool) -> Answe
                 f"{source}: data.quantities says {meaning} for a column of data.wind_directions; expected a direction, such as "
                 "wind_from_direction: correct one of the two keys"
             )
-        meaning = replace(meaning, part="sine" if name.endswith("_sin") else "cosine")
+        meaning = replace(meaning, part=_part_of(name))
     attrs = panel.variables[name].attrs
     units = attrs.get("units") or getattr(look_up(name), "said", None)
     if units is None:
@@ -120,7 +120,12 @@ def _direction_part(name: str, column: str) -> Answer:
     found = look_up(column)
     directions = [each for each in found.meanings if each.quantity.unit.dimension == "angle"] if found else []
     meaning = directions[0] if directions else Meaning(QUANTITIES["wind_from_direction"])
-    return KnownQuantity(replace(meaning, part="sine" if name.endswith("_sin") else "cosine"), "configured", None)
+    return KnownQuantity(replace(meaning, part=_part_of(name)), "configured", None)
+
+
+def _part_of(name: str) -> Part:
+    """The part of a direction that a variable of a column of `data.wind_directions` holds."""
+    return "sine" if name.endswith("_sin") else "cosine"
 
 
 def _identified(panel: xr.Dataset, name: str) -> Answer:
