@@ -27,7 +27,7 @@ from rich.console import Console
 from llueve.config import GuardConfig, ModelConfig, TrainConfig
 from llueve.errors import GuardStop, UsageError
 from llueve.model.build import HeadSizes, build_classifier, build_encoder
-from llueve.model.classifier import KNOTS
+from llueve.model.heads import KNOTS
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows
 from llueve.training.environment import Environment

@@ -32,7 +32,7 @@ from rich.console import Console
 
 from llueve.config import Config, GuardConfig, ModelConfig, TrainConfig, load_config, parse_config
 from llueve.errors import Interrupted
-from llueve.model.classifier import KNOTS
+from llueve.model.heads import KNOTS
 from llueve.runs.saved_model import SavedModel
 from llueve.samples.read import read_panel
 from llueve.samples.scale import fit_scaler

@@ -15,7 +15,7 @@ from benchmarks.faults.scene import Random, Scene, put
 from benchmarks.faults.trial import Trial
 from llueve.model import timer, timer_xl
 from llueve.model.batch import Batch
-from llueve.model.classifier import Answer
+from llueve.model.heads import Answer
 from llueve.step import gradients as step_module
 
 

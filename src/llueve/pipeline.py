@@ -22,15 +22,18 @@ from rich.console import Console
 from llueve.audit import audit_panel
 from llueve.calibration.validation_fit import fit_on_validation
 from llueve.config import Config, override_verify
+from llueve.config.model_keys import DAY_HOURS
 from llueve.csv_text import with_safe_sites
 from llueve.distributed.processes import join_processes
 from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
-from llueve.errors import ConfigError, DataError, RunError, UsageError
+from llueve.errors import DataError, RunError, UsageError
 from llueve.files import make_folder, write_whole
-from llueve.model.build import EncoderSizes
+from llueve.model.build import with_sizes
 from llueve.model.checkpoints.convert import encode_checkpoint
+from llueve.model.checkpoints.locate import EMBEDDED
 from llueve.model.checkpoints.pretrained import Format, load_pretrained, read_pretrained
 from llueve.model.timer_xl import TimerXL
+from llueve.model.weather_xl import WeatherXL
 from llueve.panel import feature_cube, feature_names, fingerprint, site_positions, static_table
 from llueve.paths import path_problem
 from llueve.runs.directory import AUDIT, MODEL, PREDICTIONS, VERIFICATION, Run
@@ -39,6 +42,7 @@ from llueve.runs.model_files import load_model, require_own_configuration, save_
 from llueve.runs.outputs import require_separate, require_separate_data
 from llueve.runs.replacement import replace_run, saying_how_to_resume
 from llueve.runs.saved_model import SavedModel
+from llueve.samples.encoder_inputs import encoder_problem
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
 from llueve.samples.split import Part, Split, complete_windows, split_panel
@@ -87,9 +91,9 @@ def train(
     if resume and overwrite:
         raise UsageError("resume keeps what overwrite replaces: give one of them")
     pretrained = None
-    if config.model.pretrained is not None:
+    if config.model.pretrained not in ("auto", "none"):
         pretrained = read_pretrained(config.model.pretrained, config.model.allow_missing)
-        config = _with_sizes(config, pretrained.report.sizes)
+        with_sizes(config.model, pretrained.report.sizes)  # it may not ask for others
     run = Run(Path(directory))
     timeout = timedelta(minutes=config.processes.timeout_minutes)
     with join_processes(timeout) as processes, RunLock(run.directory) as lock:
@@ -106,6 +110,9 @@ def train(
         audit.require_clean(config.audit.allow)
         split = audit.split or split_panel(panel, config)
         scaler = fit_scaler(panel, split.training_rows)
+        if config.model.pretrained == "auto" and _suits_embedded(panel, config):
+            pretrained = read_pretrained(EMBEDDED)
+            logger.info("starts from the weather encoder of the package (model.pretrained)")
         saved = SavedModel.build(panel, split, scaler, config, pretrained)
         further = partial(SavedModel.build, panel, split, scaler, pretrained=pretrained)
         build = further if config.train.members > 1 else None
@@ -120,7 +127,8 @@ def train(
             saying_how_to_resume(run, start.run) if processes.is_first else nullcontext(),
             Tracking(config, start.run.directory, name) if processes.is_first else nullcontext() as tracking,
         ):
-            job = Job(config, start.run, processes, console, tracking)
+            settled = config.model_copy(update={"train": config.train.for_encoder(saved.checkpoint is not None)})
+            job = Job(settled, start.run, processes, console, tracking)
             saved = fit_members(job, saved, build, panel, split, windows, start)
             return Result(run.directory, processes.on_first(lambda: _finish(job, run, saved, panel, split, windows)))
 
@@ -199,7 +207,12 @@ def convert(source: str | Path, to: Format, output: str | Path, allow_missing: S
         encoder = load_model(Run.open(source)[0]).classifier.encoder
     else:
         encoder, _ = load_pretrained(source, allow_missing)
-    if isinstance(encoder, TimerXL) and encoder.positions != "flattened":
+    if to == "openltm" and isinstance(encoder, WeatherXL):
+        logger.warning(
+            "only the plain Timer-XL is written: embedding, layers and forecasting head. The vectors of quantities, levels, "
+            "gaps, place and time, and the probabilities of rain have no place in OpenLTM, whose positions are also others"
+        )
+    elif isinstance(encoder, TimerXL) and encoder.positions != "flattened":
         logger.warning("the encoder was trained with positions = %r: set this when you load it", encoder.positions)
     contents = {Path(output) / name: content for name, content in encode_checkpoint(encoder, to).items()}
     if present := [path for path in contents if os.path.lexists(path)]:
@@ -215,15 +228,11 @@ def convert(source: str | Path, to: Format, output: str | Path, allow_missing: S
     return list(contents)
 
 
-def _with_sizes(config: Config, sizes: EncoderSizes) -> Config:
-    """The configuration with architecture and sizes of its checkpoint; it may not ask for others."""
-    for name, size in vars(sizes).items():
-        asked = getattr(config.model, name)
-        if name in config.model.model_fields_set and asked != size:
-            raise ConfigError(
-                f"model.{name} = {asked}: the checkpoint {config.model.pretrained} has {size}; leave the key out"
-            )
-    return config.model_copy(update={"model": config.model.model_copy(update=vars(sizes))})
+def _suits_embedded(panel: xr.Dataset, config: Config) -> bool:
+    """True if `model.pretrained = "auto"` means the weights of the package for this panel."""
+    fresh = config.model.asks_for_sizes or config.train.recipe == "scratch"
+    days = config.windows.context * float(panel.attrs["step_hours"]) / DAY_HOURS
+    return not fresh and days >= 1 and encoder_problem(panel) is None
 
 
 def _open(directory: str | Path) -> tuple[Run, Config, SavedModel]:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llueve.errors import UsageError
-from llueve.model.classifier import TimerXLForClassification, VariablesHead
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import VariablesHead
 from llueve.model.sites import Scenes, SiteAttention, relations
 from llueve.model.timer_xl import TimerXL
 from llueve.sphere import distance_km

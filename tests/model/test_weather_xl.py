@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llueve.model.classifier import DayHead, TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import DayHead
 from llueve.model.weather_xl import PLACE_FACTS, WeatherXL, place_facts
 
 VARIABLES, DAYS, HOURS = 5, 3, 24

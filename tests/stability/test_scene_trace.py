@@ -7,7 +7,8 @@ import torch
 
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch, Future
-from llueve.model.classifier import TimerXLForClassification, VariablesHead
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import VariablesHead
 from llueve.model.sites import Scenes, SiteAttention, lay_out
 from llueve.model.timer_xl import TimerXL
 from llueve.panel import UNKNOWN

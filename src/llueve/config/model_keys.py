@@ -7,7 +7,13 @@ from pydantic import Field, model_validator
 from llueve.config.section import Section
 
 MOST_LAYERS = 256
+DAY_HOURS = 24
+"""Length of a patch of the weather encoder, whose values are hourly."""
 MOST_HEADS = 4096
+WEIGHT_WORDS = ("auto", "none", "embedded")
+"""Words of `pretrained`; everything else is a place."""
+SIZES = ("patch_length", "width", "layers", "heads", "feed_forward")
+"""Keys with the sizes of an encoder."""
 LARGEST_SIZE = 2**20
 """Largest width of anything in an encoder."""
 LARGEST_MODEL = 2 * 10**9
@@ -20,13 +26,16 @@ class ModelConfig(Section):
     head: Literal["variables", "mean"] = "variables"
     """Classification head. `variables` pools each variable separately and adds its level and spread; `mean` is the head
     of the troubleshooting note, the mean over all tokens."""
-    pretrained: str | None = Field(None, min_length=1)
-    """Checkpoint to start from: a file, a folder, or `hf://ORGANISATION/NAME@REVISION` for a repository of the Hugging Face
-    hub, where `@REVISION` may be left out. Not set: a fresh encoder."""
+    pretrained: str = Field("auto", min_length=1)
+    """Weights to start from. `embedded`: the weather encoder of the package. A file, a folder, or
+    `hf://ORGANISATION/NAME@REVISION` for a repository of the Hugging Face hub, where `@REVISION` may be left out. `none`: a
+    fresh encoder. `auto`: `embedded` for steps of 1 to 6 hours, if at least three quantities are known and no key below
+    asks for other sizes; otherwise `none`."""
     allow_missing: tuple[str, ...] = ()
     """Names of tensors that may be absent from the checkpoint or unused in it; `*` matches any text."""
-    architecture: Literal["timer_xl", "timer"] = "timer_xl"
-    """Encoder. `timer_xl` attends across all variables, `timer` within each. A checkpoint decides it and the sizes below."""
+    architecture: Literal["timer_xl", "timer", "weather_xl"] = "timer_xl"
+    """Encoder. `timer_xl` attends across all variables, `timer` within each. `weather_xl` is a Timer-XL that knows the
+    quantity of each variable, place and time. A checkpoint decides it and the sizes below."""
     patch_length: int = Field(96, ge=1, le=LARGEST_SIZE)
     """Steps in one token (patch)."""
     width: int = Field(64, ge=2, le=LARGEST_SIZE)
@@ -58,6 +67,17 @@ class ModelConfig(Section):
     """Most sites that see each other. Training draws this number of a larger network at random; a forecast sees the nearest
     ones. Time and memory of a step grow with its square."""
 
+    @property
+    def asks_for_sizes(self) -> bool:
+        """True if a key asks for another encoder than the default."""
+        own = ("head", "architecture", "positions", "instance_norm", *SIZES)
+        return any(getattr(self, key) != type(self).model_fields[key].default for key in own)
+
+    @property
+    def pretrained_path(self) -> str | None:
+        """The checkpoint to start from, if it is not one of the words of `pretrained`."""
+        return None if self.pretrained in WEIGHT_WORDS else self.pretrained
+
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         if self.width % self.heads:
@@ -68,6 +88,10 @@ class ModelConfig(Section):
             raise ValueError(f"site_width {self.site_width} is not a multiple of site_heads {self.site_heads}")
         if self.head == "mean" and self.sites == "together":
             raise ValueError('sites = "together" needs head = "variables": the head "mean" sees no level of a site')
+        if self.architecture == "weather_xl":
+            if self.head != "variables" or self.patch_length != DAY_HOURS:
+                needs = f'head = "variables" and patch_length = {DAY_HOURS}, a day of hours'
+                raise ValueError(f'architecture = "weather_xl" needs {needs}')
         in_layer = self.width * (4 * self.width + 2 * self.feed_forward)
         if (count := self.layers * in_layer + 2 * self.width * self.patch_length) > LARGEST_MODEL:
             raise ValueError(f"these sizes make an encoder of {count:,} weights, expected at most {LARGEST_MODEL:,}")

@@ -20,8 +20,6 @@ class CorpusConfig(Section):
     """Training windows that are drawn from all places."""
     validation_windows: int = Field(6_000, ge=1, le=MOST_STEPS)
     """Windows of the places that are held out."""
-    days: int = Field(7, ge=1, le=60)
-    """Days of the context."""
 
 
 class EncoderConfig(Section):

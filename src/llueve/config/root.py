@@ -53,11 +53,11 @@ class Config(Section):
                 'choose "temperature", "none" or "auto"'
             )
         model = self.model
-        if self.train.recipe == "scratch" and model.pretrained is not None:
+        if self.train.recipe == "scratch" and model.pretrained not in ("auto", "none"):
             but = f"trains without pre-trained weights, but model.pretrained = {model.pretrained!r}; remove one of them"
             raise ValueError(f'train.recipe = "scratch": {but}')
         for phase in self.train.phases:
-            if model.pretrained is None and (count := frozen_layers(phase.freeze)) > model.layers:
+            if model.pretrained == "none" and (count := frozen_layers(phase.freeze)) > model.layers:
                 raise ValueError(
                     f"train.phases: {phase.name} freezes layers:{count}, but model.layers = {model.layers}"
                 )

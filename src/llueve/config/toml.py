@@ -131,7 +131,7 @@ def _absolute(config: Config, where: str, folder: Path | None) -> Config:
         "regions": {
             name: placed(region, f"regions.{name}", "polygon", "mask") for name, region in config.regions.items()
         },
-        "model": placed(config.model, "model", "pretrained"),
+        "model": placed(config.model, "model", *(["pretrained"] if config.model.pretrained_path else [])),
     }
     if config.track.mlflow_folder is not None:
         changes["track"] = placed(config.track, "track", "mlflow")

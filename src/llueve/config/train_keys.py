@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from llueve.config.section import MOST_STEPS, Section
 
-Recipe = Literal["plain", "default", "conservative", "scratch"]
+Recipe = Literal["auto", "plain", "frozen", "default", "conservative", "scratch"]
 
 LAYERS = re.compile(r"layers:([1-9][0-9]{0,3})")
 STAIRS = 10
@@ -104,6 +104,7 @@ _NOTE |= {"warmup_steps": 0, "clip_norm": 1.0, "batch_size": 16}
 """Keys of both phases of the troubleshooting note."""
 RECIPES: dict[Recipe, tuple[PhaseConfig, ...]] = {
     "plain": (),
+    "frozen": (PhaseConfig(name="head", freeze=("encoder",)),),
     "default": (
         PhaseConfig(name="head", freeze=("encoder",), epochs=3, head_learning_rate=1e-3),
         PhaseConfig(name="all", encoder_learning_rate=1e-4, head_learning_rate=5e-4, layer_decay=0.8),
@@ -120,10 +121,11 @@ RECIPES: dict[Recipe, tuple[PhaseConfig, ...]] = {
 class TrainConfig(PhaseKeys):
     """The training (`[train]`)."""
 
-    recipe: Recipe = "plain"
-    """List of phases by name. `plain`: one phase with the keys of `[train]`. `default`: the head alone, then everything,
-    with lower rates towards the embedding. `conservative`: the strategy of the troubleshooting note. `scratch`: one phase
-    without pre-trained weights. A key set in `[train]` holds in every phase of the recipe, `epochs` in the last one."""
+    recipe: Recipe = "auto"
+    """List of phases by name. `plain`: one phase with the keys of `[train]`. `frozen`: the head alone. `default`: the head
+    alone, then everything, with lower rates towards the embedding. `auto`: `default` with pre-trained weights, otherwise
+    `plain`. `conservative`: the strategy of the troubleshooting note. `scratch`: one phase without pre-trained weights. A key
+    set in `[train]` holds in every phase of the recipe, `epochs` in the last one."""
     phases: tuple[PhaseConfig, ...] = ()
     """Phases in order, as entries `[[train.phases]]`. Without any, `recipe` decides."""
     fraction: float = Field(1.0, gt=0, le=1)
@@ -153,7 +155,7 @@ class TrainConfig(PhaseKeys):
 
     @model_validator(mode="after")
     def _phases(self) -> Self:
-        if self.phases and self.recipe != "plain":
+        if self.phases and self.recipe not in ("auto", "plain"):
             raise ValueError(f"recipe = {self.recipe!r}: has phases of its own; remove it, or remove phases")
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
@@ -166,8 +168,8 @@ class TrainConfig(PhaseKeys):
         return self
 
     def resolved(self) -> "TrainConfig":
-        """The same training with the phases of its recipe instead of the recipe's name."""
-        if self.recipe == "plain":
+        """The same training with the phases of its recipe instead of the recipe's name; `auto` stays."""
+        if self.recipe in ("auto", "plain"):
             return self
         given = self.model_fields_set - {"epochs"}
         # The user set a warm-up in steps, or none: the warm-up in epochs of a recipe must not replace it.
@@ -176,6 +178,13 @@ class TrainConfig(PhaseKeys):
         left_out = dict.fromkeys(given & set(PhaseConfig.model_fields))
         phases = tuple(phase.model_copy(update=left_out) for phase in RECIPES[self.recipe])
         return self.model_copy(update={"recipe": "plain", "phases": phases})
+
+    def for_encoder(self, is_pretrained: bool) -> "TrainConfig":
+        """The same training with the recipe that `auto` stands for."""
+        if self.recipe != "auto":
+            return self
+        recipe: Recipe = "default" if is_pretrained and not self.phases else "plain"
+        return self.model_copy(update={"recipe": recipe}).resolved()
 
     def in_phase(self, phase: PhaseConfig) -> "TrainConfig":
         """The keys of a phase, as a training of that phase alone."""

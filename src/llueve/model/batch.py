@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llueve.model.classifier import Answer, TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import Answer
 from llueve.model.sites import Scenes
 
 

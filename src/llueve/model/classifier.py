@@ -6,183 +6,21 @@ V level values of one variable, J knots of their encoding, W width of one variab
 X input of the head for one variable.
 """
 
-from typing import Literal, NamedTuple, Self, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from llueve.config.model_keys import DAY_HOURS
 from llueve.errors import UsageError
-from llueve.model.kernels.dropout import Dropout
+from llueve.model.heads import EXTRAS, Answer, DayHead, MeanHead, VariablesHead
 from llueve.model.patches import Normalised, PatchEncoder, to_patches
-from llueve.model.sites import Scenes, SiteAttention
-from llueve.model.weather_xl import PLACE_FACTS, WeatherXL
+from llueve.model.sites import Scenes
+from llueve.model.weather_xl import DAYS, PLACE_FACTS, WeatherXL
 from llueve.panel import FloatArray
 
-NOTE_HIDDEN = 128
-NOTE_DROPOUT = 0.1
-NOTE_WEIGHT_STD = 0.01
-VARIABLE_WIDTH = 32
-HIDDEN = 128
-KNOTS = 16
-"""Number of training quantiles between which a level is encoded piecewise linearly."""
 LARGEST = 1e3
 """Limit, in training spreads, of values that are used without normalisation: their squares and scores stay exact."""
-LEVELS = 3
-"""Levels of one variable: mean of the window, mean of its last patch, newest observed value. Means over the last hours follow."""
-EXTRAS = 3
-"""Further values of one variable: spread of the window, observed share of it, 1 if the last step was observed."""
-
-
-class DayForecasts(NamedTuple):
-    """What the pre-training forecasts after each patch."""
-
-    next_BCNP: Tensor
-    """The values of each variable in the next patch, in the units of the input."""
-    rain_BNR: Tensor
-    """Logits of at least each amount of rain within the next patch."""
-
-
-class Answer(NamedTuple):
-    """The output of a head."""
-
-    logits_BK: Tensor
-    future_BC: Tensor | None = None
-    """Forecast of each variable's mean over the horizon, in training-set units; None from a head without forecasts."""
-    days: DayForecasts | None = None
-    """None but in a pre-training."""
-
-
-class MeanHead(nn.Module):
-    """Head of the troubleshooting note: forecasting head → mean over all tokens → LayerNorm → Linear → GELU → Linear.
-
-    Dropout 0.1, weights N(0, 0.01²), biases zero. It cannot distinguish variables and sees no level: it is the reference
-    for the default head.
-    """
-
-    def __init__(self, patch_length: int, classes: int) -> None:
-        super().__init__()
-        self.classifier = nn.Sequential(
-            nn.LayerNorm(patch_length),
-            nn.Linear(patch_length, NOTE_HIDDEN),
-            nn.GELU(),
-            nn.Dropout(NOTE_DROPOUT),
-            nn.Linear(NOTE_HIDDEN, classes),
-        )
-        for module in self.classifier:
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=NOTE_WEIGHT_STD)
-                nn.init.zeros_(module.bias)
-
-    def forward(self, mean_BD: Tensor, forecasting: nn.Linear) -> Answer:
-        """Return logits from the mean of all tokens (B, D)."""
-        # The forecasting head is linear: its output for the mean token is the mean of its outputs, with T times less work.
-        return Answer(self.classifier(forecasting(mean_BD)))
-
-
-class VariablesHead(nn.Module):
-    """The default head: it keeps variables, levels and spreads apart until a small network joins them.
-
-    For variable c: hidden_c = GELU(LayerNorm(A·[mean token, last token] + E_c + Σ_v level_cv·G_cv)). All hidden_c and the
-    facts are concatenated and go through two hidden layers to the logits. Levels are encoded piecewise linearly between
-    training quantiles of the variable (Gorishniy et al., arXiv:2203.05556), so extremes do not compress small amounts of
-    rain. With `sites`, the windows of one issue time see each other before the logits. A linear map of the encoded levels and
-    the facts is added to the logits, as in logistic regression. The last layers start at zero: the first forecast is the same
-    for all windows.
-
-    Args:
-        recent_steps: numbers of steps up to the issue time whose means are levels, too.
-    """
-
-    knots_CJ: Tensor
-
-    def __init__(
-        self,
-        width: int,
-        variables: int,
-        facts: int,
-        classes: int,
-        dropout: float,
-        recent_steps: tuple[int, ...] = (),
-        sites: SiteAttention | None = None,
-    ) -> None:
-        super().__init__()
-        hidden = HIDDEN if sites is None else sites.width
-        self.recent_steps, self.levels = recent_steps, LEVELS + len(recent_steps)
-        inputs = self.levels * (KNOTS - 1) + EXTRAS
-        self.token = nn.Linear(2 * width, VARIABLE_WIDTH)
-        self.variable_CW = nn.Parameter(torch.empty(variables, VARIABLE_WIDTH))
-        self.level_CVW = nn.Parameter(torch.empty(variables, inputs, VARIABLE_WIDTH))
-        self.norm = nn.LayerNorm(VARIABLE_WIDTH)
-        self.network = nn.Sequential(
-            nn.Linear(variables * VARIABLE_WIDTH + facts, hidden),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(hidden, hidden),
-            # The layers across sites add to their input: it must not be cut at zero.
-            *((nn.GELU(), Dropout(dropout)) if sites is None else ()),
-        )
-        self.sites = sites
-        self.dropout = Dropout(dropout)
-        self.out = nn.Linear(hidden, classes)
-        self.future = nn.Linear(hidden, variables)
-        self.linear = nn.Linear(variables * inputs + facts, classes, bias=False)
-        self.register_buffer(
-            "knots_CJ", torch.empty(variables, KNOTS).copy_(torch.linspace(-2, 2, KNOTS, device="cpu"))
-        )
-        nn.init.normal_(self.variable_CW, std=0.02)
-        nn.init.normal_(self.level_CVW, std=inputs**-0.5)
-        for layer in (self.out, self.future, self.linear):
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
-
-    def forward(self, pooled_BCX: Tensor, facts_BF: Tensor, scenes: Scenes | None = None) -> Answer:
-        """Answer from mean token, last token and levels of each variable: X = 2D + levels + EXTRAS.
-
-        Raises:
-            UsageError: the head sees other sites, and `scenes` is None.
-        """
-        token_BCX, level_BCV = pooled_BCX.split((self.token.in_features, self.levels + EXTRAS), dim=-1)
-        token_BCW = self.token(token_BCX.contiguous())
-        encoded_BCV = self.encode_levels(level_BCV)
-        level_BCW = torch.einsum("bcv,cvw->bcw", encoded_BCV, self.level_CVW)
-        hidden_BCW = self.dropout(F.gelu(self.norm(token_BCW + self.variable_CW + level_BCW)))
-        row_BW = self.network(torch.cat((hidden_BCW.flatten(1), facts_BF), dim=-1))
-        if self.sites is not None:
-            if scenes is None:
-                raise UsageError("this model sees the sites of an issue time together: give scenes")
-            row_BW = self.sites(row_BW, scenes)
-        linear_BK = self.linear(self.linear_inputs(encoded_BCV, facts_BF))
-        return Answer(self.out(row_BW) + linear_BK, self.future(row_BW))
-
-    @staticmethod
-    def linear_inputs(encoded_BCV: Tensor, facts_BF: Tensor) -> Tensor:
-        """Return the inputs of the linear map: encoded levels and facts, (B, C·V + F)."""
-        return torch.cat((encoded_BCV.flatten(1), facts_BF), dim=-1)
-
-    def encode_levels(self, level_BCV: Tensor) -> Tensor:
-        """Encode each level as its fraction of each interval between knots, 0…1; extras stay as they are."""
-        low_CJ, high_CJ = self.knots_CJ[:, :-1], self.knots_CJ[:, 1:]
-        # Equal knots (most days have no rain) become a step just above them.
-        width_CJ = (high_CJ - low_CJ).clamp(min=1e-4)
-        value_BCV1 = level_BCV[..., : self.levels, None]
-        through_BCVJ = ((value_BCV1 - low_CJ[:, None]) / width_CJ[:, None]).clamp(0, 1)
-        return torch.cat((through_BCVJ.flatten(2), level_BCV[..., self.levels :]), dim=-1)
-
-
-class DayHead(nn.Module):
-    """Head of the pre-training: after each patch the next values of each variable, and probabilities of amounts of rain.
-
-    All its weights belong to the encoder. Its logits are those of the second amount of rain after the last patch.
-    """
-
-    def forward(self, pooled_BCNX: Tensor, encoder: WeatherXL) -> Answer:
-        """Answer from the tokens of all patches, and 1 beside each present one: X = D + 1."""
-        token_BCND, present_BCN = pooled_BCNX[..., :-1], pooled_BCNX[..., -1] > 0
-        rain_BNR = encoder.rain(encoder.summary(token_BCND, present_BCN))
-        logit_B = rain_BNR[:, -1, 1]
-        logits_BK = torch.stack((torch.zeros_like(logit_B), logit_B), dim=-1)
-        return Answer(logits_BK, days=DayForecasts(encoder.forecasting(token_BCND), rain_BNR))
 
 
 class TimerXLForClassification(nn.Module):
@@ -196,6 +34,7 @@ class TimerXLForClassification(nn.Module):
         num_facts: F, number of facts known at issue time, for the `variables` head.
         dropout: rate of the `variables` head in training, 0…1.
         instance_norm: normalise each variable of each window for the encoder, as published checkpoints expect.
+        step_hours: hours between two steps, for the weather encoder.
 
     Raises:
         UsageError: `variables` without a number of variables.
@@ -211,6 +50,7 @@ class TimerXLForClassification(nn.Module):
         num_facts: int = 0,
         dropout: float = 0.1,
         instance_norm: bool = True,
+        step_hours: int = 1,
     ) -> None:
         super().__init__()
         if head == "variables" and num_variables is None:
@@ -218,6 +58,7 @@ class TimerXLForClassification(nn.Module):
         self.encoder = encoder
         self.num_classes = num_classes
         self.instance_norm = instance_norm
+        self.step_hours = step_hours
         # It starts at zero: a pre-trained encoder without gaps in its training then starts with its own outputs.
         self.gap_embedding_D = nn.Parameter(torch.zeros(encoder.width))
         if head == "variables" and num_variables is not None:
@@ -282,19 +123,39 @@ class TimerXLForClassification(nn.Module):
         observed_BCL = (
             torch.ones_like(x_BCL, dtype=torch.bool) if observed_BLC is None else observed_BLC.transpose(1, 2)
         )
+        if isinstance(self.encoder, WeatherXL):
+            return self._pool_weather(self.encoder, x_BCL, observed_BCL, facts_BF)
         window = self.encoder.normalise(x_BCL, observed_BCL)
         given_BCL = window.x_BCL if self.instance_norm else x_BCL.clamp(-LARGEST, LARGEST)
-        place_BG = None
-        if isinstance(self.encoder, WeatherXL) and facts_BF is not None:
-            place_BG = facts_BF[:, -PLACE_FACTS:]
-        token_BCND = self.encoder.tokens(given_BCL, observed_BCL, self.gap_embedding_D, place_BG)
+        token_BCND = self.encoder.tokens(given_BCL, observed_BCL, self.gap_embedding_D)
         present_BCN = to_patches(observed_BCL, self.encoder.patch_length).any(-1)
-        if isinstance(self.head, MeanHead):
+        if not isinstance(self.head, VariablesHead):
             return _mean_over(token_BCND.flatten(1, 2), present_BCN.flatten(1))
-        if isinstance(self.head, DayHead):
-            return torch.cat((token_BCND, present_BCN[..., None].to(token_BCND.dtype)), dim=-1)
-        level_BCV = _levels(x_BCL, observed_BCL, window, (self.encoder.patch_length, *self.head.recent_steps))
+        level_BCV = self._levels(x_BCL, observed_BCL, window)
         return torch.cat((_mean_over(token_BCND, present_BCN), token_BCND[:, :, -1], level_BCV), dim=-1)
+
+    def _pool_weather(self, encoder: WeatherXL, x_BCL: Tensor, observed_BCL: Tensor, facts_BF: Tensor | None) -> Tensor:
+        """The weather encoder sees the last variables: its own quantities. The head sees the levels of the others."""
+        place_BG = None if facts_BF is None else facts_BF[:, -PLACE_FACTS:]
+        own = x_BCL.shape[1] - encoder.variables
+        hours_BQL, seen_BQL = (self._hourly(each_BCL[:, own:]) for each_BCL in (x_BCL, observed_BCL))
+        token_BQND = encoder.tokens(hours_BQL.clamp(-LARGEST, LARGEST), seen_BQL, self.gap_embedding_D, place_BG)
+        present_BQN = to_patches(seen_BQL, encoder.patch_length).any(-1)
+        if not isinstance(self.head, VariablesHead):
+            return torch.cat((token_BQND, present_BQN[..., None].to(token_BQND.dtype)), dim=-1)
+        summary_BE = encoder.newest(token_BQND, present_BQN)
+        x_BCL, observed_BCL = x_BCL[:, :own], observed_BCL[:, :own]
+        level_BCV = self._levels(x_BCL, observed_BCL, self.encoder.normalise(x_BCL, observed_BCL))
+        return torch.cat((level_BCV.flatten(1), summary_BE), dim=-1)
+
+    def _hourly(self, each_BCL: Tensor) -> Tensor:
+        """The last days of a window hour by hour: a longer step is one value at its end, and nothing before it."""
+        steps = DAYS * DAY_HOURS // self.step_hours
+        each_BCL = each_BCL[..., -steps:]
+        if self.step_hours == 1:
+            return each_BCL
+        before_BCLH = torch.zeros_like(each_BCL)[..., None].expand(*each_BCL.shape, self.step_hours - 1)
+        return torch.cat((before_BCLH, each_BCL[..., None]), dim=-1).flatten(-2)
 
     def answer(self, pooled: Tensor, facts_BF: Tensor | None = None, scenes: Scenes | None = None) -> Answer:
         """Return logits and forecasts from the output of `pool`."""
@@ -309,18 +170,29 @@ class TimerXLForClassification(nn.Module):
     def linear_inputs(self, x_BLC: Tensor, observed_BLC: Tensor, facts_BF: Tensor) -> Tensor:
         """Return the inputs of the head's linear map for windows, (B, I). The head is `variables`."""
         assert isinstance(self.head, VariablesHead)
-        x_BCL, observed_BCL = x_BLC.transpose(1, 2), observed_BLC.transpose(1, 2)
-        window = self.encoder.normalise(x_BCL, observed_BCL)
-        level_BCV = _levels(x_BCL, observed_BCL, window, (self.encoder.patch_length, *self.head.recent_steps))
-        return self.head.linear_inputs(self.head.encode_levels(level_BCV), facts_BF)
+        if isinstance(self.encoder, WeatherXL):
+            _, level_BCV, summary_BE = self.head.parts(self.pool(x_BLC, observed_BLC, facts_BF))
+        else:
+            x_BCL, observed_BCL = x_BLC.transpose(1, 2), observed_BLC.transpose(1, 2)
+            level_BCV = self._levels(x_BCL, observed_BCL, self.encoder.normalise(x_BCL, observed_BCL))
+            summary_BE = level_BCV[:, 0, :0]
+        return self.head.linear_inputs(self.head.encode_levels(level_BCV), summary_BE, facts_BF)
 
     def pooled_shape(self, variables: int) -> tuple[int, ...]:
-        """Return the dimensions of the output of `pool` for one window."""
+        """Return the dimensions of the output of `pool` for one window of `variables` variables."""
         width = self.encoder.width
-        if isinstance(self.head, VariablesHead):
-            return variables, 2 * width + self.head.levels + EXTRAS
-        assert isinstance(self.head, MeanHead)
-        return (width,)
+        if not isinstance(self.head, VariablesHead):
+            return (width,)
+        levels = self.head.levels + EXTRAS
+        if self.head.summary:
+            return (self.head.variables * levels + self.head.summary,)
+        return variables, 2 * width + levels
+
+    def _levels(self, x_BCL: Tensor, observed_BCL: Tensor, window: Normalised) -> Tensor:
+        """Levels of each variable for the head `variables`, as `_levels`."""
+        assert isinstance(self.head, VariablesHead)
+        day = self.encoder.patch_length // self.step_hours
+        return _levels(x_BCL, observed_BCL, window, (day, *self.head.recent_steps))
 
 
 def _mean_over(token_XTD: Tensor, present_XT: Tensor) -> Tensor:

@@ -9,25 +9,24 @@ variables has no meaning.
 """
 
 import math
-from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llueve.config.model_keys import DAY_HOURS
 from llueve.model.timer_xl import TimerXL
 from llueve.panel import FloatArray
 
 RAIN_MM = (0.2, 1.0, 5.0, 10.0)
 """Amounts of rain over the next 24 hours whose probabilities the encoder forecasts, in mm."""
+DAYS = 7
+"""Most days that the encoder sees."""
 LEVEL_KNOTS = 16
 """Knots between which a level is encoded piecewise linearly."""
 PATCH_LEVELS = 2
 """Levels of a patch: mean of its observed values, and its newest observed value."""
 PLACE_FACTS = 6
 """Facts of place and time: sine and cosine of the day of the year, of the solar hour, and of the latitude."""
-HOURS_PER_DEGREE = 24 / 360
 
 
 class WeatherXL(TimerXL):
@@ -43,7 +42,7 @@ class WeatherXL(TimerXL):
     def __init__(
         self,
         variables: int,
-        patch_length: int = 24,
+        patch_length: int = DAY_HOURS,
         width: int = 96,
         layers: int = 3,
         heads: int = 4,
@@ -52,6 +51,7 @@ class WeatherXL(TimerXL):
     ) -> None:
         super().__init__(patch_length, width, layers, heads, feed_forward, dropout, "time")
         encoded = PATCH_LEVELS * (LEVEL_KNOTS - 1)
+        self.variables = variables
         self.variable_CD = nn.Parameter(torch.empty(variables, width))
         self.level_CVD = nn.Parameter(torch.empty(variables, encoded, width))
         self.gap = nn.Linear(patch_length, width, bias=False)
@@ -98,20 +98,16 @@ class WeatherXL(TimerXL):
         any_BN1 = present_BCN.any(1)[..., None]
         return torch.cat((mean_BND, torch.where(any_BN1, largest_BND, 0.0)), dim=-1)
 
+    def newest(self, token_BCND: Tensor, present_BCN: Tensor) -> Tensor:
+        """The newest patch in numbers: its summary, and the logits of the amounts of rain after it, (B, 2D + R)."""
+        summary_BD = self.summary(token_BCND[:, :, -1:], present_BCN[..., -1:])[:, 0]
+        return torch.cat((summary_BD, self.rain(summary_BD)), dim=-1)
+
+    @property
+    def newest_size(self) -> int:
+        """Number of values that `newest` gives."""
+        return 2 * self.width + len(RAIN_MM)
+
     def set_knots(self, knots_CJ: FloatArray) -> None:
         """Set the knots of the levels: quantiles of each variable (C, J), in the units of the inputs."""
         self.knots_CJ.copy_(torch.from_numpy(knots_CJ))
-
-
-def place_facts(
-    times_T: NDArray[np.datetime64], latitude_T: NDArray[np.float64], longitude_T: NDArray[np.float64]
-) -> FloatArray:
-    """Facts of place and time, (T, G): sine and cosine of the day of the year, of the solar hour, and of the latitude.
-
-    Both are zero for an unknown coordinate, NaN. The solar hour is UTC plus 24 hours for each 360° of longitude.
-    """
-    day_T = (times_T - times_T.astype("datetime64[Y]")) / np.timedelta64(1, "D")
-    hour_T = (times_T - times_T.astype("datetime64[D]")) / np.timedelta64(1, "h") + longitude_T * HOURS_PER_DEGREE
-    angles = (2 * np.pi * day_T / 365.2425, 2 * np.pi * hour_T / 24, np.deg2rad(latitude_T))
-    facts_TG = np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=-1)
-    return cast(FloatArray, np.where(np.isnan(facts_TG), 0.0, facts_TG).astype(np.float32))

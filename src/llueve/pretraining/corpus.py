@@ -17,27 +17,13 @@ from numpy.typing import NDArray
 from llueve.errors import DataError
 from llueve.panel import BoolArray, FloatArray
 from llueve.quantities import formulas
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
+from llueve.samples.encoder_inputs import encoder_values, mean_and_spread
 
 logger = logging.getLogger(__name__)
 
 Halves = NDArray[np.float16]
 
-RAIN = "precipitation_amount"
-QUANTITIES = (
-    "air_temperature",
-    "dew_point_temperature",
-    "relative_humidity",
-    "surface_air_pressure",
-    "air_pressure_at_mean_sea_level",
-    "eastward_wind",
-    "northward_wind",
-    "wind_speed",
-    "wind_speed_of_gust",
-    RAIN,
-    "cloud_area_fraction",
-    "surface_downwelling_shortwave_flux_in_air",
-)
-"""Variables of the weather encoder, as CF standard names, in the order of its inputs."""
 COLUMNS = {
     "temperature_c": "air_temperature",
     "dewpoint_c": "dew_point_temperature",
@@ -53,14 +39,6 @@ COLUMNS = {
 """Columns of a corpus file by name and unit."""
 EPOCH = np.datetime64("1950-01-01T00", "h")
 """Hour 0 of the time axis that all sites share."""
-LEAST_SPREAD = {
-    "air_temperature": 2.0, "dew_point_temperature": 2.0, "relative_humidity": 5.0, "surface_air_pressure": 1.0,
-    "air_pressure_at_mean_sea_level": 1.0, "eastward_wind": 0.5, "northward_wind": 0.5, "wind_speed": 0.5,
-    "wind_speed_of_gust": 1.0, "cloud_area_fraction": 10.0, "surface_downwelling_shortwave_flux_in_air": 50.0,
-}  # fmt: skip
-"""Smallest standard deviation by which a quantity is divided, in its unit."""
-MOST_SPREADS = 12.0
-"""Largest distance from the mean of a site, in its standard deviations; beyond it a value is limited."""
 HELD_OUT = 0.05
 """Share of the sites of each group that the pre-training never sees."""
 FEWEST_HOURS = 24 * 30
@@ -164,8 +142,8 @@ def _filled(
     columns: dict[str, NDArray[np.float32]], rows: NDArray[np.intp], at: NDArray[np.int64], hours: int
 ) -> FloatArray:
     """The quantities of one place, (H, Q), in their units; NaN where missing."""
-    values_HQ = np.full((hours, len(QUANTITIES)), np.nan, np.float32)
-    index = {name: place for place, name in enumerate(QUANTITIES)}
+    values_HQ = np.full((hours, len(ENCODER_QUANTITIES)), np.nan, np.float32)
+    index = {name: place for place, name in enumerate(ENCODER_QUANTITIES)}
     for name, quantity in COLUMNS.items():
         if name in columns:
             values_HQ[at, index[quantity]] = columns[name][rows]
@@ -186,7 +164,7 @@ def _filled(
 def _standardised(values_HQ: FloatArray) -> Halves:
     """Each quantity less its mean, over its standard deviation; rain as log(1 + mm)."""
     scaled_HQ = np.full(values_HQ.shape, np.nan, np.float16)
-    for place, name in enumerate(QUANTITIES):
+    for place, name in enumerate(ENCODER_QUANTITIES):
         values_H = values_HQ[:, place].astype(np.float64)
         known_H: BoolArray = np.isfinite(values_H)
         if not known_H.any():
@@ -194,17 +172,3 @@ def _standardised(values_HQ: FloatArray) -> Halves:
         scaled_H = encoder_values(name, values_H, *mean_and_spread(name, values_H[known_H]))
         scaled_HQ[:, place] = np.where(known_H, scaled_H, np.nan).astype(np.float16)
     return scaled_HQ
-
-
-def mean_and_spread(quantity: str, known: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation of the known values of a quantity at one place, the latter at least `LEAST_SPREAD`."""
-    if quantity == RAIN:
-        return 0.0, 1.0
-    return float(known.mean()), max(float(known.std()), LEAST_SPREAD.get(quantity, 0.0))
-
-
-def encoder_values(quantity: str, values: NDArray[np.float64], mean: float, spread: float) -> NDArray[np.float64]:
-    """A quantity in the units of the encoder: less the mean of its place, over its spread; rain as log(1 + mm)."""
-    if quantity == RAIN:
-        return np.log1p(np.maximum(values, 0.0))
-    return np.clip((values - mean) / spread, -MOST_SPREADS, MOST_SPREADS)

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llueve.model.weather_xl import RAIN_MM, place_facts
+from llueve.config.model_keys import DAY_HOURS
+from llueve.model.weather_xl import DAYS, RAIN_MM
 from llueve.panel import UNKNOWN, BoolArray, FloatArray
-from llueve.pretraining.corpus import EPOCH, QUANTITIES, RAIN, Corpus
+from llueve.pretraining.corpus import EPOCH, Corpus
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
+from llueve.samples.encoder_inputs import place_facts
 from llueve.samples.split import Part
 from llueve.samples.windows import WindowSource
 
-DAY = 24
 MOST_MISSING_HOURS = 2
 """Most missing hours of a day whose amount of rain counts as known; more, if the known hours already reach an amount."""
 LEAST_OBSERVED = 0.3
@@ -27,7 +29,7 @@ HIDDEN = 0.15
 COARSE = ((3, 0.1), (6, 0.2))
 """Steps in hours, longer than one, and the probability that a window has them."""
 AT_A_TIME = 4096
-_RAIN = QUANTITIES.index(RAIN)
+_RAIN = ENCODER_QUANTITIES.index(RAIN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,6 @@ class CorpusWindows(WindowSource):
     """Windows of a corpus. The issue time of a window is an hour of the time axis that all places share."""
 
     corpus: Corpus
-    days: int
-    """N, days of the context."""
     seed: int
     """Decides what each training window hides."""
 
@@ -45,12 +45,12 @@ class CorpusWindows(WindowSource):
     @property
     def context(self) -> int:
         """L, hours of the context."""
-        return self.days * DAY
+        return DAYS * DAY_HOURS
 
     @property
     def cells(self) -> int:
         """Cells of one window."""
-        return self.context * len(QUANTITIES)
+        return self.context * len(ENCODER_QUANTITIES)
 
     def batch(self, part: Part) -> tuple[FloatArray, BoolArray, FloatArray]:
         """Values (B, Q, L), observed (B, Q, L) and facts (B, G) of the windows of `part`."""
@@ -72,8 +72,8 @@ class CorpusWindows(WindowSource):
 
     def next_days(self, part: Part) -> tuple[NDArray[np.float32], BoolArray, NDArray[np.float32], BoolArray]:
         """The fields of `NextDays` for the windows of `part`."""
-        values_BQW = self._hours(part, self.context, DAY)
-        later_BQNP = values_BQW.reshape(*values_BQW.shape[:2], self.days, DAY)
+        values_BQW = self._hours(part, self.context, DAY_HOURS)
+        later_BQNP = values_BQW.reshape(*values_BQW.shape[:2], DAYS, DAY_HOURS)
         known_BQNP = ~np.isnan(later_BQNP)
         rain_BNP = np.expm1(later_BQNP[:, _RAIN].astype(np.float64))
         missing_BN = np.isnan(rain_BNP).sum(-1)
@@ -152,7 +152,7 @@ def drawn_windows(corpus: Corpus, windows: CorpusWindows, count: int, seed: int,
     first_S = np.array([each.first for each in corpus.places])
     length_n = corpus.hours_S[site_n]
     # The context may begin before the first hour by all but a day, and the day after it must be known.
-    at_n = (DAY - 1 + draw.random(len(site_n)) * np.maximum(length_n - 2 * DAY, 1)).astype(np.int64)
+    at_n = (DAY_HOURS - 1 + draw.random(len(site_n)) * np.maximum(length_n - 2 * DAY_HOURS, 1)).astype(np.int64)
     end_n = first_S[site_n] + at_n
     order = np.lexsort((end_n, site_n))
     keep = np.ones(len(order), bool)

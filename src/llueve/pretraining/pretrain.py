@@ -12,11 +12,13 @@ from rich.console import Console
 
 from llueve.config.pretrain_keys import CorpusConfig, EncoderConfig, PretrainConfig
 from llueve.errors import DataError
-from llueve.model.classifier import DayHead, TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import DayHead
 from llueve.model.weather_xl import LEVEL_KNOTS, WeatherXL
 from llueve.panel import UNKNOWN, FloatArray
-from llueve.pretraining.corpus import QUANTITIES, Corpus, read_corpus
+from llueve.pretraining.corpus import Corpus, read_corpus
 from llueve.pretraining.corpus_windows import CorpusWindows, drawn_windows
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
 from llueve.samples.split import Part
 from llueve.training.environment import Environment
 from llueve.training.loop import Trained, train_model
@@ -57,7 +59,7 @@ def prepare(config: PretrainConfig) -> Prepared:
     """Read the corpus, draw its windows, and build the encoder with its pre-training head."""
     corpus = read_corpus(corpus_files(config.corpus))
     seed = config.train.seed
-    windows = CorpusWindows(corpus, config.corpus.days, seed)
+    windows = CorpusWindows(corpus, seed)
     training = drawn_windows(corpus, windows, config.corpus.windows, seed, held_out=False)
     validation = drawn_windows(corpus, windows, config.corpus.validation_windows, seed + 1, held_out=True)
     # The training does not use the classes; the loop counts windows without one as windows without an outcome.
@@ -72,7 +74,7 @@ def new_model(sizes: EncoderConfig, seed: int) -> TimerXLForClassification:
     """A fresh encoder with the pre-training head; the seed decides its weights."""
     torch.manual_seed(seed)
     encoder = WeatherXL(
-        len(QUANTITIES),
+        len(ENCODER_QUANTITIES),
         width=sizes.width,
         layers=sizes.layers,
         heads=sizes.heads,
@@ -111,8 +113,8 @@ def _knots(windows: CorpusWindows, training: Part) -> FloatArray:
     rows: Sequence[int] = np.linspace(0, len(training) - 1, min(KNOT_WINDOWS, len(training))).astype(int).tolist()
     values_BQL, observed_BQL, _ = windows.batch(training[rows])
     at = np.linspace(0, 1, LEVEL_KNOTS)
-    knots_QJ = np.tile(np.linspace(-2, 2, LEVEL_KNOTS, dtype=np.float32), (len(QUANTITIES), 1))
-    for place in range(len(QUANTITIES)):
+    knots_QJ = np.tile(np.linspace(-2, 2, LEVEL_KNOTS, dtype=np.float32), (len(ENCODER_QUANTITIES), 1))
+    for place in range(len(ENCODER_QUANTITIES)):
         known = values_BQL[:, place][observed_BQL[:, place]]
         if len(known):
             knots_QJ[place] = np.quantile(known, at)

@@ -75,7 +75,7 @@ def input_paths(config: Config) -> list[str]:
     """Return the paths of the files that a configuration names."""
     data = config.data
     regions = [path for region in config.regions.values() for path in (region.polygon, region.mask)]
-    named = (data.path, *data.more_paths, data.land_mask, data.positions, config.model.pretrained, *regions)
+    named = (data.path, *data.more_paths, data.land_mask, data.positions, config.model.pretrained_path, *regions)
     return [path for path in named if path is not None]
 
 

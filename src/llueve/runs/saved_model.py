@@ -4,12 +4,12 @@ Shapes: C variables.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from llueve.calibration.calibrate import Calibration
@@ -17,20 +17,26 @@ from llueve.calibration.decision import EventThreshold
 from llueve.config import Config, ModelConfig, Section
 from llueve.config.section import MOST_STEPS, TEN_YEARS
 from llueve.errors import DataError, listed
-from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps
+from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps, with_sizes
 from llueve.model.checkpoints.pretrained import PretrainedWeights
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.patches import PatchEncoder
-from llueve.panel import FloatArray, feature_names, fingerprint, label_name, static_names
+from llueve.model.weather_xl import PLACE_FACTS
+from llueve.panel import FloatArray, feature_names, fingerprint, known_quantities, label_name, static_names
+from llueve.quantities.catalogue import ORIGINS, meaning_of
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
 from llueve.runs.decisive_keys import decisive_keys
 from llueve.runs.sealed_file import seal
 from llueve.runs.trained_sites import TrainedSite, network_of, sites_seen_together
+from llueve.samples.encoder_inputs import PlaceScale, encoder_problem, fit_places, require_day_steps
 from llueve.samples.scale import Scaler
 from llueve.samples.split import Split
 from llueve.samples.windows import Windows, build_windows, calendar_facts
 
 FORMAT = 3
 """Version of `model.json`: raised when older code would misread it."""
+QUANTITY_ATTRIBUTES = {"quantity", "quantity_detail", "quantity_from", "quantity_units", "quantity_reason"}
+"""Attributes of a variable of a panel about its quantity."""
 FLOAT = np.finfo(np.float32)
 """Limits of the numbers that the model computes with."""
 
@@ -97,10 +103,22 @@ class ModelDescription(Section):
     """Number of models whose mean probability is the forecast."""
     sites: list[TrainedSite] | None = None
     """The sites of the training in the order of their vectors; None if the model sees each site alone."""
+    quantities: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Quantity of each variable that has one, as attributes of a panel: the encoder of another table uses the same."""
+    places: list[PlaceScale] | None = None
+    """Scales of the trained sites for a weather encoder; None for other encoders."""
     configuration: dict[str, Any]
     """The keys of the configuration that decided the steps of the training: see `llueve.runs.decisive_keys`."""
     checkpoint: str | None = None
     """SHA-256 of the tensors of the checkpoint that the encoder began with."""
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> Self:
+        if (self.places is not None) != (self.model.architecture == "weather_xl"):
+            raise ValueError("places belong to a weather encoder")
+        if self.places is not None:
+            require_day_steps(self.step_hours)
+        return self
 
     @field_validator("event_index")
     @classmethod
@@ -109,15 +127,31 @@ class ModelDescription(Section):
             raise ValueError("the class does not exist")
         return index
 
+    @field_validator("quantities")
+    @classmethod
+    def _are_quantities(cls, quantities: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for name, attributes in quantities.items():
+            if not set(attributes) <= QUANTITY_ATTRIBUTES or attributes.get("quantity_from") not in ORIGINS:
+                raise ValueError(f"the quantity of {name} has unknown entries")
+            meaning_of(f"{attributes.get('quantity', '')} {attributes.get('quantity_detail', '')}".strip())
+        return quantities
+
+    @property
+    def inputs(self) -> list[tuple[str, str | None]]:
+        """Name and unit of each variable of a window: those of the panel, then those of a weather encoder."""
+        of_encoder = [] if self.places is None else ENCODER_QUANTITIES
+        return [*self.variables, *((f"encoder {name}", "1") for name in of_encoder)]
+
     def build_classifier(self, encoder: PatchEncoder) -> TimerXLForClassification:
         """Return the encoder with a fresh head for these variables, facts and classes."""
         facts = calendar_facts(np.zeros(1, "datetime64[ns]"), self.step_hours).shape[1] + len(self.statics)
         sizes = HeadSizes(
-            len(self.variables),
-            facts,
+            len(self.inputs),
+            facts + (0 if self.places is None else PLACE_FACTS),
             len(self.classes),
             recent_steps(self.step_hours, self.context),
             self.site_vectors,
+            self.step_hours,
         )
         return build_classifier(encoder, self.model, sizes)
 
@@ -150,7 +184,12 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
         pretrained: PretrainedWeights | None = None,
     ) -> "SavedModel":
         """Return a model for a panel, with a new encoder unless weights are given; new parts come from `train.seed`."""
-        names, model = feature_names(panel), config.model
+        names = feature_names(panel)
+        model = config.model if pretrained is None else with_sizes(config.model, pretrained.report.sizes)
+        known = {name: each.as_attributes() for name, each in known_quantities(panel).items() if name in names}
+        is_weather = model.architecture == "weather_xl"
+        if is_weather and (problem := encoder_problem(panel)):
+            raise DataError(f'{problem}. Or set model.pretrained = "none"')
         description = ModelDescription(
             variables=[(name, panel.variables[name].attrs.get("units")) for name in names],
             statics=static_names(panel),
@@ -170,6 +209,8 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             scaler=scaler,
             model=model,
             sites=sites_seen_together(panel, model),
+            quantities=known,
+            places=fit_places(panel, split.training_rows) if is_weather else None,
             configuration=decisive_keys(config),
             checkpoint=None if pretrained is None else seal("", pretrained.tensors),
         )
@@ -210,7 +251,7 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
         network = (
             None if self.sites is None else network_of(panel, self.sites, self.context, self.model.sites_per_scene)
         )
-        return build_windows(panel, self.scaler, self.context, self.missing, horizon_steps, network)
+        return build_windows(panel, self.scaler, self.context, self.missing, horizon_steps, network, self.places)
 
     def aligned(self, panel: xr.Dataset) -> xr.Dataset:
         """Return the panel with the trained variables in the trained order.
@@ -244,7 +285,11 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             source = panel.attrs.get("source", "the table")
             raise DataError(f"{source}: differs from the data that the model was trained on: {'; '.join(problems)}")
         label = label_name(panel)
-        return panel[[*trained, *self.statics, *([] if label is None else [label])]]
+        panel = panel[[*trained, *self.statics, *([] if label is None else [label])]]
+        for name in trained:  # the quantities of the training, not those that these values suggest
+            attributes = {key: value for key, value in panel[name].attrs.items() if key not in QUANTITY_ATTRIBUTES}
+            panel[name].attrs = attributes | self.quantities.get(name, {})
+        return panel
 
 
 def _in_units(units: str | None) -> str:

@@ -1,9 +1,11 @@
 """The windows of a panel as the model sees them: scaled values, a mask of observed cells, and facts.
 
-Shapes: S sites, T times, C variables, L steps of context, B windows of a batch, F facts known at issue time.
+Shapes: S sites, T times, C variables, Q quantities of the weather encoder, L steps of context, B windows of a batch, F facts
+known at issue time.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +15,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from llueve.errors import DataError
-from llueve.panel import BoolArray, FloatArray, feature_cube, feature_names, minute, static_table
+from llueve.panel import BoolArray, FloatArray, feature_cube, feature_names, minute, site_positions, static_table
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
+from llueve.samples.encoder_inputs import PlaceScale, encoder_inputs, place_facts
 from llueve.samples.scale import MOST_SPREADS, Scaler
 from llueve.samples.scenes import Network
 from llueve.samples.split import Part, windows_with
@@ -57,6 +61,20 @@ class WindowSource(ABC):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Times and positions of the windows."""
+
+    times_T: NDArray[np.datetime64]
+    position_S2: NDArray[np.float64]
+    """Latitude and longitude of each site in degrees; NaN if unknown."""
+
+    def facts(self, part: Part) -> FloatArray:
+        """Facts of place and time of each window, (B, G)."""
+        latitude_B, longitude_B = self.position_S2[part.site].T
+        return place_facts(self.times_T[part.end], latitude_B, longitude_B)
+
+
+@dataclass(frozen=True)
 class Windows(WindowSource):
     """Every window of a panel as a view of one array: memory grows with the rows, not with rows × context."""
 
@@ -71,6 +89,13 @@ class Windows(WindowSource):
     """Steps of the horizon, whose means the forecasting loss compares with."""
     network: Network | None = None
     """The sites that see each other; None if each window is alone."""
+    place: Place | None = None
+    """Times and positions for a weather encoder, whose quantities are then the last variables; None for other encoders."""
+
+    @property
+    def variables(self) -> int:
+        """Number of variables of the panel, without those of a weather encoder."""
+        return int(self.values_STC.shape[2]) - (0 if self.place is None else len(ENCODER_QUANTITIES))
 
     @property
     def cells(self) -> int:
@@ -86,7 +111,10 @@ class Windows(WindowSource):
         start = part.end - self.context + 1
         values_STCL = sliding_window_view(self.values_STC, self.context, axis=1)
         observed_STCL = sliding_window_view(self.observed_STC, self.context, axis=1)
-        facts_BF = np.concatenate([self.calendar_TF[part.end], self.statics_SF[part.site]], axis=1)
+        facts = [self.calendar_TF[part.end], self.statics_SF[part.site]]
+        if self.place is not None:
+            facts.append(self.place.facts(part))
+        facts_BF = np.concatenate(facts, axis=1)
         return values_STCL[part.site, start], observed_STCL[part.site, start], facts_BF
 
     def targets(self, part: Part) -> dict[str, tuple[NDArray[Any], ...]]:
@@ -102,7 +130,7 @@ class Windows(WindowSource):
         inside_B = part.end + steps < times
         start_B = np.minimum(part.end + 1, times - steps)
         values_BCH, observed_BCH = (
-            sliding_window_view(each_STC, steps, axis=1)[part.site, start_B]
+            sliding_window_view(each_STC[..., : self.variables], steps, axis=1)[part.site, start_B]
             for each_STC in (self.values_STC, self.observed_STC)
         )
         known_BCH = observed_BCH & np.isfinite(values_BCH) & inside_B[:, None, None]
@@ -119,8 +147,7 @@ class Windows(WindowSource):
         """`count` evenly spaced quantiles of each variable's observed training cells, (C, count), in training-set units."""
         rows, at = slice(training_rows), np.linspace(0, 1, count)
         known_ST = (  # one variable at a time: one copy of all would be the largest array in memory
-            np.where(self.observed_STC[:, rows, c], self.values_STC[:, rows, c], np.nan)
-            for c in range(self.values_STC.shape[2])
+            np.where(self.observed_STC[:, rows, c], self.values_STC[:, rows, c], np.nan) for c in range(self.variables)
         )
         return np.stack([np.nanquantile(each, at) for each in known_ST]).astype(np.float32)
 
@@ -132,8 +159,11 @@ def build_windows(
     missing: Literal["mask", "raw"],
     horizon_steps: int = 1,
     network: Network | None = None,
+    places: Sequence[PlaceScale] | None = None,
 ) -> Windows:
     """Scale the panel and prepare its windows. With `raw`, missing cells stay NaN, count as observed and reach the model.
+
+    For a weather encoder, `places` holds the scales of the trained sites; its quantities follow the variables of the panel.
 
     Raises `DataError` if a value is so far from the training values that its square overflows.
     """
@@ -151,5 +181,20 @@ def build_windows(
         observed_STC = np.ones_like(observed_STC)
     else:
         values_STC[~observed_STC] = 0.0
+    place = None
+    if places is not None:
+        encoder_STQ = encoder_inputs(panel, places)
+        seen_STQ = ~np.isnan(encoder_STQ)
+        encoder_STQ[~seen_STQ] = 0.0
+        values_STC, observed_STC = _joined(values_STC, encoder_STQ), _joined(observed_STC, seen_STQ)
+        unknown_S2 = np.full((panel.sizes["site"], 2), np.nan)
+        position_S2 = site_positions(panel)
+        place = Place(panel["time"].values, unknown_S2 if position_S2 is None else position_S2)
     calendar_TF = calendar_facts(panel["time"].values, float(panel.attrs["step_hours"]))
-    return Windows(values_STC, observed_STC, calendar_TF, static_table(panel), context, horizon_steps, network)
+    return Windows(values_STC, observed_STC, calendar_TF, static_table(panel), context, horizon_steps, network, place)
+
+
+def _joined(first_STC: NDArray[Any], second_STC: NDArray[Any]) -> NDArray[Any]:
+    """The variables of both arrays; the values of one variable at one site stay contiguous."""
+    joined_SCT = np.concatenate([first_STC.transpose(0, 2, 1), second_STC.transpose(0, 2, 1)], axis=1)
+    return joined_SCT.transpose(0, 2, 1)

@@ -15,7 +15,8 @@ from torch.utils import deterministic as _deterministic
 
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch, Future, answer
-from llueve.model.classifier import Answer, TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import Answer
 from llueve.model.kernels.matmul import quick_products
 from llueve.panel import UNKNOWN
 from llueve.step.loss import day_losses, forecast_losses, sample_losses, weighted_mean

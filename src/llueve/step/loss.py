@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llueve.model.batch import NextDays
-from llueve.model.classifier import DayForecasts
+from llueve.model.heads import DayForecasts
 
 
 def sample_losses(logits_BK: Tensor, y_B: Tensor, gamma: float = 0.0, smoothing: float = 0.0) -> Tensor:

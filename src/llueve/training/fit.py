@@ -12,7 +12,7 @@ from rich.console import Console
 from llueve.config import Config
 from llueve.distributed.processes import Processes
 from llueve.errors import DataError
-from llueve.model.classifier import KNOTS
+from llueve.model.heads import KNOTS
 from llueve.runs.directory import FEATURES, Run
 from llueve.runs.saved_model import SavedModel
 from llueve.samples.split import Part, Split, few_shot, thinned
@@ -117,7 +117,7 @@ def fit(
         start_from_regression(saved.classifier, windows, training, split.validation)
     names = DataNames(
         model=saved.model,
-        variables=saved.variables,
+        variables=saved.inputs,
         classes=saved.classes,
         sites=panel["site"].values.tolist(),
         times=panel["time"].values,

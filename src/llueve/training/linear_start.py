@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from llueve.model.batch import device_of
-from llueve.model.classifier import TimerXLForClassification, VariablesHead
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import VariablesHead
 from llueve.panel import FloatArray
 from llueve.samples.split import Part
 from llueve.samples.windows import Windows

@@ -12,6 +12,10 @@ from llueve.model.checkpoints.pretrained import Format
 from llueve.model.patches import PatchEncoder
 from llueve.model.timer import Timer
 from llueve.model.timer_xl import TimerXL
+from llueve.model.weather_xl import WeatherXL
+
+TIMER_XL_PARTS = ("embedding.", "blocks.", "head.")
+"""Beginnings of the names of the tensors that every Timer-XL has."""
 
 
 def encode_checkpoint(encoder: PatchEncoder, to: Format) -> dict[str, bytes]:
@@ -37,7 +41,10 @@ def encode_checkpoint(encoder: PatchEncoder, to: Format) -> dict[str, bytes]:
             "the Hugging Face Timer has no OpenLTM form: Timer-XL has plain feed-forwards, a bias for variables and other "
             "rotations, so its weights cannot be computed from these; use huggingface or safetensors"
         )
-    if to == "openltm" and isinstance(encoder, TimerXL) and encoder.positions != "flattened":
+    if to == "openltm" and isinstance(encoder, WeatherXL):
+        # What remains is a plain Timer-XL.
+        state = {name: tensor for name, tensor in state.items() if name.startswith(TIMER_XL_PARTS)}
+    elif to == "openltm" and isinstance(encoder, TimerXL) and encoder.positions != "flattened":
         raise UsageError(
             f"the encoder was trained with positions = {encoder.positions!r}, but OpenLTM computes with flattened positions, "
             "so the file would give other forecasts there; use safetensors"

@@ -10,18 +10,22 @@ WEIGHT_FILES = ("model.safetensors", "checkpoint.pth")
 HUB = "hf://"
 HUB_NAME = re.compile(r"(?P<repository>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]{1,255}))?", re.ASCII)
 """`organisation/name` or `organisation/name@revision`; a revision is a branch, a tag or a commit."""
-OLD_WORDS = ("none", "embedded")
-"""Words that earlier versions read as "no checkpoint"; they are ordinary names of files now."""
+EMBEDDED = "embedded"
+"""The name of the weights that the package carries."""
+EMBEDDED_FILE = Path(__file__).parents[2] / "data" / "weather_xl.safetensors"
 
 
 def weight_file(path: str | Path) -> Path:
-    """Return the weight file of a path: the file itself, one of `WEIGHT_FILES` in a folder, or a download from the hub.
+    """Return the weight file of a path: the file itself, one of `WEIGHT_FILES` in a folder, a download from the hub, or
+    the file of the package for `embedded`.
 
     Only an address `hf://organisation/name@revision` is ever downloaded; the revision may be left out.
 
     Raises:
         CheckpointError: the file does not exist, the address is not valid, or the download fails.
     """
+    if str(path) == EMBEDDED:
+        return EMBEDDED_FILE
     if str(path).startswith(HUB):
         return _from_hub(str(path))
     if problem := path_problem(str(path)):
@@ -36,9 +40,7 @@ def weight_file(path: str | Path) -> Path:
     if is_folder:
         raise CheckpointError(f"{file}: the folder holds neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[1]}")
     advice = ""
-    if file.name in OLD_WORDS:
-        advice = ". For a fresh encoder, remove the key model.pretrained"
-    elif HUB_NAME.fullmatch(str(path)):
+    if HUB_NAME.fullmatch(str(path)):
         advice = f". If it is a repository of the Hugging Face hub, write {HUB}{path}"
     raise CheckpointError(
         f"{path}: does not exist; expected a checkpoint (.pth or .safetensors), or a folder that holds one{advice}"

@@ -5,6 +5,7 @@
 | `openltm` | `checkpoint.pth` of torch | Timer-XL | `embedding.weight`, `blocks.attn_layers.0.…` |
 | `huggingface` | safetensors with `config.json` beside it | Timer | `model.embed_layer.emb.weight`, `model.layers.0.…` |
 | `safetensors` | safetensors | Timer-XL | as `openltm` |
+| `safetensors` | safetensors | weather encoder | as `openltm`, and `variable_CD`, `level_CVD`, … |
 
 An OpenLTM file holds no configuration: every size is read from its tensors. No tensor holds the number of heads of the
 Hugging Face Timer, so its `config.json` is needed.
@@ -44,6 +45,7 @@ RENAMED_PREFIXES = (
 MOST_MISSING = 16
 """A partial file holds at least one number for each `MOST_MISSING` parameters of its encoder."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ARCHITECTURES = {"timer_xl": "Timer-XL", "timer": "Timer", "weather_xl": "weather encoder"}
 LARGEST_SANE = 1e4
 """Trained transformer weights are of the order of one; beyond this a forward pass is close to overflow."""
 
@@ -90,7 +92,7 @@ class LoadReport:
     def render(self) -> Group:
         """Return the report for a terminal."""
         sizes = self.sizes
-        name = "Timer-XL" if sizes.architecture == "timer_xl" else "Timer"
+        name = ARCHITECTURES[sizes.architecture]
         table = Table("what", "tensors", "which", box=SIMPLE_HEAD, pad_edge=False)
         table.add_row("under its own name", str(len(self.matched)), "")
         for what, names in (

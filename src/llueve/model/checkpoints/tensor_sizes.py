@@ -16,6 +16,8 @@ from llueve.model.checkpoints.weight_files import short_message
 
 LAYER = "blocks.attn_layers"
 VARIABLE_BIAS = "attention.inner_attention.attn_bias.emb.weight"
+WEATHER_TENSOR = "variable_CD"
+"""A tensor that only the weather encoder has."""
 LARGEST_CONFIG = 1024 * 1024
 """Bytes of a `config.json`."""
 
@@ -51,7 +53,7 @@ def sizes_of(file: Path, named: Mapping[str, Tensor]) -> EncoderSizes:
     # OpenLTM saves only the tensors that were trained, so any layer may be the first in the file.
     bias, inner = ([f"{LAYER}.{n}.{part}" for n in range(layers)] for part in (VARIABLE_BIAS, "conv1.weight"))
     return EncoderSizes(
-        architecture="timer_xl",
+        architecture="weather_xl" if WEATHER_TENSOR in named else "timer_xl",
         patch_length=_size(file, named, 1, "embedding.weight", "head.bias"),
         width=_size(file, named, 0, "embedding.weight", "embedding.bias", "blocks.norm.weight"),
         layers=layers,

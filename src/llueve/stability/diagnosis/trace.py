@@ -30,7 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llueve.config import TrainConfig
 from llueve.model.batch import Batch
-from llueve.model.classifier import Answer, TimerXLForClassification
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import Answer
 from llueve.stability.diagnosis.origin import Phase, Trace
 from llueve.stability.diagnosis.sample_rows import at_fault, piece_rows
 from llueve.step.gradients import loss_and_gradients

@@ -20,8 +20,11 @@ from llueve.config.section import MOST_STEPS
 from llueve.errors import CheckpointError, RunError
 from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.weather_xl import PLACE_FACTS
 from llueve.panel import minute
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
 from llueve.runs.directory import INCIDENT_NAME, INCIDENTS
+from llueve.samples.encoder_inputs import require_day_steps
 from llueve.stability.diagnosis import Settings
 from llueve.stability.reading import FaultKind, as_word
 from llueve.stability.refused_step import RefusedStep
@@ -153,6 +156,10 @@ class Description(Section):
     def _belongs_together(self) -> Self:
         if self.train.class_weights is not None and len(self.train.class_weights) != len(self.classes):
             raise ValueError(f"{len(self.train.class_weights)} class weights for {len(self.classes)} classes")
+        if self.model.architecture == "weather_xl":
+            if len(self.variables) <= len(ENCODER_QUANTITIES) or self.facts < PLACE_FACTS:
+                raise ValueError(f"{len(self.variables)} variables and {self.facts} facts with a weather encoder")
+            require_day_steps(self.step_hours)
         expected = {*BATCH, *(() if self.site_vectors is None else SCENES)}
         if set(self.memory) - {*FUTURE, *FEATURES} != expected or len({*self.memory} & {*FUTURE}) == 1:
             raise ValueError(f"memory orders are of {sorted(self.memory)}, expected {sorted(expected)}")
@@ -176,7 +183,9 @@ class Incident:
 def new_model(about: Description, seed: int | None = None) -> TimerXLForClassification:
     """A model of the described sizes, newly initialised; without a seed it has no memory for its weights."""
     recent = recent_steps(about.step_hours, about.context)
-    sizes = HeadSizes(len(about.variables), about.facts, len(about.classes), recent, about.site_vectors)
+    sizes = HeadSizes(
+        len(about.variables), about.facts, len(about.classes), recent, about.site_vectors, about.step_hours
+    )
     if seed is None:
         with torch.device("meta"):
             return build_classifier(build_encoder(about.model), about.model, sizes)

@@ -15,6 +15,7 @@ from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, RunError, UsageError, listed
 from llueve.model.batch import Batch
 from llueve.panel import UNKNOWN
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
 from llueve.runs.directory import INCIDENT
 from llueve.runs.sealed_file import read_sealed, read_sealed_text
 from llueve.samples.split import Part
@@ -176,7 +177,8 @@ def _batch_problem(about: Description, groups: Groups) -> str | None:
         return f"the batch holds {sorted(found)}, or other types than expected"
     samples, steps = len(about.sites), batch["x_BLC"].shape[1:2].numel()
     window = (samples, steps, len(about.variables))
-    future = (samples, len(about.variables))
+    is_weather = about.model.architecture == "weather_xl"
+    future = (samples, len(about.variables) - (len(ENCODER_QUANTITIES) if is_weather else 0))
     expected = {"x_BLC": window, "observed_BLC": window, "facts_BF": (samples, about.facts)}
     expected |= {"position_B2": (samples, 2), "future_BC": future, "future_known_BC": future}
     for name, tensor in ((name, {**batch, **rows}[name]) for name in (*about.memory, *ROWS)):

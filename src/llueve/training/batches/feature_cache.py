@@ -183,11 +183,15 @@ def _key(model: TimerXLForClassification, windows: Windows, part: Part, compute_
         "head": type(model.head).__name__,
         "instance_norm": model.instance_norm,
         "context": windows.context,
+        "step_hours": model.step_hours,
         "encoder": {name: _settings(module) for name, module in model.encoder.named_modules()},
     }
     weights = {**model.encoder.state_dict(prefix="encoder."), "gap_embedding_D": model.gap_embedding_D.detach()}
     arrays = [(name, tensor.cpu().numpy()) for name, tensor in sorted(weights.items())]
     arrays += [("values", windows.values_STC), ("observed", windows.observed_STC)]
+    if windows.place is not None:
+        times = windows.place.times_T.astype("datetime64[s]").astype(np.int64)
+        arrays += [("times", times), ("positions", windows.place.position_S2)]
     own = [("site", part.site.astype(np.int64)), ("end", part.end.astype(np.int64))]
     return _sha256(json.dumps(about, sort_keys=True), arrays) + _sha256("", own)
 
@@ -220,12 +224,12 @@ def _computed(
     model.encoder.eval()
     try:
         for start in range(0, len(part), size):
-            values_BCL, observed_BCL, _ = windows.batch(part[start : start + size])
+            values_BCL, observed_BCL, facts_BF = windows.batch(part[start : start + size])
             x_BLC, observed_BLC = (
                 torch.from_numpy(np.ascontiguousarray(each)).to(device).mT for each in (values_BCL, observed_BCL)
             )
             with torch.inference_mode(), model.encoder.computing_in(torch.float32), quick_products():
-                pooled = model.pool(x_BLC, observed_BLC)
+                pooled = model.pool(x_BLC, observed_BLC, torch.from_numpy(facts_BF).to(device))
             yield pooled.cpu().contiguous().numpy()
             if progress is not None:
                 progress(min(start + size, len(part)), len(part))
