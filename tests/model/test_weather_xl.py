@@ -6,7 +6,8 @@ import torch
 
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.heads import DayHead
-from llueve.model.weather_xl import PLACE_FACTS, WeatherXL, place_facts
+from llueve.model.weather_xl import PLACE_FACTS, WeatherXL
+from llueve.samples.encoder_inputs import place_facts
 
 VARIABLES, DAYS, HOURS = 5, 3, 24
 

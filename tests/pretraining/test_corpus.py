@@ -6,12 +6,13 @@ import pytest
 
 from llueve.errors import DataError
 from llueve.panel import UNKNOWN
-from llueve.pretraining.corpus import EPOCH, QUANTITIES, RAIN, read_corpus
+from llueve.pretraining.corpus import EPOCH, read_corpus
 from llueve.pretraining.corpus_windows import CorpusWindows, drawn_windows, part_with_outcomes
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
 from llueve.samples.split import Part
 
 HOURS = 24 * 40
-RAINING, WARM = QUANTITIES.index(RAIN), QUANTITIES.index("air_temperature")
+RAINING, WARM = ENCODER_QUANTITIES.index(RAIN), ENCODER_QUANTITIES.index("air_temperature")
 START = np.datetime64("2024-01-01T00", "h")
 
 
@@ -44,7 +45,7 @@ def test_rain_is_counted_after_each_day(tmp_path):
     rain[48:72] = 0.05  # 1.2 mm on the third day
     rain[96] = 12.0  # on the fifth
     corpus = corpus_of(tmp_path, table(["a"], precipitation_mm=rain))
-    windows = CorpusWindows(corpus, 3, 0)
+    windows = CorpusWindows(corpus, 0, days=3)
     _, _, rain_BNR, known_BNR = windows.next_days(window(corpus, 0, 95))  # days two to four, each with the next one
     assert known_BNR.all()
     assert rain_BNR[0].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
@@ -57,14 +58,14 @@ def test_a_day_with_gaps_counts_only_if_its_answer_is_certain(tmp_path):
     rain[72:80] = np.nan
     rain[90] = 3.0
     corpus = corpus_of(tmp_path, table(["a"], precipitation_mm=rain))
-    _, _, rain_BNR, known_BNR = CorpusWindows(corpus, 1, 0).next_days(window(corpus, 0, 71))
+    _, _, rain_BNR, known_BNR = CorpusWindows(corpus, 0, days=1).next_days(window(corpus, 0, 71))
     assert known_BNR[0, 0].tolist() == [True, True, False, False]
     assert rain_BNR[0, 0, :2].tolist() == [1, 1]
 
 
 def test_places_never_mix(tmp_path):
     corpus = corpus_of(tmp_path, table(["a", "b"]))
-    windows = CorpusWindows(corpus, 7, 0)
+    windows = CorpusWindows(corpus, 0, days=7)
     early = window(corpus, 1, 30)
     values, observed, _ = windows.batch(early)
     assert not observed[0, :, : 7 * 24 - 31].any() and observed[0, WARM, 7 * 24 - 31 :].all()
@@ -76,7 +77,7 @@ def test_places_never_mix(tmp_path):
 
 def test_only_training_windows_hide_something(tmp_path):
     corpus = corpus_of(tmp_path, table([f"site {number}" for number in range(40)], relative_humidity_pct=50.0))
-    windows = CorpusWindows(corpus, 7, 0)
+    windows = CorpusWindows(corpus, 0, days=7)
     training = drawn_windows(corpus, windows, 300, 0, held_out=False)
     held_out = drawn_windows(corpus, windows, 20, 0, held_out=True)
     assert not {*training.site} & {*held_out.site} and len({*held_out.site}) == 2
@@ -91,7 +92,7 @@ def test_only_training_windows_hide_something(tmp_path):
 def test_a_longer_step_keeps_sums_of_rain_and_means_of_the_rest(tmp_path):
     rain = np.tile([1.0, 0.0, 2.0, 0.0, 0.0, 0.0], HOURS // 6)
     corpus = corpus_of(tmp_path, table(["a"], precipitation_mm=rain))
-    windows = CorpusWindows(corpus, 1, 0)
+    windows = CorpusWindows(corpus, 0, days=1)
     ends = corpus.places[0].first + np.arange(24, HOURS - 24)
     part = Part("training", np.zeros(len(ends), int), ends, np.zeros(len(ends), int))
     values, observed, _ = windows.batch(part)

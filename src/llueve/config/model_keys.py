@@ -88,10 +88,9 @@ class ModelConfig(Section):
             raise ValueError(f"site_width {self.site_width} is not a multiple of site_heads {self.site_heads}")
         if self.head == "mean" and self.sites == "together":
             raise ValueError('sites = "together" needs head = "variables": the head "mean" sees no level of a site')
-        if self.architecture == "weather_xl":
-            if self.head != "variables" or self.patch_length != DAY_HOURS:
-                needs = f'head = "variables" and patch_length = {DAY_HOURS}, a day of hours'
-                raise ValueError(f'architecture = "weather_xl" needs {needs}')
+        if self.architecture == "weather_xl" and (self.head != "variables" or self.patch_length != DAY_HOURS):
+            needs = f'head = "variables" and patch_length = {DAY_HOURS}, a day of hours'
+            raise ValueError(f'architecture = "weather_xl" needs {needs}')
         in_layer = self.width * (4 * self.width + 2 * self.feed_forward)
         if (count := self.layers * in_layer + 2 * self.width * self.patch_length) > LARGEST_MODEL:
             raise ValueError(f"these sizes make an encoder of {count:,} weights, expected at most {LARGEST_MODEL:,}")

@@ -39,13 +39,15 @@ class CorpusWindows(WindowSource):
     corpus: Corpus
     seed: int
     """Decides what each training window hides."""
+    days: int = DAYS
+    """N, days of the context."""
 
     network = None
 
     @property
     def context(self) -> int:
         """L, hours of the context."""
-        return DAYS * DAY_HOURS
+        return self.days * DAY_HOURS
 
     @property
     def cells(self) -> int:
@@ -73,7 +75,7 @@ class CorpusWindows(WindowSource):
     def next_days(self, part: Part) -> tuple[NDArray[np.float32], BoolArray, NDArray[np.float32], BoolArray]:
         """The fields of `NextDays` for the windows of `part`."""
         values_BQW = self._hours(part, self.context, DAY_HOURS)
-        later_BQNP = values_BQW.reshape(*values_BQW.shape[:2], DAYS, DAY_HOURS)
+        later_BQNP = values_BQW.reshape(*values_BQW.shape[:2], self.days, DAY_HOURS)
         known_BQNP = ~np.isnan(later_BQNP)
         rain_BNP = np.expm1(later_BQNP[:, _RAIN].astype(np.float64))
         missing_BN = np.isnan(rain_BNP).sum(-1)
