@@ -63,7 +63,7 @@ def save_best(trainer: Trainer, loss: float) -> None:
         RunError: they cannot be written.
     """
     epoch, saved_states = trainer.state.place.epoch, trainer.environment.saved_states
-    best = trainer.state.keep_best(loss)
+    best = trainer.state.keep_best(loss, epoch)
     if saved_states is not None:
         trainer.processes.on_first(lambda: saved_states.write_best(epoch, best))
 

@@ -40,6 +40,8 @@ class Environment:
     run_facts: Callable[[], dict[str, Any]] = dict
     """Facts about the run for a saved state, such as the length of its history."""
     interruption: Interruption = field(default_factory=Interruption)
+    forecasts_at_start: bool = False
+    """True if the model can forecast before its first step: its start is then validated, and may be the best epoch."""
     processes: Processes = field(default_factory=Processes)
     """The processes that train this model together."""
 

@@ -113,8 +113,9 @@ def fit(
     knots_CJ = windows.quantiles(split.training_rows, KNOTS)
     saved.classifier.set_knots(knots_CJ)
     training = _training_windows(config, panel, split, windows)
+    forecasts_at_start = False
     if config.train.linear_start and windows.network is None:
-        start_from_regression(saved.classifier, windows, training, split.validation)
+        forecasts_at_start = start_from_regression(saved.classifier, windows, training, split.validation)
     names = DataNames(
         model=saved.model,
         variables=saved.inputs,
@@ -137,6 +138,7 @@ def fit(
             features=run.directory / FEATURES,
             run_facts=lambda: training_facts(saved, config, run, job.member),
             interruption=interruption,
+            forecasts_at_start=forecasts_at_start,
             processes=processes,
         )
         trained = train_model(

@@ -22,26 +22,30 @@ logger = logging.getLogger(__name__)
 
 MOST_ROWS = 20_000
 """Training windows that the regression uses at most, evenly spaced."""
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths of the penalty that validation chooses from."""
 CHUNK = 1024
 
 
-def start_from_regression(model: TimerXLForClassification, windows: Windows, training: Part, validation: Part) -> None:
+def start_from_regression(model: TimerXLForClassification, windows: Windows, training: Part, validation: Part) -> bool:
     """Set the linear map of the head, and the bias of its last layer, to those of a logistic regression.
 
-    Its penalty is the one with the lowest log score on the validation windows. Windows with a value that is not finite are left
-    out. Nothing changes if a class is absent from the training windows, or the regression is no better than the class shares.
+    With a weather encoder its summary of the window is among the inputs. The penalty is the one with the lowest log score on
+    the validation windows. Windows with a value that is not finite are left out. Nothing changes if a class is absent from the
+    training windows, or the regression is no better than the class shares.
+
+    Returns:
+        True if the head was changed.
     """
-    head = model.head
+    head = model.eval().head
     training = training[:: -(-len(training) // MOST_ROWS)]
     if not isinstance(head, VariablesHead):
-        return
+        return False
     x_nI, y_n = _inputs(model, windows, training)
     validation_x_nI, validation_y_n = _inputs(model, windows, validation)
     shares_K = np.bincount(y_n, minlength=model.num_classes) / max(len(y_n), 1)
     if not shares_K.all() or not len(validation_y_n):
-        return
+        return False
     best, found = _log_score(np.broadcast_to(shares_K, (len(validation_y_n), len(shares_K))), validation_y_n), None
     for penalty in PENALTIES:
         fitted = LogisticRegression(C=penalty, max_iter=1000, tol=1e-3).fit(x_nI, y_n)
@@ -50,13 +54,14 @@ def start_from_regression(model: TimerXLForClassification, windows: Windows, tra
         if score < best:
             best, found = score, fitted
     if found is None:
-        return
+        return False
     weight_KI, bias_K = found.coef_, found.intercept_
     if model.num_classes == 2:  # scikit-learn gives the difference of two classes
         weight_KI, bias_K = (np.stack([-each[0] / 2, each[0] / 2]) for each in (weight_KI, bias_K))
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(weight_KI))
         head.out.bias.copy_(torch.from_numpy(bias_K))
+    return True
 
 
 def _log_score(share_nK: NDArray[np.floating], y_n: NDArray[np.int64]) -> float:

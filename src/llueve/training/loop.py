@@ -100,7 +100,10 @@ def train_model(
     """
     trainer = Trainer(model, windows, training, validation, config, guard, environment)
     state = trainer.state
-    if trainer.processes.on_first(lambda: resume is not None):
+    is_resumed = trainer.processes.on_first(lambda: resume is not None)
+    if environment.forecasts_at_start:
+        _validate_start(trainer, not is_resumed)
+    if is_resumed:
         resume_from(trainer, resume)
     epochs = sum(phase.config.epochs for phase in state.phases)
     try:
@@ -125,6 +128,17 @@ def train_model(
     trained = place.best_train_loss
     gap = overfit(trained, place.best_loss, config)
     return Trained(place.best_epoch, place.best_loss, trained, gap, place.skipped, len(ledger.held()), ledger.rollbacks)
+
+
+def _validate_start(trainer: Trainer, record: bool) -> None:
+    """Keep the weights at the start as the best so far. A training that resumes starts from the same."""
+    logits_BK, y_B = trainer.validation.logits(trainer.state.model), trainer.validation.y
+    loss, skill = calibrated_loss(logits_BK, y_B), brier_skill(logits_BK, y_B, trainer.class_share_K)
+    if math.isfinite(loss):
+        trainer.state.keep_best(loss, 0)
+        if record:
+            trainer.environment.record({"event": "start", "calibrated_loss": loss, "validation_skill": skill})
+            logger.info("start: validation %.4f, skill %.3f, from a regression", loss, skill)
 
 
 def _run_epoch(trainer: Trainer, progress: TrainingProgress) -> None:

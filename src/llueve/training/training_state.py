@@ -171,9 +171,9 @@ class TrainingState:
         self.place.batches += 1
         self.rewind_random_state(states)
 
-    def keep_best(self, loss: float) -> dict[str, Tensor]:
-        """The present weights are the best so far; returns a copy of them."""
-        self.place.best_epoch, self.place.best_loss = self.place.epoch, loss
+    def keep_best(self, loss: float, epoch: int) -> dict[str, Tensor]:
+        """The present weights are the best so far, after `epoch`, 0 for the start; returns a copy of them."""
+        self.place.best_epoch, self.place.best_loss = epoch, loss
         self.place.best_train_loss = self.place.mean_loss
         self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
         return self.best
