@@ -275,7 +275,10 @@ def test_an_unknown_key_of_a_phase_names_the_nearest() -> None:
 
 
 def test_more_frozen_layers_than_there_are() -> None:
-    message = refused("train", {"phases": [{"name": "a", "freeze": "layers:3"}]})
+    table = {**SMALLEST, "train": {"phases": [{"name": "a", "freeze": "layers:3"}]}, "model": {"pretrained": "none"}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(table, where="here.toml")
+    message = str(caught.value)
     assert "train.phases: a freezes layers:3, but model.layers = 2" in message
 
 
@@ -699,5 +702,6 @@ def test_a_hub_address_stays_as_it_is_and_any_other_text_is_a_path(tmp_path: Pat
         return parse_config(table, where="here.toml", folder=tmp_path).model.pretrained
 
     assert pretrained("hf://a/b@c") == "hf://a/b@c"
-    assert pretrained("a/b") == str(tmp_path / "a" / "b") and pretrained("none") == str(tmp_path / "none")
-    assert parse_config(SMALLEST, where="").model.pretrained is None
+    assert pretrained("a/b") == str(tmp_path / "a" / "b")
+    assert [pretrained(word) for word in ("auto", "none", "embedded")] == ["auto", "none", "embedded"]
+    assert parse_config(SMALLEST, where="").model.pretrained == "auto"

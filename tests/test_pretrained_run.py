@@ -14,6 +14,8 @@ from llueve.errors import CheckpointError, ConfigError, UsageError
 from llueve.model.build import EncoderSizes
 from llueve.model.checkpoints.convert import encode_checkpoint
 from llueve.model.checkpoints.pretrained import load_pretrained
+from llueve.runs.directory import Run
+from llueve.runs.model_files import load_model
 
 CONFIG = """
 [data]
@@ -111,16 +113,10 @@ def test_a_checkpoint_that_does_not_load_costs_no_earlier_run(project):
     assert {path.name: path.read_bytes() for path in (project / "run").iterdir()} == before
 
 
-@pytest.mark.parametrize("word", ["none", "embedded"])
-def test_a_word_of_earlier_versions_is_a_missing_file_and_says_what_to_do(project, word):
-    with pytest.raises(CheckpointError, match=rf"{word}: does not exist.*remove the key model\.pretrained"):
-        trained(project, f"model.pretrained={word}")
-
-
-def test_none_is_an_ordinary_name_of_a_folder(project):
+def test_none_is_a_fresh_encoder_even_beside_a_folder_of_that_name(project):
     (project / "checkpoint").rename(project / "none")
     trained(project, "model.pretrained=none")
-    assert str(project / "none") in (project / "run" / "config.toml").read_text()
+    assert load_model(Run.open(project / "run")[0]).checkpoint is None
 
 
 @pytest.mark.parametrize("project", ["timer_xl"], indirect=True)

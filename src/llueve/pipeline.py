@@ -45,7 +45,7 @@ from llueve.runs.saved_model import SavedModel
 from llueve.samples.encoder_inputs import encoder_problem
 from llueve.samples.read import read_panel, read_source
 from llueve.samples.scale import fit_scaler
-from llueve.samples.split import Part, Split, complete_windows, split_panel
+from llueve.samples.split import Part, Split, complete_windows, split_panel, training_sample
 from llueve.samples.target import event_outcomes, horizon_steps
 from llueve.samples.windows import Windows
 from llueve.step.forecast import Forecast, forecast_part, member_logits
@@ -309,6 +309,9 @@ def _verify(
         event_ST=event_outcomes(split.labels_ST, saved.event_index),
         training=split.training,
         validation=split.validation,
+        sample=training_sample(split, config, panel["time"].values, saved.step_hours)
+        if config.train.fraction < 1
+        else None,
         lags=config.verify.lags,
         seed=config.train.seed,
         position_S2=site_positions(panel) if saved.sites is not None else None,

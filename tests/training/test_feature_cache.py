@@ -60,9 +60,9 @@ class Counted:
         self.windows = 0
         pool = model.pool
 
-        def counted(x_BLC, observed_BLC=None):
+        def counted(x_BLC, *others):
             self.windows += len(x_BLC)
-            return pool(x_BLC, observed_BLC)
+            return pool(x_BLC, *others)
 
         monkeypatch.setattr(model, "pool", counted)
 
@@ -249,7 +249,7 @@ def test_a_kill_during_the_computation_leaves_nothing_that_is_believed(prepared,
     """Another process is killed after two blocks; its half of a file is replaced."""
     model, windows, split, config = prepared()
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    arrays = {name: value for name, value in vars(windows).items() if name != "network"}
+    arrays = {name: value for name, value in vars(windows).items() if name not in ("network", "place")}
     np.savez(tmp_path / "data.npz", **arrays, site=split.training.site, end=split.training.end)
     script = f"""
 import time, numpy as np, torch

@@ -60,8 +60,8 @@ def rates(groups):
 
 
 def test_flat_keys_are_one_phase():
-    train = TrainConfig(epochs=4)
-    assert plan(train) == (Phase("training", ("none",), train),)
+    train = TrainConfig(epochs=4, recipe="plain")
+    assert plan(TrainConfig(epochs=4)) == plan(train) == (Phase("training", ("none",), train),)
 
 
 def test_phases_are_trainings_of_their_own():

@@ -74,6 +74,11 @@ class ModelConfig(Section):
         return any(getattr(self, key) != type(self).model_fields[key].default for key in own)
 
     @property
+    def is_fresh(self) -> bool:
+        """True if these keys alone decide that the encoder starts without weights."""
+        return self.pretrained == "none" or (self.pretrained == "auto" and self.asks_for_sizes)
+
+    @property
     def pretrained_path(self) -> str | None:
         """The checkpoint to start from, if it is not one of the words of `pretrained`."""
         return None if self.pretrained in WEIGHT_WORDS else self.pretrained

@@ -57,7 +57,7 @@ class Config(Section):
             but = f"trains without pre-trained weights, but model.pretrained = {model.pretrained!r}; remove one of them"
             raise ValueError(f'train.recipe = "scratch": {but}')
         for phase in self.train.phases:
-            if model.pretrained == "none" and (count := frozen_layers(phase.freeze)) > model.layers:
+            if model.is_fresh and (count := frozen_layers(phase.freeze)) > model.layers:
                 raise ValueError(
                     f"train.phases: {phase.name} freezes layers:{count}, but model.layers = {model.layers}"
                 )

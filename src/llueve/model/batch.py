@@ -24,7 +24,7 @@ class Future(NamedTuple):
 
 
 class NextDays(NamedTuple):
-    """What the pre-training compares with, after each patch: the next patch of each variable, and amounts of rain in it."""
+    """Targets of the pre-training after each patch: the next patch of each variable, and the amounts of rain in it."""
 
     next_BCNP: Tensor
     """In the units of the input; zero where unknown."""

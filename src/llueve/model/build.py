@@ -132,6 +132,7 @@ def build_classifier(encoder: PatchEncoder, model: ModelConfig, sizes: HeadSizes
             attention,
             summary,
         )
+    step_hours = round(sizes.step_hours) if isinstance(encoder, WeatherXL) else 1
     return TimerXLForClassification(
-        encoder, sizes.classes, head, instance_norm=model.instance_norm, step_hours=round(sizes.step_hours)
+        encoder, sizes.classes, head, instance_norm=model.instance_norm, step_hours=step_hours
     )

@@ -31,7 +31,7 @@ EXTRAS = 3
 
 
 class DayForecasts(NamedTuple):
-    """What the pre-training forecasts after each patch."""
+    """Forecasts of the pre-training after each patch."""
 
     next_BCNP: Tensor
     """The values of each variable in the next patch, in the units of the input."""

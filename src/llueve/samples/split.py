@@ -109,6 +109,11 @@ def few_shot(part: Part, times: NDArray[np.datetime64], fraction: float, seed: i
     return part[chosen_W]
 
 
+def training_sample(split: Split, config: Config, times: NDArray[np.datetime64], step_hours: float) -> Part:
+    """The training windows that a configuration asks for: by `windows.stride` and `train.fraction`."""
+    return few_shot(thinned(split.training, config, step_hours), times, config.train.fraction, config.train.seed)
+
+
 def cut_indices(times: NDArray[np.datetime64], split: SplitConfig) -> tuple[int, int, int]:
     """Indices of the first validation time, the first test time, and the end of the test period.
 

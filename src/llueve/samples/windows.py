@@ -61,7 +61,7 @@ class WindowSource(ABC):
 
 
 @dataclass(frozen=True)
-class Place:
+class WindowPlaces:
     """Times and positions of the windows."""
 
     times_T: NDArray[np.datetime64]
@@ -89,7 +89,7 @@ class Windows(WindowSource):
     """Steps of the horizon, whose means the forecasting loss compares with."""
     network: Network | None = None
     """The sites that see each other; None if each window is alone."""
-    place: Place | None = None
+    place: WindowPlaces | None = None
     """Times and positions for a weather encoder, whose quantities are then the last variables; None for other encoders."""
 
     @property
@@ -189,7 +189,7 @@ def build_windows(
         values_STC, observed_STC = _joined(values_STC, encoder_STQ), _joined(observed_STC, seen_STQ)
         unknown_S2 = np.full((panel.sizes["site"], 2), np.nan)
         position_S2 = site_positions(panel)
-        place = Place(panel["time"].values, unknown_S2 if position_S2 is None else position_S2)
+        place = WindowPlaces(panel["time"].values, unknown_S2 if position_S2 is None else position_S2)
     calendar_TF = calendar_facts(panel["time"].values, float(panel.attrs["step_hours"]))
     return Windows(values_STC, observed_STC, calendar_TF, static_table(panel), context, horizon_steps, network, place)
 

@@ -15,7 +15,7 @@ from llueve.errors import DataError
 from llueve.model.heads import KNOTS
 from llueve.runs.directory import FEATURES, Run
 from llueve.runs.saved_model import SavedModel
-from llueve.samples.split import Part, Split, few_shot, thinned
+from llueve.samples.split import Part, Split, training_sample
 from llueve.samples.windows import Windows
 from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
@@ -113,9 +113,8 @@ def fit(
     knots_CJ = windows.quantiles(split.training_rows, KNOTS)
     saved.classifier.set_knots(knots_CJ)
     training = _training_windows(config, panel, split, windows)
-    forecasts_at_start = False
-    if config.train.linear_start and windows.network is None:
-        forecasts_at_start = start_from_regression(saved.classifier, windows, training, split.validation)
+    starts = config.train.linear_start and windows.network is None
+    started = starts and start_from_regression(saved.classifier, windows, training, split.validation)
     names = DataNames(
         model=saved.model,
         variables=saved.inputs,
@@ -138,24 +137,15 @@ def fit(
             features=run.directory / FEATURES,
             run_facts=lambda: training_facts(saved, config, run, job.member),
             interruption=interruption,
-            forecasts_at_start=forecasts_at_start,
+            forecasts_at_start=started,
             processes=processes,
         )
-        trained = train_model(
-            saved.classifier,
-            windows,
-            training,
-            split.validation,
-            config.train,
-            config.guard,
-            environment,
-            resume,
-        )
+        model, train, guard = saved.classifier, config.train, config.guard
+        trained = train_model(model, windows, training, split.validation, train, guard, environment, resume)
     saved.trained.update(asdict(trained))
 
 
 def _training_windows(config: Config, panel: xr.Dataset, split: Split, windows: Windows) -> Part:
     """The training windows that the configuration asks for; with a network, those of all sites at their issue times."""
-    training = thinned(split.training, config, float(panel.attrs["step_hours"]))
-    training = few_shot(training, panel["time"].values, config.train.fraction, config.train.seed)
+    training = training_sample(split, config, panel["time"].values, float(panel.attrs["step_hours"]))
     return training if windows.network is None else windows.network.complete(training)

@@ -88,7 +88,7 @@ def learned(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
     Reference: Cox 1958, Journal of the Royal Statistical Society B 20, doi:10.1111/j.2517-6161.1958.tb00292.x;
     Friedman 2001, Annals of Statistics 29, doi:10.1214/aos/1013203451
     """
-    y_n, validation_y_n = known_events(data, data.training), known_events(data, data.validation)
+    y_n, validation_y_n = known_events(data, data.fitted), known_events(data, data.validation)
     if len(part) == 0 or y_n.min() == y_n.max():
         return dict.fromkeys(("logistic", "gradient_boosting"), np.full(len(part), y_n[0], dtype=np.float64))
     training = _thinned(data)
@@ -108,7 +108,7 @@ def learned(data: ReferenceData, part: Part) -> dict[str, NDArray[np.float64]]:
 
 def _thinned(data: ReferenceData) -> Part:
     """The training rows; if their matrix would be too large, the same share of every class and month."""
-    rows, sites = data.training, len(data.cube_STC)
+    rows, sites = data.fitted, len(data.cube_STC)
     columns = most_columns(data) + (sites if sites <= MOST_SITES else 0)
     if len(rows) * columns <= MOST_NUMBERS:
         return rows

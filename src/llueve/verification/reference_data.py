@@ -34,6 +34,8 @@ class ReferenceData:
     lags: tuple[int, ...] | None
     """Steps before the issue time that the learned references also see; None for the usual hours."""
     seed: int
+    sample: Part | None = None
+    """Training windows that the learned references are fitted on, if the model too has only a share of them; None for all."""
     position_S2: NDArray[np.float64] | None = None
     """Latitude and longitude of each site in degrees, if the model sees its neighbours: the learned references see them too.
     None if it sees no other site."""
@@ -50,6 +52,11 @@ class ReferenceData:
             )
         if any(lag < 1 for lag in self.lags or ()):
             raise UsageError(f"lags are {self.lags}; expected steps back in time, each at least 1")
+
+    @property
+    def fitted(self) -> Part:
+        """Training windows that the learned references are fitted on."""
+        return self.training if self.sample is None else self.sample
 
     @property
     def horizon_steps(self) -> int:
