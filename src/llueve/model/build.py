@@ -56,7 +56,10 @@ def with_sizes(model: ModelConfig, sizes: EncoderSizes) -> ModelConfig:
             raise ConfigError(
                 f"model.{name} = {asked}: the checkpoint {model.pretrained} has {size}; leave the key out"
             )
-    changes: dict[str, Any] = vars(sizes)
+    changes: dict[str, Any] = {
+        **vars(sizes),
+        "pretrained": "embedded" if model.pretrained == "auto" else model.pretrained,
+    }
     if sizes.architecture == "weather_xl":
         changes = changes | {"positions": "time", "instance_norm": False}
     return model.model_copy(update=changes)

@@ -185,7 +185,10 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
     ) -> "SavedModel":
         """Return a model for a panel, with a new encoder unless weights are given; new parts come from `train.seed`."""
         names = feature_names(panel)
-        model = config.model if pretrained is None else with_sizes(config.model, pretrained.report.sizes)
+        if pretrained is None:
+            model = config.model.model_copy(update={"pretrained": "none"})
+        else:
+            model = with_sizes(config.model, pretrained.report.sizes)
         known = {name: each.as_attributes() for name, each in known_quantities(panel).items() if name in names}
         is_weather = model.architecture == "weather_xl"
         if is_weather and (problem := encoder_problem(panel)):
