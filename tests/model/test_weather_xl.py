@@ -76,3 +76,17 @@ def test_the_solar_hour_follows_the_longitude():
     assert facts[1, 2:4] == pytest.approx(facts[0, 2:4], abs=1e-6)  # six hours earlier, 90 degrees to the east
     assert facts[0, 4:] == pytest.approx([0.5, np.sqrt(3) / 2], abs=1e-6)
     assert facts[1, 4:].tolist() == [0.0, 0.0]
+
+
+def test_variables_that_are_never_observed_may_be_left_out():
+    """The answer is that of the whole list with these variables masked."""
+    torch.manual_seed(0)
+    encoder = WeatherXL(5, width=16, layers=2, heads=2, feed_forward=16).eval()
+    x_BCL, place_BG = torch.randn(3, 5, 72), torch.randn(3, PLACE_FACTS)
+    observed_BCL = torch.rand(3, 5, 72) > 0.2
+    observed_BCL[:, [1, 4]] = False
+    x_BCL = x_BCL * observed_BCL
+    whole_BCND = encoder.tokens(x_BCL, observed_BCL, place_BG=place_BG)[:, [0, 2, 3]]
+    encoder.seen = (0, 2, 3)
+    part_BCND = encoder.tokens(x_BCL[:, encoder.seen], observed_BCL[:, encoder.seen], place_BG=place_BG)
+    torch.testing.assert_close(part_BCND, whole_BCND, rtol=1e-5, atol=1e-5)

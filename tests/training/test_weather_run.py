@@ -100,6 +100,8 @@ def test_a_run_forecasts_as_it_was_verified(project, step):
     saved = trained(folder)
     assert saved.model.architecture == "weather_xl" and saved.classifier.step_hours == step
     assert [name for name, _ in saved.variables] == NAMES
+    known = {"air_temperature", "dew_point_temperature", "relative_humidity", "air_pressure_at_mean_sea_level", RAIN}
+    assert set(saved.model.quantities) == known and len(saved.classifier.encoder.seen) == len(known)
     verified = pd.read_csv(folder / "run" / "predictions.csv")
     again = pipeline.predict(folder / "run", folder / "table.csv", every_window=True)
     again["time"] = again["time"].astype(str).str.replace(" ", "T")

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from llueve.config.section import Section
+from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
 
 MOST_LAYERS = 256
 DAY_HOURS = 24
@@ -54,6 +55,8 @@ class ModelConfig(Section):
     instance_norm: bool = True
     """Normalise each variable of each window by its own mean and spread, as the published checkpoints expect."""
 
+    quantities: tuple[str, ...] = ()
+    """Quantities that the encoder `weather_xl` sees, as CF standard names. Empty: all that the training period has."""
     sites: Literal["auto", "together", "alone"] = "auto"
     """Sites that the model sees in one forecast. `together`: all sites of the issue time, which attend to each other; it needs
     their positions and the head `variables`. `alone`: one site. `auto`: `together` for more than two sites with positions."""
@@ -93,6 +96,12 @@ class ModelConfig(Section):
             raise ValueError(f"site_width {self.site_width} is not a multiple of site_heads {self.site_heads}")
         if self.head == "mean" and self.sites == "together":
             raise ValueError('sites = "together" needs head = "variables": the head "mean" sees no level of a site')
+        if wrong := sorted({*self.quantities} - {*ENCODER_QUANTITIES}):
+            raise ValueError(
+                f"quantities names {wrong[0]!r}; the weather encoder knows {', '.join(ENCODER_QUANTITIES)}"
+            )
+        if len({*self.quantities}) < len(self.quantities):
+            raise ValueError("quantities names one twice")
         if self.architecture == "weather_xl" and (self.head != "variables" or self.patch_length != DAY_HOURS):
             needs = f'head = "variables" and patch_length = {DAY_HOURS}, a day of hours'
             raise ValueError(f'architecture = "weather_xl" needs {needs}')

@@ -124,7 +124,11 @@ def build_classifier(encoder: PatchEncoder, model: ModelConfig, sizes: HeadSizes
         attention = None
         if sizes.sites is not None:
             attention = SiteAttention(model.site_width, model.site_layers, model.site_heads, sizes.sites, model.dropout)
-        of_encoder, summary = (encoder.variables, encoder.newest_size) if isinstance(encoder, WeatherXL) else (0, 0)
+        of_encoder, summary = 0, 0
+        if isinstance(encoder, WeatherXL):
+            of_encoder, summary = encoder.variables, encoder.newest_size
+            if model.quantities:
+                encoder.seen = tuple(ENCODER_QUANTITIES.index(name) for name in model.quantities)
         head = VariablesHead(
             encoder.width,
             sizes.variables - of_encoder,

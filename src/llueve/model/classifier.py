@@ -138,7 +138,8 @@ class TimerXLForClassification(nn.Module):
         """The weather encoder sees the last variables: its own quantities. The head sees the levels of the others."""
         place_BG = None if facts_BF is None else facts_BF[:, -PLACE_FACTS:]
         own = x_BCL.shape[1] - encoder.variables
-        hours_BQL, seen_BQL = (self._hourly(each_BCL[:, own:]) for each_BCL in (x_BCL, observed_BCL))
+        columns = [own + variable for variable in encoder.seen]
+        hours_BQL, seen_BQL = (self._hourly(each_BCL[:, columns]) for each_BCL in (x_BCL, observed_BCL))
         token_BQND = encoder.tokens(hours_BQL.clamp(-LARGEST, LARGEST), seen_BQL, self.gap_embedding_D, place_BG)
         present_BQN = to_patches(seen_BQL, encoder.patch_length).any(-1)
         if not isinstance(self.head, VariablesHead):

@@ -32,6 +32,8 @@ PLACE_FACTS = 6
 class WeatherXL(TimerXL):
     """Timer-XL for a fixed list of variables, with the embeddings that this file describes.
 
+    C counts the variables in `seen`: a part of the list is computed faster.
+
     Args:
         variables: C, in the order of the inputs.
         patch_length, width, layers, heads, feed_forward, dropout: as in `TimerXL`.
@@ -52,6 +54,8 @@ class WeatherXL(TimerXL):
         super().__init__(patch_length, width, layers, heads, feed_forward, dropout, "time")
         encoded = PATCH_LEVELS * (LEVEL_KNOTS - 1)
         self.variables = variables
+        self.seen: tuple[int, ...] = tuple(range(variables))
+        """The variables that are computed, in their order; the others are never observed."""
         self.variable_CD = nn.Parameter(torch.empty(variables, width))
         self.level_CVD = nn.Parameter(torch.empty(variables, encoded, width))
         self.gap = nn.Linear(patch_length, width, bias=False)
@@ -77,15 +81,17 @@ class WeatherXL(TimerXL):
         level_BCNV = self._encode(torch.stack((mean_BCN, newest_BCN), dim=-1))
         # Without an observation there is no level.
         level_BCNV = level_BCNV * (seen_BCNP.sum(-1, keepdim=True) > 0).to(level_BCNV.dtype)
-        token_BCND = token_BCND + self.variable_CD[:, None] + self.gap(1 - seen_BCNP)
-        token_BCND = token_BCND + torch.einsum("bcnv,cvd->bcnd", level_BCNV, self.level_CVD)
+        rows = list(self.seen)
+        token_BCND = token_BCND + self.variable_CD[rows, None] + self.gap(1 - seen_BCNP)
+        token_BCND = token_BCND + torch.einsum("bcnv,cvd->bcnd", level_BCNV, self.level_CVD[rows])
         if place_BG is not None:
             token_BCND = token_BCND + self.place(place_BG)[:, None, None]
         return token_BCND
 
     def _encode(self, level_BCNU: Tensor) -> Tensor:
         """Each level as its fraction of each interval between knots, 0…1: (B, C, N, V)."""
-        low_CJ, high_CJ = self.knots_CJ[:, :-1], self.knots_CJ[:, 1:]
+        knots_CJ = self.knots_CJ[list(self.seen)]
+        low_CJ, high_CJ = knots_CJ[:, :-1], knots_CJ[:, 1:]
         width_CJ = (high_CJ - low_CJ).clamp(min=1e-4)
         through = (level_BCNU[..., None] - low_CJ[:, None, None]) / width_CJ[:, None, None]
         return through.clamp(0, 1).flatten(-2)

@@ -190,9 +190,12 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
         else:
             model = with_sizes(config.model, pretrained.report.sizes)
         known = {name: each.as_attributes() for name, each in known_quantities(panel).items() if name in names}
-        is_weather = model.architecture == "weather_xl"
-        if is_weather and (problem := encoder_problem(panel)):
-            raise DataError(f'{problem}. Or set model.pretrained = "none"')
+        places = None
+        if model.architecture == "weather_xl":
+            if problem := encoder_problem(panel):
+                raise DataError(f'{problem}. Or set model.pretrained = "none"')
+            places = fit_places(panel, split.training_rows)
+            model = model.model_copy(update={"quantities": _seen_by_encoder(model, places)})
         description = ModelDescription(
             variables=[(name, panel.variables[name].attrs.get("units")) for name in names],
             statics=static_names(panel),
@@ -213,7 +216,7 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             model=model,
             sites=sites_seen_together(panel, model),
             quantities=known,
-            places=fit_places(panel, split.training_rows) if is_weather else None,
+            places=places,
             configuration=decisive_keys(config),
             checkpoint=None if pretrained is None else seal("", pretrained.tensors),
         )
@@ -293,6 +296,16 @@ class SavedModel(ModelDescription, arbitrary_types_allowed=True):
             attributes = {key: value for key, value in panel[name].attrs.items() if key not in QUANTITY_ATTRIBUTES}
             panel[name].attrs = attributes | self.quantities.get(name, {})
         return panel
+
+
+def _seen_by_encoder(model: ModelConfig, places: Sequence[PlaceScale]) -> tuple[str, ...]:
+    """The quantities that a weather encoder computes: those of `model.quantities` with a value in the training period."""
+    asked = model.quantities or ENCODER_QUANTITIES
+    means = zip(*(place.mean for place in places), strict=True)
+    known = {
+        name for name, of_places in zip(ENCODER_QUANTITIES, means, strict=True) if any(m is not None for m in of_places)
+    }
+    return tuple(name for name in ENCODER_QUANTITIES if name in asked and name in known)
 
 
 def _in_units(units: str | None) -> str:

@@ -184,6 +184,7 @@ def _key(model: TimerXLForClassification, windows: Windows, part: Part, compute_
         "instance_norm": model.instance_norm,
         "context": windows.context,
         "step_hours": model.step_hours,
+        "seen": getattr(model.encoder, "seen", None),
         "encoder": {name: _settings(module) for name, module in model.encoder.named_modules()},
     }
     weights = {**model.encoder.state_dict(prefix="encoder."), "gap_embedding_D": model.gap_embedding_D.detach()}
