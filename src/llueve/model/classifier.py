@@ -140,7 +140,8 @@ class TimerXLForClassification(nn.Module):
         own = x_BCL.shape[1] - encoder.variables
         columns = [own + variable for variable in encoder.seen]
         hours_BQL, seen_BQL = (self._hourly(each_BCL[:, columns]) for each_BCL in (x_BCL, observed_BCL))
-        token_BQND = encoder.tokens(hours_BQL.clamp(-LARGEST, LARGEST), seen_BQL, self.gap_embedding_D, place_BG)
+        # The encoder embeds gaps itself.
+        token_BQND = encoder.tokens(hours_BQL.clamp(-LARGEST, LARGEST), seen_BQL, place_BG=place_BG)
         present_BQN = to_patches(seen_BQL, encoder.patch_length).any(-1)
         if not isinstance(self.head, VariablesHead):
             return torch.cat((token_BQND, present_BQN[..., None].to(token_BQND.dtype)), dim=-1)
