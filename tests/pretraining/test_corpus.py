@@ -20,7 +20,7 @@ def table(sites, **columns):
     rows = []
     for number, site in enumerate(sites):
         hours = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=HOURS, freq="h").astype("datetime64[ms]")})
-        hours["site"], hours["latitude"], hours["longitude"] = site, 10.0 * number, 20.0 * number
+        hours["site"], hours["latitude"], hours["longitude"] = site, 10.0 * (number % 9), 20.0 * (number % 9)
         generator = np.random.default_rng(number)
         hours["temperature_c"] = 100.0 * number + generator.normal(size=HOURS)
         hours["precipitation_mm"] = 0.0
@@ -32,11 +32,11 @@ def table(sites, **columns):
 
 def corpus_of(tmp_path, frame):
     frame.to_parquet(tmp_path / "hourly_some.parquet")
-    return read_corpus([tmp_path / "hourly_some.parquet"])
+    return read_corpus([tmp_path / "hourly_some.parquet"], 0.05)
 
 
 def window(corpus, site, hour, name="validation"):
-    end = corpus.places[site].first + hour
+    end = corpus.stretches[site].first + hour
     return Part(name, np.array([site]), np.array([end]), np.array([UNKNOWN]))
 
 
@@ -93,7 +93,7 @@ def test_a_longer_step_keeps_sums_of_rain_and_means_of_the_rest(tmp_path):
     rain = np.tile([1.0, 0.0, 2.0, 0.0, 0.0, 0.0], HOURS // 6)
     corpus = corpus_of(tmp_path, table(["a"], precipitation_mm=rain))
     windows = CorpusWindows(corpus, 0, days=1)
-    ends = corpus.places[0].first + np.arange(24, HOURS - 24)
+    ends = corpus.stretches[0].first + np.arange(24, HOURS - 24)
     part = Part("training", np.zeros(len(ends), int), ends, np.zeros(len(ends), int))
     values, observed, _ = windows.batch(part)
     seen = observed[:, RAINING].sum(axis=1)
