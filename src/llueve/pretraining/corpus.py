@@ -112,11 +112,16 @@ class Corpus:
         keys = [(each.group, each.name) for each in self.stretches]
         return np.cumsum([0, *(one != other for one, other in pairwise(keys))])
 
+    @cached_property
+    def times(self) -> NDArray[np.datetime64]:
+        """All hours of the common time axis, up to the last one of the corpus."""
+        return EPOCH + np.arange(int((self.first_S + self.hours_S).max()) + 1)
+
     def fingerprint(self) -> str:
         """Hash of everything that a training sees of it."""
         digest = hashlib.sha256(repr(self.stretches).encode())
         digest.update(self.start_S.tobytes())
-        digest.update(self.values_HQ.view(np.uint8))
+        digest.update(self.values_HQ.view(np.uint8).data)
         return digest.hexdigest()
 
 
@@ -173,7 +178,8 @@ class _Rows:
             if nulls := table[name].null_count:
                 raise DataError(f"{file}: {nulls:,} rows have no {name}; remove them")
         if not len(table):
-            return cls([], *(np.empty(0, np.int64) for _ in range(3)), "it has no rows")
+            none = np.empty(0, np.int64)
+            return cls([], none, none, none, "it has no rows")
         sites = table["site"].cast(pa.string()).combine_chunks().dictionary_encode()
         code = sites.indices.to_numpy().astype(np.int64)
         try:
@@ -187,13 +193,13 @@ class _Rows:
         code, hour = code[order], hour[order]
         steps = np.diff(hour)[np.diff(code) == 0]
         usual = int(np.bincount(np.minimum(steps, MOST_HOURS)).argmax()) if len(steps) else 0
-        words = f"{usual} h" if usual else "less than an hour, or unknown"
+        words = f"{usual} h" if usual else "not known, or shorter"
         return cls(
             sites.dictionary.to_pylist(),
             code,
             hour,
             order,
-            None if usual == 1 else f"the step of its rows is {words}; only hourly rows are used",
+            None if usual == 1 else f"its step is {words}, expected 1 h",
         )
 
 

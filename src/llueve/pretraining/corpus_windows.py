@@ -163,8 +163,8 @@ def window_shares(corpus: Corpus, held_out: bool) -> NDArray[np.float64]:
         raise DataError(f"no site of the corpus {sites}")
     group_S = np.unique([each.group for each in corpus.stretches], return_inverse=True)[1]
     of_group_S = np.bincount(group_S, weights=hours_S)[group_S]
-    share_S = hours_S / np.sqrt(np.maximum(of_group_S, 1))
-    return share_S / share_S.sum()
+    share_S: NDArray[np.float64] = hours_S / np.sqrt(np.maximum(of_group_S, 1))
+    return np.asarray(share_S / share_S.sum())
 
 
 def drawn_windows(corpus: Corpus, windows: CorpusWindows, count: int, seed: int, held_out: bool) -> Part:

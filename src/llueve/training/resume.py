@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llueve.config import Config
+from llueve.config import Config, PretrainConfig
 from llueve.errors import ConfigError, DataError, UsageError
 from llueve.runs.decisive_keys import decisive_keys, differences, other_keys
 from llueve.runs.directory import AUDIT, CONFIG, HISTORY, UNFINISHED, VERIFICATION, Run
@@ -99,6 +99,11 @@ def resume_run(run: Run, facts: dict[str, Any], saved: SavedModel, config: Confi
         logger.warning(
             "train.feature_cache_gb has changed: the last bits may differ from those of an uninterrupted run"
         )
+    rewind(run, facts, config)
+
+
+def rewind(run: Run, facts: dict[str, Any], config: Config | PretrainConfig) -> None:
+    """Bring the run directory to a saved state with these facts: newer records go, `config.toml` holds what is given."""
     run.shorten_history(facts["history_bytes"])
     run.forget_incidents(facts["incidents"])
     run.write(CONFIG, config.to_toml().encode())
