@@ -106,14 +106,22 @@ def card_text(card: ModelCard) -> str:
 def score_table(card: ModelCard) -> Table:
     """The scores of each group as a table of at most 80 columns."""
     table = Table(
-        title="rain at held-out sites", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        title="rain in 24 hours at held-out sites",
+        caption="rain, AUC, better: of 1 mm. better: sites with a skill (BSS) above climatology",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     headings = _headings(card.overall)
-    table.add_column(headings[0], overflow="ellipsis", no_wrap=True, max_width=26)
-    for heading in headings[1:]:
-        table.add_column(heading.replace(" mm", ""), justify="right")
+    kept = [place for place, heading in enumerate(headings) if heading != "Brier"]
+    table.add_column(headings[0], no_wrap=True, overflow="ellipsis", max_width=24)
+    for place in kept[1:]:
+        table.add_column(headings[place].removesuffix(" mm"), no_wrap=True, justify="right")
     for each in card.scores:
-        table.add_row(*_row(each))
+        row = _row(each, digits=2)
+        table.add_row(*(row[place] for place in kept))
     return table
 
 
@@ -122,12 +130,12 @@ def _headings(scores: GroupScores) -> list[str]:
     return ["group", "windows", "rain", "Brier", "BSS", "AUC", *others, "better"]
 
 
-def _row(scores: GroupScores) -> list[str]:
+def _row(scores: GroupScores, digits: int = 3) -> list[str]:
     """The cells of one group, as `_headings` names them."""
     main = next(each for each in scores.amounts if each.mm == MAIN_MM)
-    share = f"{main.events / main.windows:.1%}" if main.windows else NO_VALUE
-    others = [_number(each.skill) for each in scores.amounts if each.mm != MAIN_MM]
-    own = [_number(each) for each in (main.brier, main.skill, main.auc)]
+    share = f"{main.events / main.windows:.{digits - 2}%}" if main.windows else NO_VALUE
+    others = [_number(each.skill, digits) for each in scores.amounts if each.mm != MAIN_MM]
+    own = [_number(each, digits) for each in (main.brier, main.skill, main.auc)]
     return [scores.group, f"{main.windows:,}", share, *own, *others, _better(main)]
 
 
@@ -135,8 +143,8 @@ def _better(scores: SkillByAmount) -> str:
     return f"{scores.sites_better} of {scores.sites_judged}"
 
 
-def _number(value: float | None) -> str:
-    return NO_VALUE if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return NO_VALUE if value is None else f"{value:.{digits}f}"
 
 
 def _left_out(card: ModelCard) -> list[str]:

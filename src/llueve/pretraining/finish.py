@@ -36,6 +36,7 @@ LIMITS = [
     "The sites that were held out also chose the best epoch, on other windows: their scores are a little too good.",
     "Held-out sites are often near sites of the training and have the same hours; a new region may be harder.",
     "The climatology comes from the few years of each record, so it is a weaker reference than one of thirty years.",
+    "For a record of one year or less it is the frequency of the whole record, without the seasons.",
     "Mean and spread of each quantity come from the whole record of a site; a new site needs weeks of record for them.",
     "The recalibration was fitted at sites of the training, on other windows than those that the training drew.",
 ]

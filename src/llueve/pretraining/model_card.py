@@ -1,11 +1,19 @@
 """The model card of a pre-trained encoder: its origin, sizes, scores and recalibration, checked when it is read."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from llueve.config.section import Section
+from llueve.config.tree_bounds import tree_problem
+from llueve.errors import CheckpointError, listed
+from llueve.files import read_small
 from llueve.pretraining.zones import ClimateZone
+
+LARGEST = 2**24
+"""Most bytes of a model card."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -144,3 +152,22 @@ class ModelCard(Section):
     def overall(self) -> GroupScores:
         """The scores of all groups together."""
         return self.scores[0]
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a model card.
+
+    Raises:
+        CheckpointError: it cannot be read, or is damaged.
+    """
+    text = read_small(path, LARGEST)
+    try:
+        content = json.loads(text)
+        if problem := tree_problem(content):
+            raise ValueError(problem)
+        return ModelCard.model_validate(content)
+    except ValidationError as error:
+        keys = listed([".".join(map(str, each["loc"])) or "its text" for each in error.errors()])
+        raise CheckpointError(f"{path}: has missing, unknown or invalid entries: {keys}; restore it") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); restore it") from error

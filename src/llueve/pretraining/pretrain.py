@@ -16,7 +16,7 @@ from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
 from llueve.errors import ConfigError, DataError, UsageError
 from llueve.files import make_folder
 from llueve.pretraining.finish import finish
-from llueve.pretraining.model_card import ModelCard
+from llueve.pretraining.model_card import ModelCard, read_card
 from llueve.pretraining.prepare import Prepared, prepare
 from llueve.quantities.catalogue import QUANTITIES
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
@@ -76,7 +76,7 @@ def pretrain(
             lambda found: StartingPoint(Run(Path(found[0])), verification=found[1]),
         )
         if start.verification is not None:
-            return PretrainedRun(run.directory, ModelCard.model_validate(start.verification))
+            return PretrainedRun(run.directory, read_card(run.directory / CARD))
         prepared = prepare(config)
         if processes.on_first(lambda: prepared.fingerprint) != prepared.fingerprint:
             raise DataError(

@@ -4,7 +4,7 @@ Shapes: n windows, R amounts of rain, Q quantities, P hours of the day after the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class RainForecasts:
     climatology_nR: Doubles
     """NaN where it is unknown."""
     used_nR: BoolArray
-    """True where outcome and climatology are known."""
+    """True where the outcome is known, and for scores the climatology too."""
 
     def __getitem__(self, chosen: BoolArray) -> "RainForecasts":
         return RainForecasts(**{name: each[chosen] for name, each in vars(self).items()})
@@ -87,7 +87,7 @@ def score_encoder(model: TimerXLForClassification, windows: CorpusWindows, count
     # Windows of this name are those of the training, of which some quantities are hidden.
     trained = Part("recalibration", trained.site, trained.end, trained.y)
     logit_nR, next_nQP = _forecasts(model, windows, held_out)
-    rain = _with_outcomes(windows, held_out, logit_nR)
+    rain = _with_climatology(windows, held_out, _with_outcomes(windows, held_out, logit_nR))
     before = _with_outcomes(windows, trained, _forecasts(model, windows, trained)[0])
     zones = [zone_card(zone, before[before.zone_n == zone], rain[rain.zone_n == zone]) for zone in ClimateZone]
     return EncoderScores(group_scores(rain), _errors(windows, held_out, next_nQP), zones)
@@ -111,21 +111,27 @@ def _forecasts(model: TimerXLForClassification, windows: CorpusWindows, part: Pa
 
 
 def _with_outcomes(windows: CorpusWindows, part: Part, logit_nR: FloatArray) -> RainForecasts:
-    corpus, site_n = windows.corpus, windows.corpus.site_S[part.site]
+    """The forecasts with what happened, without climatology."""
     reached_nR, known_nR = rain_reached(windows.hours(part, DAY_HOURS, DAY_HOURS)[:, _RAIN])
-    climatology_nR = np.full(logit_nR.shape, np.nan)
-    for site, rows in _rows_of_sites(site_n):
-        climatology_nR[rows] = SiteRecord.of(corpus, site).rain_frequency(part.end[rows])
-    stretches = [corpus.stretches[each] for each in part.site]
+    stretches = [windows.corpus.stretches[each] for each in part.site]
     return RainForecasts(
-        site_n,
+        windows.corpus.site_S[part.site],
         np.array([each.group for each in stretches]),
         np.array([zone_of(each.latitude) for each in stretches]),
         logit_nR,
         reached_nR,
-        climatology_nR,
-        known_nR & ~np.isnan(climatology_nR),
+        np.full(logit_nR.shape, np.nan),
+        known_nR,
     )
+
+
+def _with_climatology(windows: CorpusWindows, part: Part, rain: RainForecasts) -> RainForecasts:
+    """The forecasts with the climatology of each site; windows without one are not used."""
+    climatology_nR = np.full(rain.logit_nR.shape, np.nan)
+    for site, rows in _rows_of_sites(rain.site_n):
+        climatology_nR[rows] = SiteRecord.of(windows.corpus, site).rain_frequency(part.end[rows])
+    used_nR = rain.used_nR & ~np.isnan(climatology_nR)
+    return replace(rain, climatology_nR=climatology_nR, used_nR=used_nR)
 
 
 def skill_of(

@@ -57,8 +57,9 @@ class SiteRecord:
         """Frequency of each amount of rain in the 24 hours after the same hour of other days, (n, R).
 
         The other days are within ±15 calendar days in other years (EPC15), that is at least 183 days apart. If fewer than 20
-        of them are known, they are all days of the record that are more than 15 days apart. If these are fewer than 20 too,
-        the frequency is NaN.
+        of them are known, as in a record of one year, they are all days of the record. This includes the day that is forecast
+        and favours the reference; without that season, the record of a few months would tell against it. If fewer than 20
+        days are known, the frequency is NaN.
 
         Args:
             end_n: issue times on the common time axis.
@@ -73,7 +74,7 @@ class SiteRecord:
         gap_nD = np.abs(calendar_n[:, None] - calendar_D)
         season_nD = np.minimum(gap_nD, CALENDAR_DAYS - gap_nD) <= WINDOW_DAYS
         frequency_nR = np.full((len(end_n), known_DPR.shape[-1]), np.nan)
-        for used_nD in (apart_nD > WINDOW_DAYS, season_nD & (apart_nD >= APART_DAYS)):
+        for used_nD in (np.ones_like(season_nD), season_nD & (apart_nD >= APART_DAYS)):
             known_nDR = known_DPR[:, hour_n].transpose(1, 0, 2) & used_nD[..., None]
             count_nR = known_nDR.sum(1)
             events_nR = (known_nDR & reached_DPR[:, hour_n].transpose(1, 0, 2)).sum(1)
