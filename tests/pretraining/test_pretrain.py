@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from forks import LLUEVE, forks
+from forks import LLUEVE, TORCHRUN, forks
 from llueve.config import load_pretrain_config
 from llueve.errors import ConfigError, DataError, GuardStop, RunError
 from llueve.model.checkpoints.pretrained import load_pretrained
@@ -22,6 +22,7 @@ from llueve.runs.directory import Run
 from llueve.stability.incidents import list_incidents, load_incident
 from llueve.stability.incidents.explain import explain_incident
 from llueve.stability.incidents.replay import replay
+from llueve.training import tracking
 from llueve.training.stepper import Stepper
 
 MOMENTS = ("seconds",)
@@ -267,3 +268,26 @@ def test_the_list_names_what_would_be_used(config):
     assert set(found["left_out"]) == {"hourly_only_by_name.parquet"}
     table = forks().run(LLUEVE, "pretrain", config, "--list", COLUMNS="80").stdout
     assert "hourly_north: 8 sites, 2 held out" in table and max(map(len, table.splitlines())) <= 80
+
+
+def test_two_processes_reach_the_losses_of_one(whole, config, tmp_path):
+    program = tmp_path / "command.py"
+    program.write_text("import torch\ntorch.set_num_threads(1)\nfrom llueve.cli.main import main\nmain()\n")
+    forking = ("--shutdown-timeout=3", "--run-path", "--start-method=fork", "--standalone", "--nproc-per-node=2")
+    words = ("pretrain", config, "--run", tmp_path / "run", "--json")
+    job = forks().start(TORCHRUN, *forking, program, "--", *words, OMP_NUM_THREADS="1")
+    printed, said = job.communicate(timeout=120)
+    assert job.returncode == 0, said
+    assert json.loads(printed) == json.loads((tmp_path / "run" / files.CARD).read_text())
+    assert said.count("epoch 2: loss") == 1
+    two, one = ([line["validation_loss"] for line in history(run)] for run in (tmp_path / "run", whole[0]))
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_the_trackers_receive_the_epochs_and_the_scores(config, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    sent = []
+    monkeypatch.setattr(tracking._TensorBoard, "record", lambda self, values: sent.append((self.last_epoch, values)))
+    result = run_of(config, tmp_path / "run", "track.tensorboard=true", "train.epochs=1")
+    assert [epoch for epoch, _ in sent] == [1, 1]
+    assert sent[1][1]["verification/1 mm/skill"] == result.card.overall.amounts[1].skill
