@@ -16,91 +16,109 @@ MAIN_MM = 1.0
 
 def card_text(card: ModelCard) -> str:
     """The text of `MODEL_CARD.md`."""
-    training = card.training
     blocks = [
         "# Weather encoder",
         f"A Timer-XL for hourly weather, pre-trained by llueve {card.llueve}. From up to {card.days} days of "
         f"{len(card.quantities)} quantities it forecasts, after each day, the values of the next day and the probability of "
         f"{_words(f'{each.mm:g}' for each in card.overall.amounts)} mm of rain.",
+        *_origin(card),
+        *_corpus(card),
+        *_scores(card),
+        *_recalibration(card),
+        "## Limits",
+        "\n".join(f"- {each}" for each in card.limits),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _origin(card: ModelCard) -> list[str]:
+    """Sizes and training."""
+    training = card.training
+    sizes = (
+        ("width, layers, heads", f"{card.width}, {card.layers}, {card.heads}"),
+        ("feed-forward", str(card.feed_forward)),
+        ("parameters", f"{card.parameters:,}, stored as {card.storage}"),
+        (f"SHA-256 of `{ENCODER}`", f"`{card.sha256}`"),
+    )
+    return [
         "## Sizes",
-        _table(
-            ("what", "value"),
-            (
-                ("width, layers, heads", f"{card.width}, {card.layers}, {card.heads}"),
-                ("feed-forward", str(card.feed_forward)),
-                ("parameters", f"{card.parameters:,}, stored as {card.storage}"),
-                (f"SHA-256 of `{ENCODER}`", f"`{card.sha256}`"),
-            ),
-        ),
+        _table(("what", "value"), sizes),
         f"Quantities: {', '.join(card.quantities)}.",
         "## Training",
         f"{training.steps:,} steps in {training.epochs} epochs over {training.windows:,} windows took "
         f"{training.seconds:,.0f} s. The best epoch was {training.best_epoch}. The seed was {training.seed}. "
         f"{training.skipped:,} samples were skipped and {training.quarantined:,} were in quarantine.",
-        f"This command makes the same encoder from the same corpus, with the `config.toml` beside this card:\n\n"
+        "This command makes the same encoder from the same corpus, with the `config.toml` beside this card:",
         f"```sh\n{card.command}\n```",
+    ]
+
+
+def _corpus(card: ModelCard) -> list[str]:
+    rows = (
+        (
+            each.group,
+            f"{each.sites:,}",
+            str(each.held_out),
+            f"{each.hours:,}",
+            f"{each.window_share:.1%}",
+            each.source or UNKNOWN,
+            each.licence or UNKNOWN,
+        )
+        for each in card.corpus
+    )
+    left_out = [f"- `{name}`: {reason}" for name, reason in card.left_out.items()]
+    return [
         "## Corpus",
         f"SHA-256 of its content: `{card.corpus_sha256}`. Source and licence are those that `PROVENANCE.md` gives.",
-        _table(
-            ("group", "sites", "held out", "hours", "windows", "source", "licence"),
-            (
-                (
-                    each.group,
-                    f"{each.sites:,}",
-                    str(each.held_out),
-                    f"{each.hours:,}",
-                    f"{each.window_share:.1%}",
-                    each.source or UNKNOWN,
-                    each.licence or UNKNOWN,
-                )
-                for each in card.corpus
-            ),
-        ),
-        *_left_out(card),
+        _table(("group", "sites", "held out", "hours", "windows", "source", "licence"), rows),
+        *(["Files that were left out:", "\n".join(left_out)] if left_out else []),
+    ]
+
+
+def _scores(card: ModelCard) -> list[str]:
+    errors = (
+        (each.quantity, f"{each.values:,}", *(_number(x) for x in (each.model, each.persistence, each.climatology)))
+        for each in card.errors
+    )
+    return [
         "## Scores at held-out sites",
         "Rain in the 24 hours after the issue time, at sites that the training never saw. BSS is the Brier skill score against "
-        "the climatology of the same site: 0 is as good as climatology, 1 is perfect. The last column counts sites with a "
-        "positive BSS among those with at least 20 events and 20 other windows.",
+        "the climatology of the same site: 0 is as good as climatology, 1 is perfect. Rain, Brier, BSS, AUC and the last "
+        f"column are those of {MAIN_MM:g} mm. The last column counts sites with a positive BSS among those with at least 20 "
+        "events and 20 other windows.",
         _table(_headings(card.overall), (_row(each) for each in card.scores)),
         "Mean absolute error of the next 24 hours, in the units of the encoder (standard deviations of the site; of rain, "
         "log(1 + mm)):",
-        _table(
-            ("quantity", "hours", "encoder", "persistence", "climatology"),
-            (
-                (
-                    each.quantity,
-                    f"{each.values:,}",
-                    *(_number(x) for x in (each.model, each.persistence, each.climatology)),
-                )
-                for each in card.errors
-            ),
-        ),
+        _table(("quantity", "hours", "encoder", "persistence", "climatology"), errors),
+    ]
+
+
+def _recalibration(card: ModelCard) -> list[str]:
+    rows = (
+        (
+            zone.zone,
+            str(zone.sites),
+            str(zone.held_out),
+            f"{each.mm:g}",
+            f"{each.slope:.3f}",
+            f"{each.shift:+.3f}",
+            _number(each.held_out.skill),
+            _number(each.recalibrated.skill),
+            _better(each.recalibrated),
+        )
+        for zone in card.zones
+        for each in zone.amounts
+    )
+    return [
         "## Recalibration by climate zone",
         "The zones are those of the latitude: tropical below 23.5°, subtropical below 35°, temperate below 55°, polar beyond. "
         "With z, the log-odds of the encoder, the probability is 1 / (1 + exp(−(slope · z + shift))). Slope and shift come "
-        "from sites of the training; BSS is that at held-out sites, before and after. A zone without sites has no map.",
+        "from sites of the training; BSS is that at held-out sites, before and after. A zone without enough sites has no map.",
         _table(
             ("zone", "sites", "held out", "mm", "slope", "shift", "BSS before", "BSS after", "better than climatology"),
-            (
-                (
-                    zone.zone,
-                    str(zone.sites),
-                    str(zone.held_out),
-                    f"{each.mm:g}",
-                    f"{each.slope:.3f}",
-                    f"{each.shift:+.3f}",
-                    _number(each.held_out.skill),
-                    _number(each.recalibrated.skill),
-                    _better(each.recalibrated),
-                )
-                for zone in card.zones
-                for each in zone.amounts
-            ),
+            rows,
         ),
-        "## Limits",
-        "\n".join(f"- {each}" for each in card.limits),
     ]
-    return "\n\n".join(blocks) + "\n"
 
 
 def score_table(card: ModelCard) -> Table:
@@ -145,12 +163,6 @@ def _better(scores: SkillByAmount) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return NO_VALUE if value is None else f"{value:.{digits}f}"
-
-
-def _left_out(card: ModelCard) -> list[str]:
-    if not card.left_out:
-        return []
-    return ["Files that were left out:", "\n".join(f"- `{name}`: {reason}" for name, reason in card.left_out.items())]
 
 
 def _words(each: Iterable[str]) -> str:

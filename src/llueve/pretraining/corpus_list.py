@@ -59,7 +59,7 @@ class ListedGroup:
 
 @dataclass(frozen=True)
 class CorpusList:
-    """What a pre-training would use of a corpus."""
+    """The part of a corpus that a pre-training would use."""
 
     groups: tuple[ListedGroup, ...]
     sites: tuple[ListedSite, ...]

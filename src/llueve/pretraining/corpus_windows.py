@@ -69,7 +69,7 @@ class CorpusWindows(WindowSource):
         return values_BQL[:, :, -1]
 
     def targets(self, part: Part) -> dict[str, tuple[NDArray[Any], ...]]:
-        """What follows each day of the windows, as `days`."""
+        """The values and the rain after each day of the windows, as `days`."""
         return {"days": self.next_days(part)}
 
     def next_days(self, part: Part) -> tuple[NDArray[np.float32], BoolArray, NDArray[np.float32], BoolArray]:

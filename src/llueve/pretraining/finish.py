@@ -40,7 +40,7 @@ LIMITS = [
     "Mean and spread of each quantity come from the whole record of a site; a new site needs weeks of record for them.",
     "The recalibration was fitted at sites of the training, on other windows than those that the training drew.",
 ]
-"""What the numbers of a card do not say."""
+"""Cautions about the numbers of a card."""
 
 
 def finish(

@@ -144,7 +144,7 @@ class ModelCard(Section):
     errors: list[QuantityError]
     zones: list[ZoneCard]
     limits: list[str]
-    """What the numbers do not say."""
+    """Cautions about the numbers."""
     command: str
     """The command that makes the same encoder, with the `config.toml` beside this card."""
 
