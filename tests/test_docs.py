@@ -454,7 +454,7 @@ COMMANDS: dict[str, Way] = {
     "llueve pretrain examples/pretrain.toml --list --json": parses,
     "llueve pretrain examples/pretrain.toml --run runs/encoder": parses,
     "llueve pretrain examples/pretrain.toml --run runs/encoder --resume": parses,
-    "torchrun --nproc-per-node=2 -m llueve pretrain examples/pretrain.toml --run runs/encoder": starts_processes,
+    "torchrun --nproc-per-node=2 -m llueve pretrain examples/pretrain.toml -r runs/encoder": starts_processes,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
     " --output lima.csv": parses,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
