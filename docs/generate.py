@@ -1,4 +1,4 @@
-"""Write `configuration.md`, `cli.md`, and the tables in `layout.md` and `quantities.md` from the code: `make docs`."""
+"""Write `configuration.md`, `cli.md`, and tables of `layout`, `pretraining` and `quantities` from the code: `make docs`."""
 
 import ast
 import inspect
@@ -18,7 +18,9 @@ import llueve
 from llueve.cli.main import EXIT_CODES, app
 from llueve.cli.openltm.flags import IGNORED_FLAGS, MAPPED_FLAGS, REQUIRED_FLAGS
 from llueve.config import Config, Section
+from llueve.config.pretrain_keys import UNUSED, CorpusConfig, EncoderConfig, EncoderTrainConfig
 from llueve.config.section import key_docstrings
+from llueve.config.train_keys import TrainConfig
 from llueve.quantities.catalogue import QUANTITIES, SAME_AS
 from llueve.quantities.header_words import SEVERAL_MEANINGS, VOCABULARIES
 from llueve.quantities.unit_table import SPELLINGS
@@ -27,6 +29,8 @@ FOLDER, SOURCE = Path(__file__).parent, Path(llueve.__file__).parent
 NOTE = "<!-- Written by docs/generate.py: do not edit; change the code and run `make docs`. -->"
 FILES_START, FILES_END = "<!-- files: start -->", "<!-- files: end -->"
 DATE = "date, or date and time"
+PRETRAINING_START, PRETRAINING_END = "<!-- pretraining: start -->", "<!-- pretraining: end -->"
+DEFAULTS_START, DEFAULTS_END = "<!-- defaults: start -->", "<!-- defaults: end -->"
 QUANTITIES_START, QUANTITIES_END = "<!-- quantities: start -->", "<!-- quantities: end -->"
 NOUNS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", datetime: DATE}
 LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
@@ -65,7 +69,7 @@ EXAMPLES = {
     "verify": ("bootstrap = 2000", "lags = [1, 2, 7]"),
 }
 """A small example of each section: the lines below its first header."""
-MORE_EXIT_CODES = {"train": (3, 4), "evaluate": (3,), "predict": (3,), "audit": (4,)}
+MORE_EXIT_CODES = {"train": (3, 4), "pretrain": (3,), "evaluate": (3,), "predict": (3,), "audit": (4,)}
 """Exit codes of single commands, in addition to those of all commands."""
 
 
@@ -253,9 +257,37 @@ def layout_page() -> str:
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             sentence = re.split(r"(?<=[.!?])\s|\n\n", docstring)[0].replace("\n", " ").replace("|", r"\|")
             rows.append(f"| `{path.relative_to(SOURCE).as_posix()}` | {sentence} |")
-    before, _, rest = (FOLDER / "layout.md").read_text(encoding="utf-8").partition(FILES_START)
-    files = table("file | what it does", rows)
-    return f"{before}{FILES_START}\n\n{files}\n\n{FILES_END}{rest.partition(FILES_END)[2]}"
+    text = (FOLDER / "layout.md").read_text(encoding="utf-8")
+    return between(text, FILES_START, FILES_END, table("file | what it does", rows))
+
+
+# pretraining.md
+
+
+def pretraining_page() -> str:
+    """The text of `docs/pretraining.md`, with its keys and defaults from the code between their markers."""
+    tables = []
+    for section, kind in (("corpus", CorpusConfig), ("model", EncoderConfig)):
+        rows = (
+            f"| `{section}.{key}` | {type_in_words(field.annotation, tuple(field.metadata))} "
+            f"| {default_in_words(field.is_required(), field.default)} | {key_docstrings(kind)[key]} |"
+            for key, field in kind.model_fields.items()
+        )
+        tables.append(table("key | type | default | meaning", rows))
+    defaults = (
+        f"| `train.{key}` | {default_in_words(False, field.default)} |"
+        for key, field in EncoderTrainConfig.model_fields.items()
+        if key not in UNUSED and field.default != TrainConfig.model_fields[key].default
+    )
+    text = (FOLDER / "pretraining.md").read_text(encoding="utf-8")
+    text = between(text, PRETRAINING_START, PRETRAINING_END, "\n\n".join(tables))
+    return between(text, DEFAULTS_START, DEFAULTS_END, table("key | default", defaults))
+
+
+def between(text: str, start: str, end: str, content: str) -> str:
+    """A text with other content between two markers."""
+    before, _, rest = text.partition(start)
+    return f"{before}{start}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
 
 
 # quantities.md
@@ -293,15 +325,15 @@ def quantities_page() -> str:
         "Other standard names, and the quantity that they become:",
         table("standard name | quantity", others),
     )
-    before, _, rest = (FOLDER / "quantities.md").read_text(encoding="utf-8").partition(QUANTITIES_START)
-    text = "\n\n".join(tables)
-    return f"{before}{QUANTITIES_START}\n\n{text}\n\n{QUANTITIES_END}{rest.partition(QUANTITIES_END)[2]}"
+    text = (FOLDER / "quantities.md").read_text(encoding="utf-8")
+    return between(text, QUANTITIES_START, QUANTITIES_END, "\n\n".join(tables))
 
 
 PAGES = {
     "configuration.md": configuration_page,
     "cli.md": cli_page,
     "layout.md": layout_page,
+    "pretraining.md": pretraining_page,
     "quantities.md": quantities_page,
 }
 

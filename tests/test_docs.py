@@ -28,7 +28,7 @@ import typer
 
 from llueve.cli.main import EXIT_CODES, app, main
 from llueve.cli.openltm import run as run_openltm
-from llueve.config import load_config, parse_config
+from llueve.config import load_config, load_pretrain_config, parse_config, parse_pretrain_config
 from llueve.stability.diagnosis.causes import Cause
 from llueve.stability.reading import FaultKind
 
@@ -193,6 +193,9 @@ REPLACED = ("target", "split")
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
 def test_a_configuration_is_valid(block: Block, tmp_path: Path) -> None:
     table = tomllib.loads(block.text)
+    if "corpus" in table:
+        parse_pretrain_config(table, str(block))
+        return
     if set(SMALLEST) <= set(table):
         (tmp_path / "mine.toml").write_text(block.text, encoding="utf-8")
         load_config(tmp_path / "mine.toml")
@@ -329,7 +332,7 @@ def parses(words: list[str]) -> None:
     command.make_context(words[0], rest)
     for word in rest:
         if word.startswith("examples/"):
-            load_config(ROOT / word)
+            (load_pretrain_config if words[1] == "pretrain" else load_config)(ROOT / word)
 
 
 def makes(words: list[str]) -> None:
@@ -446,7 +449,12 @@ COMMANDS: dict[str, Way] = {
     " --root_path data/ --data_path peru_rainfall.csv --checkpoints runs/ --seq_len 1440 --input_token_len 96"
     " --output_token_len 96 --use_norm --adaptation --pretrain_model_path checkpoint.pth --learning_rate 1e-6"
     " --batch_size 16": maps_flags,
-    # Only parsed: they need a network, an archive, or several processes
+    # Only parsed: they need a network, an archive, a corpus, or several processes
+    "llueve pretrain examples/pretrain.toml --list": parses,
+    "llueve pretrain examples/pretrain.toml --list --json": parses,
+    "llueve pretrain examples/pretrain.toml --run runs/encoder": parses,
+    "llueve pretrain examples/pretrain.toml --run runs/encoder --resume": parses,
+    "torchrun --nproc-per-node=2 -m llueve pretrain examples/pretrain.toml -r runs/encoder": starts_processes,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
     " --output lima.csv": parses,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"

@@ -45,6 +45,15 @@ def test_the_commands_and_their_parameters() -> None:
             "resume": ["--resume"],
             "overrides": ["--set"],
         },
+        "pretrain": {
+            "config": ["config"],
+            "run": ["--run", "-r"],
+            "list_sites": ["--list"],
+            "overwrite": ["--overwrite"],
+            "resume": ["--resume"],
+            "as_json": ["--json"],
+            "overrides": ["--set"],
+        },
         "evaluate": {
             "run": ["run"],
             "predictions": ["--predictions"],
@@ -158,6 +167,7 @@ def test_the_files_of_a_run() -> None:
         "predictions.csv",
         "verification.json",
     )
+    assert run_files.PRETRAINING_FILES == ("encoder.safetensors", "model_card.json", "MODEL_CARD.md")
     assert (run_files.INCIDENTS, run_files.INCIDENT, run_files.EXPLANATION) == (
         "incidents",
         "step.safetensors",

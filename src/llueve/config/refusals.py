@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
 
-from llueve.config.root import Config
 from llueve.config.section import Section
 
 EXPECTED = {
@@ -35,12 +34,12 @@ LONGEST_REASON = 500
 """Most characters of a reason that lists values."""
 
 
-def explain(problem: ErrorDetails) -> str:
-    """One refused key as a sentence."""
+def explain(problem: ErrorDetails, whole: type[Section]) -> str:
+    """One refused key of a configuration, of the class `whole`, as a sentence."""
     location = [str(part) for part in problem["loc"]]
     key, kind, found = ".".join(location), problem["type"], problem["input"]
     if kind == "extra_forbidden":
-        return f"{key} = {shown(found)}: this key does not exist; {_nearest(location)}"
+        return f"{key} = {shown(found)}: this key does not exist; {_nearest(location, whole)}"
     if kind == "missing" and isinstance(number := problem["loc"][-1], int):
         return f"{'.'.join(location[:-1])}: value {number + 1} of the list is missing"
     if kind == "missing":
@@ -66,9 +65,9 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _section_at(location: list[str]) -> type[Section]:
+def _section_at(location: list[str], whole: type[Section]) -> type[Section]:
     """Class of the section that a location leads into."""
-    section: type[Section] = Config
+    section = whole
     for part in location:
         field = section.model_fields.get(part)
         section = next(_sections(field.annotation), section) if field is not None else section
@@ -83,13 +82,13 @@ def _sections(annotation: Any) -> Iterator[type[Section]]:
         yield from _sections(inner)
 
 
-def _nearest(location: list[str]) -> str:
+def _nearest(location: list[str], whole: type[Section]) -> str:
     """Advice for an unknown key: the nearest key here, the same key in another section, or all keys here."""
     *section, unknown = location
-    here = list(_section_at(section).model_fields)
+    here = list(_section_at(section, whole).model_fields)
     if close := difflib.get_close_matches(unknown, here, n=1):
         return f"did you mean {'.'.join([*section, close[0]])}?"
-    for name in Config.model_fields:
-        if unknown in _section_at([name]).model_fields:
+    for name in whole.model_fields:
+        if unknown in _section_at([name], whole).model_fields:
             return f"did you mean {name}.{unknown}?"
     return f"valid names here are {', '.join(here)}"

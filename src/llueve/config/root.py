@@ -66,8 +66,12 @@ class Config(Section):
     def to_toml(self) -> str:
         """The configuration as TOML, with every default, the phases of a recipe, and a comment for each key that is not set."""
         written = self.model_copy(update={"train": self.train.resolved()})
-        text = tomli_w.dumps(written.model_dump(exclude_none=True))
-        for name, section in written:
-            if isinstance(section, Section):
-                text = text.replace(f"[{name}]\n", "\n".join([f"[{name}]", *section.unset_keys(), ""]), 1)
-        return text
+        return with_comments(tomli_w.dumps(written.model_dump(exclude_none=True)), written)
+
+
+def with_comments(text: str, config: Section) -> str:
+    """A configuration in TOML, with a comment for each key that is not set at the beginning of its section."""
+    for name, section in config:
+        if isinstance(section, Section):
+            text = text.replace(f"[{name}]\n", "\n".join([f"[{name}]", *section.unset_keys(), ""]), 1)
+    return text

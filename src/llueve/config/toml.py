@@ -4,11 +4,12 @@ import glob
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from llueve.config.pretrain_keys import PretrainConfig
 from llueve.config.refusals import explain, shown
 from llueve.config.root import Config
 from llueve.config.run_keys import VerifyConfig
@@ -16,6 +17,9 @@ from llueve.config.section import Section
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import ConfigError
 from llueve.paths import path_problem
+
+Whole = TypeVar("Whole", bound=Section)
+"""The class of a whole configuration."""
 
 LARGEST_FILE = 2**20
 """Most bytes of a configuration."""
@@ -33,6 +37,16 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     Raises:
         ConfigError: the file is absent, too large or not TOML, or a key or value is refused.
     """
+    return parse_config(_read(path, overrides), where=str(path), folder=Path(path).parent)
+
+
+def load_pretrain_config(path: str | Path, overrides: tuple[str, ...] = ()) -> PretrainConfig:
+    """Read and validate the TOML file of a pre-training, as `load_config`."""
+    return parse_pretrain_config(_read(path, overrides), where=str(path), folder=Path(path).parent)
+
+
+def _read(path: str | Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The table of a TOML file with some keys changed."""
     if problem := path_problem(str(path)):
         raise ConfigError(f"{str(path)[:100]!r}: {problem}")
     path = Path(path)
@@ -50,7 +64,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         raise ConfigError(f"{path}: is not TOML ({error}); see examples/ for a complete file") from error
     for override in overrides:
         _apply(table, override)
-    return parse_config(table, where=str(path), folder=path.parent)
+    return table
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -72,13 +86,25 @@ def parse_config(table: dict[str, Any], where: str, folder: Path | None = None) 
     Raises:
         ConfigError: a key or value is refused; the message has a line for each of the first 20.
     """
+    return _absolute(_validated(Config, table, where), where, folder)
+
+
+def parse_pretrain_config(table: dict[str, Any], where: str, folder: Path | None = None) -> PretrainConfig:
+    """Validate the configuration of a pre-training, as `parse_config`."""
+    config = _validated(PretrainConfig, table, where)
+    changes: dict[str, Any] = {"corpus": _with_places(config.corpus, where, folder, "corpus", "path")}
+    if config.track.mlflow_folder is not None:
+        changes["track"] = _with_places(config.track, where, folder, "track", "mlflow")
+    return config.model_copy(update=changes)
+
+
+def _validated(kind: type[Whole], table: dict[str, Any], where: str) -> Whole:
     if problem := tree_problem(table):
         raise ConfigError(f"{where}: {problem}")
     try:
-        config = Config.model_validate(table)
+        return kind.model_validate(table)
     except ValidationError as error:
-        raise _refused(error, where) from None
-    return _absolute(config, where, folder)
+        raise _refused(error, where, kind) from None
 
 
 def override_verify(verify: VerifyConfig, overrides: Sequence[str]) -> VerifyConfig:
@@ -100,14 +126,14 @@ def override_verify(verify: VerifyConfig, overrides: Sequence[str]) -> VerifyCon
     try:
         return VerifyConfig.model_validate(table["verify"])
     except ValidationError as error:
-        raise _refused(error, "--set", "verify") from None
+        raise _refused(error, "--set", Config, "verify") from None
 
 
-def _refused(error: ValidationError, where: str, *section: str) -> ConfigError:
-    """The error with a line for each of the first refused keys; `section` is where their names start."""
+def _refused(error: ValidationError, where: str, whole: type[Section], *section: str) -> ConfigError:
+    """The error with a line for each of the first refused keys of `whole`; `section` is where their names start."""
     problems = error.errors(include_url=False)
     located: list[ErrorDetails] = [{**problem, "loc": (*section, *problem["loc"])} for problem in problems]
-    lines = [f"{where}: {explain(problem)}" for problem in located[:MOST_EXPLAINED]]
+    lines = [f"{where}: {explain(problem, whole)}" for problem in located[:MOST_EXPLAINED]]
     if (others := len(problems) - MOST_EXPLAINED) > 0:
         lines.append(f"{where}: and {others:,} more refused keys or values")
     return ConfigError("\n".join(lines))
@@ -117,14 +143,7 @@ def _absolute(config: Config, where: str, folder: Path | None) -> Config:
     """The configuration with checked paths that, given a folder, do not depend on the place of its file."""
 
     def placed(section: Section, name: str, *keys: str) -> Section:
-        changes: dict[str, Any] = {}
-        for key in keys:
-            match getattr(section, key):
-                case str(path):
-                    changes[key] = _placed(path, folder, f"{where}: {name}.{key}")
-                case tuple(paths):
-                    changes[key] = tuple(_placed(path, folder, f"{where}: {name}.{key}") for path in paths)
-        return section.model_copy(update=changes)
+        return _with_places(section, where, folder, name, *keys)
 
     changes: dict[str, Any] = {
         "data": placed(config.data, "data", "path", "more_paths", "land_mask", "positions"),
@@ -136,6 +155,18 @@ def _absolute(config: Config, where: str, folder: Path | None) -> Config:
     if config.track.mlflow_folder is not None:
         changes["track"] = placed(config.track, "track", "mlflow")
     return config.model_copy(update=changes)
+
+
+def _with_places(section: Section, where: str, folder: Path | None, name: str, *keys: str) -> Section:
+    """A section whose paths are absolute; `name` is its name in errors."""
+    changes: dict[str, Any] = {}
+    for key in keys:
+        match getattr(section, key):
+            case str(path):
+                changes[key] = _placed(path, folder, f"{where}: {name}.{key}")
+            case tuple(paths):
+                changes[key] = tuple(_placed(path, folder, f"{where}: {name}.{key}") for path in paths)
+    return section.model_copy(update=changes)
 
 
 def _placed(path: str, folder: Path | None, key: str) -> str:

@@ -1,20 +1,26 @@
 """The corpus of the pre-training: hourly records of many places, in the units of the encoder.
 
-Shapes: S sites, H hours of all sites one after the other, Q quantities.
+A record is cut where it has a gap that is longer than the context of the encoder, so that a typical year made of months of
+different years becomes twelve stretches. Shapes: S stretches, H hours of all stretches one after the other, Q quantities.
 """
 
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from llueve.config.model_keys import DAY_HOURS
 from llueve.errors import DataError
+from llueve.model.weather_xl import DAYS
 from llueve.panel import BoolArray, FloatArray
 from llueve.quantities import formulas
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
@@ -37,21 +43,30 @@ COLUMNS = {
     "radiation_wm2": "surface_downwelling_shortwave_flux_in_air",
 }
 """Columns of a corpus file by name and unit."""
+DIRECTION = "wind_direction_deg"
+"""Column of the direction that the wind comes from; with the speed it gives two components."""
+NEEDED = ("site", "latitude", "longitude", "time")
+"""Columns that every file must have."""
 EPOCH = np.datetime64("1950-01-01T00", "h")
 """Hour 0 of the time axis that all sites share."""
-HELD_OUT = 0.05
-"""Share of the sites of each group that the pre-training never sees."""
+MOST_HOURS = 24 * 366 * 150
+"""Hours of that axis."""
+LONGEST_GAP = DAYS * DAY_HOURS
+"""A longer gap, in hours, cuts a record: no window sees both sides of it."""
 FEWEST_HOURS = 24 * 30
 """A site with fewer hours is left out."""
+SHORTEST_STRETCH = 24 * 3
+"""A shorter stretch, in hours, is left out."""
 LONGEST_HOURS = 24 * 366 * 4
 """Most hours of one site, the newest ones: a long record must not drown the others."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """One site of the corpus."""
+class Stretch:
+    """Hours of one site that follow one another; a missing value is NaN."""
 
     name: str
+    """Name of the site."""
     group: str
     """Name of its file, without the ending."""
     latitude: float
@@ -60,95 +75,208 @@ class Place:
     first: int
     """Its first hour on the common time axis."""
     held_out: bool
+    """True for a site that the pre-training never sees."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """The records of all places. A place's hours follow one another without a gap; missing values are NaN."""
+    """The records of all sites."""
 
-    places: list[Place]
+    stretches: list[Stretch]
+    """All stretches; those of one site follow one another."""
     start_S: NDArray[np.int64]
-    """Position of each place's first hour in `values_HQ`; one entry more for the end."""
+    """Position of each stretch's first hour in `values_HQ`; one entry more for the end."""
     values_HQ: Halves
-    """Standardised by the record of each place; rain as log(1 + mm)."""
+    """Standardised by the record of each site; rain as log(1 + mm)."""
+    left_out: dict[str, str]
+    """Files that are not used: name → reason."""
 
-    @property
+    @cached_property
     def hours_S(self) -> NDArray[np.int64]:
-        """Number of hours of each place."""
+        """Number of hours of each stretch."""
         return np.diff(self.start_S)
 
+    @cached_property
+    def first_S(self) -> NDArray[np.int64]:
+        """First hour of each stretch on the common time axis."""
+        return np.array([each.first for each in self.stretches], np.int64)
+
+    @cached_property
+    def position_S2(self) -> NDArray[np.float64]:
+        """Latitude and longitude of each stretch."""
+        return np.array([(each.latitude, each.longitude) for each in self.stretches]).reshape(-1, 2)
+
+    @cached_property
+    def site_S(self) -> NDArray[np.int64]:
+        """Number of the site of each stretch, counted from 0."""
+        keys = [(each.group, each.name) for each in self.stretches]
+        return np.cumsum([0, *(one != other for one, other in pairwise(keys))])
+
+    @cached_property
+    def times(self) -> NDArray[np.datetime64]:
+        """All hours of the common time axis, up to the last one of the corpus."""
+        return EPOCH + np.arange(int((self.first_S + self.hours_S).max()) + 1)
+
     def fingerprint(self) -> str:
-        """Hash of names, hours and values."""
-        digest = hashlib.sha256(repr([(each.name, each.first, each.held_out) for each in self.places]).encode())
-        digest.update(self.values_HQ.tobytes())
+        """Hash of everything that a training sees of it."""
+        digest = hashlib.sha256(repr(self.stretches).encode())
+        digest.update(self.start_S.tobytes())
+        digest.update(self.values_HQ.view(np.uint8).data)
         return digest.hexdigest()
 
 
-def read_corpus(files: Sequence[Path]) -> Corpus:
+def read_corpus(files: Sequence[Path], held_out: float) -> Corpus:
     """Read the hourly files of a corpus: columns site, latitude, longitude, time (UTC) and those of `COLUMNS`.
 
+    A file with another step than an hour is left out, which the log says.
+
+    Args:
+        held_out: share of the sites of each file that the pre-training never sees.
+
     Raises:
-        DataError: a file is missing, or lacks a column.
+        DataError: a file is damaged, lacks a column, or holds an impossible time or place; or no site has enough hours.
     """
-    places, parts = [], []
+    stretches: list[Stretch] = []
+    parts: list[Halves] = []
+    left_out: dict[str, str] = {}
     for file in files:
-        for place, values in _of_file(file):
-            places.append(place)
-            parts.append(values)
-        logger.info("%s: read", file.name)
-    if not places:
-        raise DataError("the corpus has no site with enough hours: expected files with hourly rows")
-    ends = np.cumsum([0, *(len(each) for each in parts)])
-    return Corpus(places, ends.astype(np.int64), np.concatenate(parts))
-
-
-def _of_file(file: Path) -> Iterator[tuple[Place, Halves]]:
-    try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file}: cannot be read as a Parquet file ({error}); restore it") from error
-    if lacking := {"site", "latitude", "longitude", "time"} - set(table.column_names):
-        raise DataError(f"{file}: has no column {sorted(lacking)}; expected site, latitude, longitude and time")
-    sites = table["site"].cast(pa.string()).combine_chunks().dictionary_encode()
-    code = sites.indices.to_numpy()
-    order = np.argsort(code, kind="stable")
-    bounds = np.searchsorted(code[order], np.arange(len(sites.dictionary) + 1))
-    hour = (table["time"].to_numpy().astype("datetime64[h]") - EPOCH).astype(np.int64)
-    columns = {name: table[name].to_numpy() for name in table.column_names if name in COLUMNS}
-    if "wind_direction_deg" in table.column_names:
-        columns["wind_direction_deg"] = table["wind_direction_deg"].to_numpy()
-    position = {name: table[name].to_numpy() for name in ("latitude", "longitude")}
-    names = sites.dictionary.to_pylist()
-    hidden = _held_out(names)
-    for place, name in enumerate(names):
-        rows = order[bounds[place] : bounds[place + 1]]
-        if len(rows) < FEWEST_HOURS:
+        rows = _Rows.read(file)
+        if rows.problem is not None:
+            left_out[file.name] = rows.problem
+            logger.info("%s: left out: %s", file.name, rows.problem)
             continue
-        first, last = int(hour[rows].min()), int(hour[rows].max())
-        first = max(first, last - LONGEST_HOURS + 1)
-        rows = rows[hour[rows] >= first]
-        values_HQ = _standardised(_filled(columns, rows, hour[rows] - first, last - first + 1))
-        latitude, longitude = (float(position[each][rows[0]]) for each in ("latitude", "longitude"))
-        yield Place(name, file.stem, latitude, longitude, first, name in hidden), values_HQ
+        for stretch, values_HQ in _of_file(file, rows, held_out):
+            stretches.append(stretch)
+            parts.append(values_HQ)
+    if not stretches:
+        raise DataError(
+            f"the corpus has no site with at least {FEWEST_HOURS} hours in files with hourly rows; set corpus.path or "
+            "corpus.files"
+        )
+    ends = np.cumsum([0, *(len(each) for each in parts)])
+    return Corpus(stretches, ends.astype(np.int64), np.concatenate(parts), left_out)
 
 
-def _held_out(names: Sequence[str]) -> set[str]:
-    """The sites of a group that the pre-training never sees: those with the smallest hashes, none of a very small group."""
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a file in the order of site and time."""
+
+    names: list[str]
+    code: NDArray[np.int64]
+    """Site of each row, as index of `names`."""
+    hour: NDArray[np.int64]
+    order: NDArray[np.intp]
+    """Position of each row in the file."""
+    problem: str | None
+    """Reason why the file is left out."""
+
+    @classmethod
+    def read(cls, file: Path) -> "_Rows":
+        """Read names and times of a file."""
+        table = _columns(file, NEEDED)
+        for name in ("site", "time"):
+            if nulls := table[name].null_count:
+                raise DataError(f"{file}: {nulls:,} rows have no {name}; remove them")
+        if not len(table):
+            none = np.empty(0, np.int64)
+            return cls([], none, none, none, "it has no rows")
+        sites = table["site"].cast(pa.string()).combine_chunks().dictionary_encode()
+        code = sites.indices.to_numpy().astype(np.int64)
+        try:
+            hour = (table["time"].to_numpy().astype("datetime64[h]") - EPOCH).astype(np.int64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{file}: the column time holds {table['time'].type}; expected times in UTC") from error
+        if not 0 <= hour.min() <= hour.max() < MOST_HOURS:
+            bad = EPOCH + hour[(hour < 0) | (hour >= MOST_HOURS)][0]
+            raise DataError(f"{file}: has a row at {bad}; expected times from 1950 to 2099")
+        order = np.lexsort((hour, code))
+        code, hour = code[order], hour[order]
+        steps = np.diff(hour)[np.diff(code) == 0]
+        usual = int(np.bincount(np.minimum(steps, MOST_HOURS)).argmax()) if len(steps) else 0
+        words = f"{usual} h" if usual else "not known, or shorter"
+        return cls(
+            sites.dictionary.to_pylist(),
+            code,
+            hour,
+            order,
+            None if usual == 1 else f"its step is {words}, expected 1 h",
+        )
+
+
+def _columns(file: Path, names: Sequence[str]) -> pa.Table:
+    """Columns of a Parquet file."""
+    try:
+        present = pq.read_schema(file).names
+        if lacking := sorted({*NEEDED} - {*present}):
+            raise DataError(f"{file}: has no column {', '.join(lacking)}; expected site, latitude, longitude and time")
+        return pq.read_table(file, columns=[name for name in names if name in present])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read as a Parquet file ({error}); restore it, or remove it") from error
+
+
+def _of_file(file: Path, rows: _Rows, held_out: float) -> Iterator[tuple[Stretch, Halves]]:
+    """The stretches of all sites of a file with their values."""
+    table = _columns(file, ("latitude", "longitude", DIRECTION, *COLUMNS))
+    try:
+        columns = {
+            name: table[name].cast(pa.float64() if name in NEEDED else pa.float32()).to_numpy()
+            for name in table.column_names
+        }
+    except pa.ArrowException as error:
+        raise DataError(f"{file}: a column of values does not hold numbers ({error}); correct it") from error
+    hidden = _held_out(rows.names, held_out)
+    bounds = np.searchsorted(rows.code, np.arange(len(rows.names) + 1))
+    for place, name in enumerate(rows.names):
+        inside = slice(bounds[place], bounds[place + 1])
+        order, hour = rows.order[inside], rows.hour[inside]
+        spans = _spans(hour)
+        if sum(last - first + 1 for first, last in spans) < FEWEST_HOURS:
+            continue
+        latitude, longitude = (float(columns[each][order[0]]) for each in ("latitude", "longitude"))
+        if abs(latitude) > 90 or abs(longitude) > 360:
+            raise DataError(
+                f"{file}: {name} is at {latitude:g}, {longitude:g}; expected latitude and longitude in degrees"
+            )
+        values = []
+        for first, last in spans:
+            used = (hour >= first) & (hour <= last)
+            values.append(_filled(columns, order[used], hour[used] - first, last - first + 1))
+        scaled_HQ = _standardised(np.concatenate(values))
+        ends = np.cumsum([len(each) for each in values])
+        for (first, _), part_HQ in zip(spans, np.split(scaled_HQ, ends[:-1]), strict=True):
+            yield Stretch(name, file.stem, latitude, longitude, first, name in hidden), part_HQ
+
+
+def _spans(hour: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """First and last hour of each stretch of a site that is used, from its hours in order."""
+    cuts = np.flatnonzero(np.diff(hour) > LONGEST_GAP) + 1
+    found: list[tuple[int, int]] = []
+    room = LONGEST_HOURS
+    for piece in reversed(np.split(hour, cuts)):
+        first, last = max(int(piece[0]), int(piece[-1]) - room + 1), int(piece[-1])
+        if last - first + 1 >= SHORTEST_STRETCH:
+            found.append((first, last))
+            room -= last - first + 1
+        if room < SHORTEST_STRETCH:
+            break
+    return found[::-1]
+
+
+def _held_out(names: Sequence[str], share: float) -> set[str]:
+    """The sites of a file that the pre-training never sees: those with the smallest hashes, none of a very small file."""
     order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return set(order[: round(HELD_OUT * len(order))])
+    return set(order[: round(share * len(order))])
 
 
-def _filled(
-    columns: dict[str, NDArray[np.float32]], rows: NDArray[np.intp], at: NDArray[np.int64], hours: int
-) -> FloatArray:
-    """The quantities of one place, (H, Q), in their units; NaN where missing."""
+def _filled(columns: dict[str, NDArray[Any]], rows: NDArray[np.intp], at: NDArray[np.int64], hours: int) -> FloatArray:
+    """The quantities of one stretch, (H, Q), in their units; NaN where missing."""
     values_HQ = np.full((hours, len(ENCODER_QUANTITIES)), np.nan, np.float32)
     index = {name: place for place, name in enumerate(ENCODER_QUANTITIES)}
     for name, quantity in COLUMNS.items():
         if name in columns:
             values_HQ[at, index[quantity]] = columns[name][rows]
-    if "wind_direction_deg" in columns and "wind_speed_ms" in columns:
-        speed, direction = (columns[name][rows].astype(np.float64) for name in ("wind_speed_ms", "wind_direction_deg"))
+    if DIRECTION in columns and "wind_speed_ms" in columns:
+        speed, direction = (columns[name][rows].astype(np.float64) for name in ("wind_speed_ms", DIRECTION))
         angle = np.deg2rad(np.where(speed == 0, 0.0, direction))  # calm air has no direction
         values_HQ[at, index["eastward_wind"]] = formulas.wind_component(speed, np.sin(angle))
         values_HQ[at, index["northward_wind"]] = formulas.wind_component(speed, np.cos(angle))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llueve.config.model_keys import DAY_HOURS
+from llueve.errors import DataError
 from llueve.model.weather_xl import DAYS, RAIN_MM
 from llueve.panel import UNKNOWN, BoolArray, FloatArray
 from llueve.pretraining.corpus import EPOCH, Corpus
@@ -23,7 +24,7 @@ from llueve.samples.windows import WindowSource
 MOST_MISSING_HOURS = 2
 """Most missing hours of a day whose amount of rain counts as known; more, if the known hours already reach an amount."""
 LEAST_OBSERVED = 0.3
-"""Smallest share of the hours of a window in which a place has an observation."""
+"""Smallest share of the hours of a window in which a site has an observation."""
 HIDDEN = 0.15
 """Probability that a window hides a quantity, so that the encoder also works without it."""
 COARSE = ((3, 0.1), (6, 0.2))
@@ -34,7 +35,7 @@ _RAIN = ENCODER_QUANTITIES.index(RAIN)
 
 @dataclass(frozen=True, eq=False)
 class CorpusWindows(WindowSource):
-    """Windows of a corpus. The issue time of a window is an hour of the time axis that all places share."""
+    """Windows of a corpus. The issue time of a window is an hour of the time axis that all sites share."""
 
     corpus: Corpus
     seed: int
@@ -56,12 +57,11 @@ class CorpusWindows(WindowSource):
 
     def batch(self, part: Part) -> tuple[FloatArray, BoolArray, FloatArray]:
         """Values (B, Q, L), observed (B, Q, L) and facts (B, G) of the windows of `part`."""
-        values_BQL = self._hidden(part, self._hours(part, self.context, 0))
+        values_BQL = self._hidden(part, self.hours(part, self.context, 0))
         observed_BQL = ~np.isnan(values_BQL)
         values_BQL[~observed_BQL] = 0.0
-        places = self.corpus.places
-        position_B2 = np.array([(places[site].latitude, places[site].longitude) for site in part.site]).reshape(-1, 2)
-        return values_BQL, observed_BQL, place_facts(EPOCH + part.end, position_B2[:, 0], position_B2[:, 1])
+        latitude_B, longitude_B = self.corpus.position_S2[part.site].T
+        return values_BQL, observed_BQL, place_facts(EPOCH + part.end, latitude_B, longitude_B)
 
     def newest(self, part: Part) -> FloatArray:
         """The values of the issue time as the model sees them, (B, Q)."""
@@ -69,19 +69,15 @@ class CorpusWindows(WindowSource):
         return values_BQL[:, :, -1]
 
     def targets(self, part: Part) -> dict[str, tuple[NDArray[Any], ...]]:
-        """What follows each day of the windows, as `days`."""
+        """The values and the rain after each day of the windows, as `days`."""
         return {"days": self.next_days(part)}
 
     def next_days(self, part: Part) -> tuple[NDArray[np.float32], BoolArray, NDArray[np.float32], BoolArray]:
         """The fields of `NextDays` for the windows of `part`."""
-        values_BQW = self._hours(part, self.context, DAY_HOURS)
+        values_BQW = self.hours(part, self.context, DAY_HOURS)
         later_BQNP = values_BQW.reshape(*values_BQW.shape[:2], self.days, DAY_HOURS)
         known_BQNP = ~np.isnan(later_BQNP)
-        rain_BNP = np.expm1(later_BQNP[:, _RAIN].astype(np.float64))
-        missing_BN = np.isnan(rain_BNP).sum(-1)
-        amount_BN1 = np.nansum(rain_BNP, axis=-1)[..., None]
-        reached_BNR = amount_BN1 >= np.array(RAIN_MM) - 1e-2  # half precision: 1 mm is kept as 0.9995
-        rain_known_BNR = reached_BNR | (missing_BN <= MOST_MISSING_HOURS)[..., None]
+        reached_BNR, rain_known_BNR = rain_reached(later_BQNP[:, _RAIN])
         return (
             np.where(known_BQNP, later_BQNP, 0.0).astype(np.float32),
             known_BQNP,
@@ -93,11 +89,10 @@ class CorpusWindows(WindowSource):
         """Number of windows with a number that is not finite: none, because missing values are masked."""
         return 0
 
-    def _hours(self, part: Part, hours: int, later: int) -> FloatArray:
+    def hours(self, part: Part, hours: int, later: int) -> FloatArray:
         """Values (B, Q, hours) that end `later` hours after the issue times; NaN before the first and after the last hour."""
-        first_S = np.array([each.first for each in self.corpus.places])
         start_S = self.corpus.start_S
-        at_BL = (part.end - first_S[part.site])[:, None] + np.arange(later - hours + 1, later + 1)
+        at_BL = (part.end - self.corpus.first_S[part.site])[:, None] + np.arange(later - hours + 1, later + 1)
         inside_BL = (at_BL >= 0) & (at_BL < self.corpus.hours_S[part.site][:, None])
         values_BLQ = self.corpus.values_HQ[start_S[part.site][:, None] + np.where(inside_BL, at_BL, 0)].astype(
             np.float32
@@ -126,6 +121,18 @@ class CorpusWindows(WindowSource):
         return values_BQL
 
 
+def rain_reached(rain_XP: FloatArray) -> tuple[BoolArray, BoolArray]:
+    """True for each amount of `RAIN_MM` that the hours of a day reach, and True where this is known, (X, R).
+
+    Args:
+        rain_XP: rain of each hour as log(1 + mm), for any leading dimensions; NaN where missing.
+    """
+    mm_XP = np.expm1(rain_XP.astype(np.float64))
+    amount_X1 = np.nansum(mm_XP, axis=-1)[..., None]
+    reached_XR = amount_X1 >= np.array(RAIN_MM) - 1e-2  # half precision: 1 mm is kept as 0.9995
+    return reached_XR, reached_XR | (np.isnan(mm_XP).sum(-1) <= MOST_MISSING_HOURS)[..., None]
+
+
 def _coarse(values_QL: FloatArray, step: int, end: int) -> FloatArray:
     """The values every `step` hours of UTC: means of these hours, of rain the sum; the other hours are missing."""
     hours = np.arange(end - values_QL.shape[1] + 1, end + 1)
@@ -138,29 +145,52 @@ def _coarse(values_QL: FloatArray, step: int, end: int) -> FloatArray:
     return coarse_QL
 
 
-def drawn_windows(corpus: Corpus, windows: CorpusWindows, count: int, seed: int, held_out: bool) -> Part:
-    """Windows at random hours of random places: `count` of them, or fewer if the corpus is small.
+def window_shares(corpus: Corpus, held_out: bool) -> NDArray[np.float64]:
+    """The share of each stretch in the windows that are drawn, (S,); zero for sites that are held out, or for all others.
 
-    A group's share is in proportion to the square root of its hours, and within a group that of a place to its own hours.
+    A group's share is in proportion to the square root of its hours, and within a group that of a stretch to its own hours.
+
+    Raises:
+        DataError: no site is held out, or all are.
+    """
+    hours_S = np.where([each.held_out == held_out for each in corpus.stretches], corpus.hours_S, 0).astype(np.float64)
+    if not hours_S.any():
+        sites = (
+            "is held out: a file needs more sites, or corpus.held_out must be larger"
+            if held_out
+            else "is left to train on"
+        )
+        raise DataError(f"no site of the corpus {sites}")
+    group_S = np.unique([each.group for each in corpus.stretches], return_inverse=True)[1]
+    of_group_S = np.bincount(group_S, weights=hours_S)[group_S]
+    share_S: NDArray[np.float64] = hours_S / np.sqrt(np.maximum(of_group_S, 1))
+    return np.asarray(share_S / share_S.sum())
+
+
+def drawn_windows(corpus: Corpus, windows: CorpusWindows, count: int, seed: int, held_out: bool) -> Part:
+    """Windows at random hours of random sites: `count` of them, or fewer if the corpus is small; see `window_shares`.
+
+    Raises:
+        DataError: as `window_shares`, or no window has enough observations and, at sites that are held out, an outcome.
     """
     name = "validation" if held_out else "training"
-    sites = np.array([place for place, each in enumerate(corpus.places) if each.held_out == held_out], np.intp)
-    groups = np.unique([corpus.places[site].group for site in sites], return_inverse=True)[1]
-    hours = corpus.hours_S[sites].astype(np.float64)
-    of_group = np.bincount(groups, weights=hours)
-    chance = hours / np.sqrt(of_group)[groups]
+    share_S = window_shares(corpus, held_out)
     draw = np.random.default_rng(seed)
-    site_n = draw.choice(sites, size=2 * count, p=chance / chance.sum())
-    first_S = np.array([each.first for each in corpus.places])
+    site_n = draw.choice(len(share_S), size=2 * count, p=share_S)
     length_n = corpus.hours_S[site_n]
     # The context may begin before the first hour by all but a day, and the day after it must be known.
     at_n = (DAY_HOURS - 1 + draw.random(len(site_n)) * np.maximum(length_n - 2 * DAY_HOURS, 1)).astype(np.int64)
-    end_n = first_S[site_n] + at_n
+    end_n = corpus.first_S[site_n] + at_n
     order = np.lexsort((end_n, site_n))
     keep = np.ones(len(order), bool)
     keep[1:] = (np.diff(site_n[order]) != 0) | (np.diff(end_n[order]) != 0)
     part = Part(name, site_n[order[keep]], end_n[order[keep]], np.full(int(keep.sum()), UNKNOWN))
     chosen = np.concatenate(list(_usable(windows, part, held_out)))
+    if not len(chosen):
+        needs = "observations and rain in the day after it" if held_out else "observations"
+        raise DataError(
+            f"none of {len(part):,} drawn {name} windows has enough {needs}; the corpus needs longer records"
+        )
     chosen = np.sort(draw.permutation(chosen)[:count])
     return part_with_outcomes(windows, part[chosen])
 
@@ -169,7 +199,7 @@ def _usable(windows: CorpusWindows, part: Part, with_outcome: bool) -> Iterator[
     """Positions of windows with enough observations; with an outcome, if asked."""
     for start in range(0, len(part), AT_A_TIME):
         rows = part[start : start + AT_A_TIME]
-        values_BQL = windows._hours(rows, windows.context, 0)
+        values_BQL = windows.hours(rows, windows.context, 0)
         good = (~np.isnan(values_BQL)).any(axis=1).mean(axis=1) >= LEAST_OBSERVED
         if with_outcome:
             good &= part_with_outcomes(windows, rows).y != UNKNOWN

@@ -1,126 +1,203 @@
-"""Pre-train the weather encoder: corpus → windows → guarded training → weights. Same loop, guard and states as `train`."""
+"""The verb of the command `pretrain`: corpus → windows → guarded training → scores → weights and model card."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 
-from llueve.config.pretrain_keys import CorpusConfig, EncoderConfig, PretrainConfig
-from llueve.errors import DataError
-from llueve.model.classifier import TimerXLForClassification
-from llueve.model.heads import DayHead
-from llueve.model.weather_xl import LEVEL_KNOTS, WeatherXL
-from llueve.panel import UNKNOWN, FloatArray
-from llueve.pretraining.corpus import Corpus, read_corpus
-from llueve.pretraining.corpus_windows import CorpusWindows, drawn_windows
+from llueve.config.pretrain_keys import PretrainConfig
+from llueve.distributed.processes import Processes, join_processes
+from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
+from llueve.errors import ConfigError, DataError, UsageError
+from llueve.files import make_folder
+from llueve.pretraining.finish import finish
+from llueve.pretraining.model_card import ModelCard, read_card
+from llueve.pretraining.prepare import Prepared, prepare
+from llueve.quantities.catalogue import QUANTITIES
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
-from llueve.samples.split import Part
+from llueve.runs.decisive_keys import decisive_pretraining_keys, differences
+from llueve.runs.directory import CARD, Run
+from llueve.runs.lock import RunLock
+from llueve.runs.replacement import replace_run, saying_how_to_resume
+from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
-from llueve.training.loop import Trained, train_model
+from llueve.training.interruption import Interruption
+from llueve.training.loop import train_model
+from llueve.training.resume import StartingPoint, rewind, starting_point
+from llueve.training.saved_states import SavedStates
+from llueve.training.tracking import Tracking, require_trackers
 
 logger = logging.getLogger(__name__)
 
-KNOT_WINDOWS = 4096
-"""Training windows whose values decide the knots of the levels."""
+
+@dataclass(frozen=True)
+class PretrainedRun:
+    """A finished pre-training."""
+
+    directory: Path
+    card: ModelCard
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """The corpus of a pre-training, its windows, and a new model."""
+def pretrain(
+    config: PretrainConfig,
+    directory: str | Path,
+    overwrite: bool = False,
+    console: Console | None = None,
+    resume: bool = False,
+) -> PretrainedRun:
+    """Pre-train the weather encoder, score it at held-out sites, and leave a run directory.
 
-    corpus: Corpus
-    windows: CorpusWindows
-    training: Part
-    validation: Part
-    model: TimerXLForClassification
+    Under torchrun all processes train together.
 
-
-def corpus_files(config: CorpusConfig) -> list[Path]:
-    """The files of a corpus, in the order of their names.
+    Args:
+        config, directory: the configuration, and the run directory to create.
+        overwrite: replace an earlier run there. That run stays whole until the new one is scored.
+        console: receives the progress; standard error if None.
+        resume: continue an interrupted pre-training there, bit-for-bit identical to an uninterrupted one. If there is none
+            yet, start it; if it is finished, leave it as it is.
 
     Raises:
-        DataError: the folder has no such file.
+        DataError, GuardStop, Interrupted, RunError, WorkerLost: see `llueve.errors`.
     """
-    folder = Path(config.path)
-    files = sorted({path for pattern in config.files for path in folder.glob(pattern)})
-    if not files:
-        raise DataError(
-            f"{folder}: has no file that matches {', '.join(config.files)}; set corpus.path or corpus.files"
+    require_trackers(config.track)
+    if resume and overwrite:
+        raise UsageError("resume keeps what overwrite replaces: give one of them")
+    run = Run(Path(directory))
+    timeout = timedelta(minutes=config.processes.timeout_minutes)
+    with join_processes(timeout) as processes, RunLock(run.directory) as lock:
+        start = processes.on_first(
+            lambda: _find_start(run, config, overwrite, resume, lock),
+            lambda found: [str(found.run.directory), found.verification],
+            lambda found: StartingPoint(Run(Path(found[0])), verification=found[1]),
         )
-    return files
+        if start.verification is not None:
+            return PretrainedRun(run.directory, read_card(run.directory / CARD))
+        prepared = prepare(config)
+        if processes.on_first(lambda: prepared.fingerprint) != prepared.fingerprint:
+            raise DataError(
+                f"{config.corpus.path}: process {processes.rank} reads another corpus there than process 0; bring the same "
+                "one to every machine"
+            )
+        processes.on_first(lambda: _begin(run, config, start, prepared, lock))
+
+        console = console or Console(stderr=True, quiet=not processes.is_first)
+        with (
+            saying_how_to_resume(run, start.run, "pretrain") if processes.is_first else nullcontext(),
+            Tracking(config, start.run.directory, run.directory.resolve().name)
+            if processes.is_first
+            else nullcontext() as tracking,
+        ):
+            trained = _fit(prepared, config, start, processes, console, tracking)
+            card = processes.on_first(lambda: finish(prepared, config, start.run, trained, console, tracking))
+            processes.on_first(lambda: replace_run(run) if start.run != run else None)
+            return PretrainedRun(run.directory, ModelCard.model_validate(card))
 
 
-def prepare(config: PretrainConfig) -> Prepared:
-    """Read the corpus, draw its windows, and build the encoder with its pre-training head."""
-    corpus = read_corpus(corpus_files(config.corpus))
-    seed = config.train.seed
-    windows = CorpusWindows(corpus, seed)
-    training = drawn_windows(corpus, windows, config.corpus.windows, seed, held_out=False)
-    validation = drawn_windows(corpus, windows, config.corpus.validation_windows, seed + 1, held_out=True)
-    # The training does not use the classes; the loop counts windows without one as windows without an outcome.
-    training = Part(training.name, training.site, training.end, np.where(training.y == UNKNOWN, 0, training.y))
-    model = new_model(config.model, seed)
-    _encoder(model).set_knots(_knots(windows, training))
-    logger.info("%s training windows of %s places", f"{len(training):,}", f"{len(np.unique(training.site)):,}")
-    return Prepared(corpus, windows, training, validation, model)
+def _find_start(run: Run, config: PretrainConfig, overwrite: bool, resume: bool, lock: RunLock) -> StartingPoint:
+    """The starting point, under the lock of the run directory if there is a run in it."""
+    if run.exists:
+        lock.take(is_restarted())
+    if has_begun(run.directory):  # torchrun starts the same command again after a process was lost
+        resume, overwrite = True, False
+    return starting_point(run, overwrite, resume, lambda begun: _resumed(begun, run, config))
 
 
-def new_model(sizes: EncoderConfig, seed: int) -> TimerXLForClassification:
-    """A fresh encoder with the pre-training head; the seed decides its weights."""
-    torch.manual_seed(seed)
-    encoder = WeatherXL(
-        len(ENCODER_QUANTITIES),
-        width=sizes.width,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        feed_forward=sizes.feed_forward,
-        dropout=sizes.dropout,
+def _resumed(run: Run, whole: Run, config: PretrainConfig) -> StartingPoint:
+    """The starting point of a pre-training that has begun; `whole` is the run directory of the command."""
+    _, begun = Run.open_pretraining(run.directory)
+    if different := differences(decisive_pretraining_keys(begun), decisive_pretraining_keys(config)):
+        raise ConfigError(
+            f"{run.directory}: began with another configuration: {'; '.join(different)}. Give the same values, or "
+            "pre-train again with --overwrite"
+        )
+    if run.is_finished:
+        run.remove_checkpoints()
+        if run != whole:
+            replace_run(whole)
+        logger.info("%s: is finished already", whole.directory)
+        return StartingPoint(whole, verification=whole.read_json(CARD))
+    if (state := SavedStates(run.directory).newest()) is not None:
+        logger.info("resuming from %s", state.path)
+        return StartingPoint(run, state=state, facts=dict(state.snapshot.facts))
+    logger.warning("%s: has no saved state to resume from, so it starts again", run.directory)
+    return StartingPoint(run, replace=True)
+
+
+def _begin(run: Run, config: PretrainConfig, start: StartingPoint, prepared: Prepared, lock: RunLock) -> None:
+    """Create the run, or bring it to the state that the training resumes from."""
+    if start.facts is None:
+        with run.writing():
+            make_folder(run.directory)
+        lock.take(is_restarted())
+        start.run.create(config, start.replace)
+    else:
+        if start.facts.get("fingerprint") != prepared.fingerprint:
+            raise DataError(
+                f"{config.corpus.path}: is not the corpus that this pre-training began with: its files have changed; restore "
+                "them, or pre-train again with --overwrite"
+            )
+        rewind(start.run, start.facts, config)
+    remember_begun(run.directory)
+
+
+def _fit(
+    prepared: Prepared,
+    config: PretrainConfig,
+    start: StartingPoint,
+    processes: Processes,
+    console: Console,
+    tracking: Tracking | None,
+) -> dict[str, Any]:
+    """Train the encoder in place; returns the outcome of the training."""
+    run, corpus = start.run, prepared.corpus
+
+    def record(line: dict[str, Any]) -> None:
+        if processes.is_first:
+            run.append_history(line)
+        if tracking is not None:
+            tracking.record(line)
+
+    names = DataNames(
+        model=config.model.as_model(),
+        variables=[(name, QUANTITIES[name].units) for name in ENCODER_QUANTITIES],
+        classes=("dry", "wet"),
+        sites=[each.name for each in corpus.stretches],
+        times=corpus.times,
+        step_hours=1.0,
+        missing="mask",
+        pretraining=True,
     )
-    return TimerXLForClassification(encoder, 2, DayHead(), instance_norm=False)
+    with Interruption() as interruption:
+        environment = Environment(
+            record=record,
+            keep_incident=IncidentFolder(run.directory, names).keep,
+            new_model=prepared.fresh,
+            console=console,
+            names=names,
+            saved_states=SavedStates(run.directory),
+            save_every=config.checkpoints,
+            run_facts=partial(_facts, run, prepared.fingerprint),
+            interruption=interruption,
+            processes=processes,
+        )
+        trained = train_model(
+            prepared.model,
+            prepared.windows,
+            prepared.training,
+            prepared.validation,
+            config.train,
+            config.guard,
+            environment,
+            start.state,
+        )
+    return asdict(trained)
 
 
-def fit_encoder(prepared: Prepared, config: PretrainConfig, environment: Environment) -> Trained:
-    """Train the encoder in place until the calibrated log-loss at the held-out places stops falling.
-
-    Raises:
-        GuardStop, Interrupted, RunError, WorkerLost: see `llueve.training.loop.train_model`.
-    """
-    return train_model(
-        prepared.model,
-        prepared.windows,
-        prepared.training,
-        prepared.validation,
-        config.train,
-        config.guard,
-        environment,
-    )
-
-
-def quiet_environment(record: Any, console: Console) -> Environment:
-    """Surroundings without files: for measurements."""
-    return Environment(
-        record=record, keep_incident=lambda _: None, new_model=lambda: new_model(EncoderConfig(), 0), console=console
-    )
-
-
-def _knots(windows: CorpusWindows, training: Part) -> FloatArray:
-    """Quantiles of each quantity over a part of the training windows, (C, J); −2 to 2 without a value."""
-    rows: Sequence[int] = np.linspace(0, len(training) - 1, min(KNOT_WINDOWS, len(training))).astype(int).tolist()
-    values_BQL, observed_BQL, _ = windows.batch(training[rows])
-    at = np.linspace(0, 1, LEVEL_KNOTS)
-    knots_QJ = np.tile(np.linspace(-2, 2, LEVEL_KNOTS, dtype=np.float32), (len(ENCODER_QUANTITIES), 1))
-    for place in range(len(ENCODER_QUANTITIES)):
-        known = values_BQL[:, place][observed_BQL[:, place]]
-        if len(known):
-            knots_QJ[place] = np.quantile(known, at)
-    return knots_QJ
-
-
-def _encoder(model: TimerXLForClassification) -> WeatherXL:
-    assert isinstance(model.encoder, WeatherXL)
-    return model.encoder
+def _facts(run: Run, fingerprint: str) -> dict[str, Any]:
+    """Facts about the run for a saved state."""
+    return {**run.facts(), "fingerprint": fingerprint}

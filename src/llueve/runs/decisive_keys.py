@@ -7,7 +7,7 @@ decision and verification, saving, trackers and processes.
 from collections.abc import Mapping
 from typing import Any
 
-from llueve.config import Config, PhaseConfig
+from llueve.config import Config, PhaseConfig, PretrainConfig, TrainConfig
 from llueve.config.train_keys import PhaseKeys
 
 PLACES = {"data": {"path", "more_paths", "format", "land_mask", "positions", "dask"}, "model": {"pretrained"}}
@@ -42,7 +42,14 @@ def decisive_keys(config: Config) -> dict[str, Any]:
     for name, region in config.regions.items():
         table[f"regions.{name}"] = region.model_dump(mode="json", exclude={"polygon", "mask"})
     named = {f"{section}.{key}": value for section, keys in table.items() for key, value in keys.items()}
-    return {**named, **_training_keys(config)}
+    return {**named, **_training_keys(config.train)}
+
+
+def decisive_pretraining_keys(config: PretrainConfig) -> dict[str, Any]:
+    """Return name and value of each key that decides the encoder of a pre-training or its scores, as `decisive_keys`."""
+    table = config.model_dump(mode="json", include={"corpus", "model", "guard"}, exclude={"corpus": {"path"}})
+    named = {f"{section}.{key}": value for section, keys in table.items() for key, value in keys.items()}
+    return {**named, **_training_keys(config.train)}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -65,8 +72,8 @@ def other_keys(config: Config) -> dict[str, Any]:
     return {key: value for key, value in named.items() if key not in ("data.format", "data.dask")}
 
 
-def _training_keys(config: Config) -> dict[str, Any]:
-    train = config.train.resolved()
+def _training_keys(configured: TrainConfig) -> dict[str, Any]:
+    train = configured.resolved()
     own = train.model_dump(mode="json", exclude={*PhaseKeys.model_fields, "recipe", "phases", "feature_cache_gb"})
     found = {f"train.{key}": value for key, value in own.items()}
     phases = train.phases or (PhaseConfig(name="training"),)

@@ -9,6 +9,8 @@
 | `model.json` | everything else that a prediction needs |
 | `predictions.csv` | site, time, observed, probability of the test period |
 | `verification.json` | scores, references and verdict |
+| `encoder.safetensors` | of a pre-training: the weights of the encoder |
+| `model_card.json`, `MODEL_CARD.md` | of a pre-training: origin, sizes, scores and recalibration of the encoder |
 | `checkpoints/` | saved states of an unfinished training: see `llueve.training.saved_states` |
 | `features/` | features of a frozen encoder during the training: see `llueve.training.batches.feature_cache` |
 | `tensorboard/`, `mlflow.json` | output of the trackers: see `llueve.training.tracking` |
@@ -19,14 +21,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llueve.config import Config, load_config
-from llueve.errors import RunError, UsageError
+from llueve.config import Config, PretrainConfig, load_config, load_pretrain_config
+from llueve.errors import ConfigError, RunError, UsageError
 from llueve.files import append, flush_folder, make_folder, shorten, write_whole
 from llueve.paths import path_problem
 from llueve.runs.lock import LOCK
@@ -34,6 +36,11 @@ from llueve.runs.lock import LOCK
 CONFIG, AUDIT, HISTORY = "config.toml", "audit.json", "history.jsonl"
 WEIGHTS, MODEL, PREDICTIONS, VERIFICATION = "model.safetensors", "model.json", "predictions.csv", "verification.json"
 FILES = (CONFIG, AUDIT, HISTORY, WEIGHTS, MODEL, PREDICTIONS, VERIFICATION)
+ENCODER, CARD, CARD_TEXT = "encoder.safetensors", "model_card.json", "MODEL_CARD.md"
+PRETRAINING_FILES = (ENCODER, CARD, CARD_TEXT)
+"""Further files of a pre-training."""
+COMPLETE = ((CONFIG, MODEL, WEIGHTS, VERIFICATION), (CONFIG, ENCODER, CARD))
+"""Files of a finished training, and of a finished pre-training."""
 INCIDENTS, INCIDENT = "incidents", "step.safetensors"
 EXPLANATION = "explanation.json"
 """File with the cause of an incident, if the training searched for it."""
@@ -94,7 +101,7 @@ class Run:
             if (self.directory / name).is_symlink():
                 raise RunError(f"{self.directory / name}: is a link, which is not followed; remove it")
 
-    def create(self, config: Config, overwrite: bool) -> None:
+    def create(self, config: Config | PretrainConfig, overwrite: bool) -> None:
         """Make the directory and write the configuration into it.
 
         With `overwrite`, the files of an earlier run are removed first, and no others. Its configuration is replaced
@@ -111,7 +118,7 @@ class Run:
 
     def remove_files(self, keep: str | None = None) -> None:
         """Remove what a run has made, and no other files; may raise OSError."""
-        for name in (*FILES, MLFLOW):
+        for name in (*FILES, *PRETRAINING_FILES, MLFLOW):
             if name != keep:
                 (self.directory / name).unlink(missing_ok=True)
             with suppress(OSError):  # a folder of this name is not of the run
@@ -134,6 +141,33 @@ class Run:
     @classmethod
     def open(cls, directory: str | Path) -> tuple["Run", Config]:
         """Return an existing run and its configuration; a directory without a run raises RunError."""
+        run = cls._present(directory, "train")
+        try:
+            return run, load_config(run.directory / CONFIG)
+        except ConfigError:
+            if run._holds(load_pretrain_config):
+                raise RunError(
+                    f"{directory}: is the run directory of a pre-training; expected that of a training. To use its encoder, "
+                    f"set model.pretrained to its {ENCODER}, and train"
+                ) from None
+            raise
+
+    @classmethod
+    def open_pretraining(cls, directory: str | Path) -> tuple["Run", PretrainConfig]:
+        """Return the existing run of a pre-training and its configuration, as `open`."""
+        run = cls._present(directory, "pretrain")
+        try:
+            return run, load_pretrain_config(run.directory / CONFIG)
+        except ConfigError:
+            if run._holds(load_config):
+                raise RunError(
+                    f"{directory}: is the run directory of a training, not of a pre-training; give another --run"
+                ) from None
+            raise
+
+    @classmethod
+    def _present(cls, directory: str | Path, command: str) -> "Run":
+        """An existing run; `command` is that of its kind."""
         run = cls(Path(directory))
         if run.replacing.is_dir():
             config = next(
@@ -141,13 +175,21 @@ class Run:
             )
             raise RunError(
                 f"{directory}: a new run was to replace it, and the move of its files was interrupted; complete it with "
-                f"`llueve train {config} --run {directory} --resume`"
+                f"`llueve {command} {config} --run {directory} --resume`"
             )
         if not (run.directory / CONFIG).is_file():
             raise RunError(
-                f"{directory}: is not a run directory (no {CONFIG} in it); give the DIR of `llueve train --run DIR`"
+                f"{directory}: is not a run directory (no {CONFIG} in it); give the DIR of `llueve {command} --run DIR`"
             )
-        return run, load_config(run.directory / CONFIG)
+        return run
+
+    def _holds(self, load: Callable[[Path], object]) -> bool:
+        """True if the configuration is of the kind that `load` reads."""
+        try:
+            load(self.directory / CONFIG)
+        except ConfigError:
+            return False
+        return True
 
     def path(self, name: str) -> Path:
         """Return the path of one file; without it, which means an unfinished training, RunError is raised."""
@@ -176,8 +218,8 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """True if the run was trained and verified."""
-        return all((self.directory / name).is_file() for name in (CONFIG, MODEL, WEIGHTS, VERIFICATION))
+        """True if the run was trained and verified, or an encoder was pre-trained and scored."""
+        return any(all((self.directory / name).is_file() for name in names) for names in COMPLETE)
 
     @property
     def history_bytes(self) -> int:

@@ -17,6 +17,7 @@ from llueve.runs.directory import (
     INCIDENTS,
     MLFLOW,
     MODEL,
+    PRETRAINING_FILES,
     REPLACING,
     TENSORBOARD,
     UNFINISHED,
@@ -24,7 +25,7 @@ from llueve.runs.directory import (
 from llueve.runs.lock import LOCK
 from llueve.sources.tables.package_files import package_file
 
-OWN = {*FILES, MLFLOW, LOCK, INCIDENTS, CHECKPOINTS, FEATURES, TENSORBOARD, UNFINISHED, REPLACING}
+OWN = {*FILES, *PRETRAINING_FILES, MLFLOW, LOCK, INCIDENTS, CHECKPOINTS, FEATURES, TENSORBOARD, UNFINISHED, REPLACING}
 """Names in a run directory that belong to the run."""
 DEEPEST = 4
 """Most folders between a run directory and one of its files."""

@@ -55,16 +55,16 @@ def complete_replacement(run: Run) -> None:
             run.remove_files()
             (ready / CONFIG).replace(run.directory / CONFIG)
             flush_folder(run.directory)
-        # In the order of the alphabet verification.json comes last: before it the run does not count as finished.
+        # In the order of the alphabet verification.json, or model_card.json, follows the other files that a finished run has.
         _move_content(ready, run.directory)
         flush_folder(run.directory)
 
 
 @contextmanager
-def saying_how_to_resume(run: Run, trained: Run) -> Iterator[None]:
+def saying_how_to_resume(run: Run, trained: Run, command: str = "train") -> Iterator[None]:
     """Inside, a training that ends early leaves in the log the place of its state, and how to resume or to discard it.
 
-    `trained` is the run itself, or the one that is to replace it.
+    `trained` is the run itself, or the one that is to replace it; `command` is that of its kind.
     """
     try:
         yield
@@ -77,7 +77,7 @@ def saying_how_to_resume(run: Run, trained: Run) -> Iterator[None]:
                     trained.directory,
                 )
             if not isinstance(error, GuardStop):  # it would stop there again
-                words = ("llueve", "train", str(trained.directory / CONFIG), "--run", str(run.directory), "--resume")
+                words = ("llueve", command, str(trained.directory / CONFIG), "--run", str(run.directory), "--resume")
                 logger.warning("to resume this training: %s", shlex.join(words))
         raise
 

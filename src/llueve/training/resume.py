@@ -1,13 +1,14 @@
 """Decide what a training starts from: nothing, a saved state of the same run, or a run that is finished already."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llueve.config import Config
+from llueve.config import Config, PretrainConfig
 from llueve.errors import ConfigError, DataError, UsageError
 from llueve.runs.decisive_keys import decisive_keys, differences, other_keys
-from llueve.runs.directory import AUDIT, CONFIG, UNFINISHED, VERIFICATION, Run
+from llueve.runs.directory import AUDIT, CONFIG, HISTORY, UNFINISHED, VERIFICATION, Run
 from llueve.runs.replacement import complete_replacement, replace_run, unfinished_replacement
 from llueve.runs.saved_model import SavedModel
 from llueve.training.saved_states import SavedState, SavedStates
@@ -30,7 +31,7 @@ class StartingPoint:
     facts: dict[str, Any] | None = None
     """Facts of the state, or of the last trained member, to resume from; process 0 alone has them."""
     verification: dict[str, Any] | None = None
-    """The verification of a run that is finished already; all processes have it."""
+    """The verification of a run that is finished already, or the model card of a pre-training; all processes have it."""
 
 
 def find_start(run: Run, config: Config, overwrite: bool, resume: bool) -> StartingPoint:
@@ -40,14 +41,26 @@ def find_start(run: Run, config: Config, overwrite: bool, resume: bool) -> Start
         ConfigError: the run to resume began with another configuration.
         RunError: the directory is not free, or cannot be read. UsageError: it is the `unfinished` of another run.
     """
+    return starting_point(run, overwrite, resume, lambda begun: _resumed(begun, run, config))
+
+
+def starting_point(run: Run, overwrite: bool, resume: bool, resumed: Callable[[Run], StartingPoint]) -> StartingPoint:
+    """Look into the run directory of a training or a pre-training.
+
+    Args:
+        resumed: finds the starting point in a run that has begun: the one of the directory, or the one that is to replace it.
+
+    Raises:
+        RunError: the directory is not free, or cannot be read. UsageError: it is the `unfinished` of another run.
+    """
     _refuse_unfinished(run)
     if resume or overwrite:
         complete_replacement(run)
     replacement = unfinished_replacement(run)
     if resume and replacement is not None:
-        return _resumed(replacement, run, config)
+        return resumed(replacement)
     if resume and (run.directory / CONFIG).is_file():
-        return _resumed(run, run, config)
+        return resumed(run)
     if not resume:
         run.require_free(overwrite)
     if overwrite and run.exists:
@@ -86,6 +99,11 @@ def resume_run(run: Run, facts: dict[str, Any], saved: SavedModel, config: Confi
         logger.warning(
             "train.feature_cache_gb has changed: the last bits may differ from those of an uninterrupted run"
         )
+    rewind(run, facts, config)
+
+
+def rewind(run: Run, facts: dict[str, Any], config: Config | PretrainConfig) -> None:
+    """Bring the run directory to a saved state with these facts: newer records go, `config.toml` holds what is given."""
     run.shorten_history(facts["history_bytes"])
     run.forget_incidents(facts["incidents"])
     run.write(CONFIG, config.to_toml().encode())
@@ -152,7 +170,8 @@ def _other_differences(begun: Config, config: Config, run: Run) -> list[str]:
 def _refuse_unfinished(run: Run) -> None:
     """Refuse the directory in which the replacement of another run is trained."""
     owner = run.directory.resolve().parent
-    if run.directory.resolve().name == UNFINISHED and all((owner / name).is_file() for name in (CONFIG, AUDIT)):
+    known = any((owner / name).is_file() for name in (AUDIT, HISTORY))
+    if run.directory.resolve().name == UNFINISHED and known and (owner / CONFIG).is_file():
         raise UsageError(
             f"{run.directory}: is to replace the run {owner}; give --run {owner}, with --resume to continue it"
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from llueve.config import Config, TrackConfig
+from llueve.config import Config, PretrainConfig, TrackConfig
 from llueve.errors import ConfigError, Interrupted
 from llueve.files import write_whole
 from llueve.runs.directory import EVENTS_NAME, EVENTS_PREFIX, HISTORY, MLFLOW, TENSORBOARD, remove_matching
@@ -69,7 +69,7 @@ def require_trackers(track: TrackConfig) -> None:
 class Tracking:
     """The trackers of a run directory: opened with the first numbers, and closed at the end of the `with` block."""
 
-    def __init__(self, config: Config, directory: Path, name: str | None = None) -> None:
+    def __init__(self, config: Config | PretrainConfig, directory: Path, name: str | None = None) -> None:
         self._openers: dict[str, Callable[[], Tracker]] = {}
         if config.track.tensorboard:
             self._openers["tensorboard"] = lambda: _TensorBoard(directory / TENSORBOARD)
@@ -163,7 +163,7 @@ class _TensorBoard(Tracker):
 class _MLflow(Tracker):
     """A run in MLflow: the configuration as parameters, the history as metrics."""
 
-    def __init__(self, config: Config, directory: Path, name: str) -> None:
+    def __init__(self, config: Config | PretrainConfig, directory: Path, name: str) -> None:
         for setting, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(setting, value)
         address = config.track.mlflow

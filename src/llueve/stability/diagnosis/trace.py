@@ -215,7 +215,9 @@ def _given(model: nn.Module, batch: Batch) -> Iterator[tuple[Trace, Tensor]]:
     position_B2 = None if batch.scenes is None else batch.scenes.position_B2
     future_BC = None if batch.future is None else batch.future.future_BC
     inputs = (("x", batch.x_BLC), ("features", batch.features), ("facts", batch.facts_BF))
-    for name, given in (*inputs, ("position", position_B2), ("future", future_BC)):
+    next_BCNP, rain_BNR = (None, None) if batch.days is None else (batch.days.next_BCNP, batch.days.rain_BNR)
+    targets = (("future", future_BC), ("next day", next_BCNP), ("rain", rain_BNR))
+    for name, given in (*inputs, ("position", position_B2), *targets):
         if given is not None and not _is_sound(given):
             shape, index, number = _extent(~given.isfinite())
             yield Trace("input", "", "", "", name, shape, index, number, *index[: 3 if name == "x" else 1]), given

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from llueve.config import ModelConfig, Section, TrainConfig
-from llueve.config.model_keys import LARGEST_SIZE
+from llueve.config.model_keys import DAY_HOURS, LARGEST_SIZE
 from llueve.config.section import MOST_STEPS
 from llueve.errors import CheckpointError, RunError
 from llueve.model.build import HeadSizes, build_classifier, build_encoder, recent_steps
 from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import DayHead
+from llueve.model.weather_xl import DAYS as MOST_DAYS
 from llueve.model.weather_xl import PLACE_FACTS
 from llueve.panel import minute
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
@@ -38,6 +40,13 @@ SCENES = {"scene_B": torch.int64, "vector_B": torch.int64, "position_B2": torch.
 """Further tensors of a batch whose windows see each other."""
 FUTURE = {"future_BC": torch.float32, "future_known_BC": torch.bool}
 """Further tensors of a batch with a forecasting loss."""
+DAYS = {
+    "next_BCNP": torch.float32,
+    "next_known_BCNP": torch.bool,
+    "rain_BNR": torch.float32,
+    "rain_known_BNR": torch.bool,
+}
+"""Further tensors of a batch of a pre-training."""
 FEATURES = {"features": torch.float32}
 """Further tensor of a batch that starts from cached features of the encoder."""
 ROWS = {"site_B": torch.int64, "end_B": torch.int64}
@@ -62,6 +71,8 @@ class DataNames:
     """`windows.missing`, which advice depends on; None if it is not known."""
     site_vectors: int | None = None
     """Number of sites with a learned vector; None if the model sees each site alone."""
+    pretraining: bool = False
+    """True if the weather encoder is pre-trained: it sees its own quantities alone, and forecasts what follows each day."""
 
     @property
     def settings(self) -> Settings:
@@ -147,20 +158,32 @@ class Description(Section):
     """`windows.missing`; None if it is not known."""
     site_vectors: int | None = Field(None, ge=0, le=LARGEST_SIZE)
     """Number of sites with a learned vector; None if the model sees each site alone."""
+    pretraining: bool = False
+    """True if the weather encoder was pre-trained."""
     memory: dict[str, list[int]]
     """Dimensions of each tensor of the batch in memory order, which decides the last bits of a sum."""
     versions: dict[str, str]
     machine: Machine
+
+    def _is_of_pretraining(self) -> None:
+        """Raise ValueError unless the sizes are those of a pre-training."""
+        found = (len(self.variables), self.facts, len(self.classes), self.step_hours, self.site_vectors)
+        if self.model.architecture != "weather_xl" or found != (len(ENCODER_QUANTITIES), PLACE_FACTS, 2, 1, None):
+            raise ValueError(f"a pre-training of {self.model.architecture} with {found}")
+        if self.context % DAY_HOURS or self.context > MOST_DAYS * DAY_HOURS:
+            raise ValueError(f"a pre-training with windows of {self.context} hours")
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if self.train.class_weights is not None and len(self.train.class_weights) != len(self.classes):
             raise ValueError(f"{len(self.train.class_weights)} class weights for {len(self.classes)} classes")
         if self.model.architecture == "weather_xl":
-            if len(self.variables) <= len(ENCODER_QUANTITIES) or self.facts < PLACE_FACTS:
+            if len(self.variables) <= len(ENCODER_QUANTITIES) - self.pretraining or self.facts < PLACE_FACTS:
                 raise ValueError(f"{len(self.variables)} variables and {self.facts} facts with a weather encoder")
             require_day_steps(self.step_hours)
-        expected = {*BATCH, *(() if self.site_vectors is None else SCENES)}
+        if self.pretraining:
+            self._is_of_pretraining()
+        expected = {*BATCH, *(() if self.site_vectors is None else SCENES), *(DAYS if self.pretraining else ())}
         if set(self.memory) - {*FUTURE, *FEATURES} != expected or len({*self.memory} & {*FUTURE}) == 1:
             raise ValueError(f"memory orders are of {sorted(self.memory)}, expected {sorted(expected)}")
         return self
@@ -182,17 +205,28 @@ class Incident:
 
 def new_model(about: Description, seed: int | None = None) -> TimerXLForClassification:
     """A model of the described sizes, newly initialised; without a seed it has no memory for its weights."""
+    if seed is None:
+        with torch.device("meta"):
+            return _described_model(about)
+    with torch.random.fork_rng(devices=[]):
+        # The seed of the processor alone: new models are made there.
+        torch.default_generator.manual_seed(seed)
+        return _described_model(about).train(about.mode == "train")
+
+
+def _described_model(about: Description) -> TimerXLForClassification:
+    if about.pretraining:
+        return day_classifier(about.model)
     recent = recent_steps(about.step_hours, about.context)
     sizes = HeadSizes(
         len(about.variables), about.facts, len(about.classes), recent, about.site_vectors, about.step_hours
     )
-    if seed is None:
-        with torch.device("meta"):
-            return build_classifier(build_encoder(about.model), about.model, sizes)
-    with torch.random.fork_rng(devices=[]):
-        # The seed of the processor alone: new models are made there.
-        torch.default_generator.manual_seed(seed)
-        return build_classifier(build_encoder(about.model), about.model, sizes).train(about.mode == "train")
+    return build_classifier(build_encoder(about.model), about.model, sizes)
+
+
+def day_classifier(model: ModelConfig) -> TimerXLForClassification:
+    """A fresh weather encoder with the head of the pre-training."""
+    return TimerXLForClassification(build_encoder(model), 2, DayHead(), instance_norm=False)
 
 
 def versions() -> dict[str, str]:

@@ -11,9 +11,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from llueve.config.model_keys import DAY_HOURS
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, RunError, UsageError, listed
 from llueve.model.batch import Batch
+from llueve.model.weather_xl import RAIN_MM
 from llueve.panel import UNKNOWN
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
 from llueve.runs.directory import INCIDENT
@@ -21,6 +23,7 @@ from llueve.runs.sealed_file import read_sealed, read_sealed_text
 from llueve.samples.split import Part
 from llueve.stability.incidents.format import (
     BATCH,
+    DAYS,
     FEATURES,
     FORMAT,
     FUTURE,
@@ -36,7 +39,7 @@ from llueve.stability.incidents.format import (
 from llueve.stability.reading import Reading
 from llueve.stability.refused_step import RefusedStep
 
-TYPES = {**BATCH, **SCENES, **FUTURE, **FEATURES}
+TYPES = {**BATCH, **SCENES, **FUTURE, **DAYS, **FEATURES}
 LARGEST_DESCRIPTION = 16 * 2**20
 """Most characters of the text of an incident."""
 
@@ -181,6 +184,9 @@ def _batch_problem(about: Description, groups: Groups) -> str | None:
     future = (samples, len(about.variables) - (len(ENCODER_QUANTITIES) if is_weather else 0))
     expected = {"x_BLC": window, "observed_BLC": window, "facts_BF": (samples, about.facts)}
     expected |= {"position_B2": (samples, 2), "future_BC": future, "future_known_BC": future}
+    days = steps // DAY_HOURS
+    expected |= dict.fromkeys(("next_BCNP", "next_known_BCNP"), (samples, len(about.variables), days, DAY_HOURS))
+    expected |= dict.fromkeys(("rain_BNR", "rain_known_BNR"), (samples, days, len(RAIN_MM)))
     for name, tensor in ((name, {**batch, **rows}[name]) for name in (*about.memory, *ROWS)):
         if name != "features" and tuple(tensor.shape) != (shape := expected.get(name, (samples,))):
             return f"{name} has the shape {tuple(tensor.shape)}, expected {shape}"

@@ -114,6 +114,7 @@ def _describe(step: RefusedStep, names: DataNames) -> Description:
         context=step.batch.x_BLC.shape[1],
         missing=names.missing,
         site_vectors=names.site_vectors,
+        pretraining=names.pretraining,
         memory={name: sorted(range(each.ndim), key=each.stride, reverse=True) for name, each in batch.items()},
         versions=versions(),
         machine=this_machine(step.device),
