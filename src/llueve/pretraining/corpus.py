@@ -57,6 +57,8 @@ FEWEST_HOURS = 24 * 30
 """A site with fewer hours is left out."""
 SHORTEST_STRETCH = 24 * 3
 """A shorter stretch, in hours, is left out."""
+FEWEST_SITES = 3
+"""A file with fewer sites has none that is held out."""
 LONGEST_HOURS = 24 * 366 * 4
 """Most hours of one site, the newest ones: a long record must not drown the others."""
 
@@ -263,9 +265,13 @@ def _spans(hour: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def _held_out(names: Sequence[str], share: float) -> set[str]:
-    """The sites of a file that the pre-training never sees: those with the smallest hashes, none of a very small file."""
+    """The sites of a file that the pre-training never sees: those with the smallest hashes.
+
+    It is at least one site, so that each file is scored, but none of a file with fewer than `FEWEST_SITES`.
+    """
     order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return set(order[: round(share * len(order))])
+    least = 1 if len(order) >= FEWEST_SITES else 0
+    return set(order[: max(least, round(share * len(order)))])
 
 
 def _filled(columns: dict[str, NDArray[Any]], rows: NDArray[np.intp], at: NDArray[np.int64], hours: int) -> FloatArray:
