@@ -19,13 +19,18 @@ from llueve.config import (
     SplitConfig,
     TrainConfig,
     load_config,
+    load_pretrain_config,
     parse_config,
+    parse_pretrain_config,
 )
+from llueve.config.pretrain_keys import EncoderConfig, EncoderTrainConfig
 from llueve.config.section import NOT_SET, key_docstrings
 from llueve.config.train_keys import NamedPhase, PhaseKeys
 from llueve.errors import ConfigError
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
+FOLDER = Path(__file__).parents[1] / "examples"
+PRETRAINING = FOLDER / "pretrain.toml"
+EXAMPLES = sorted({*FOLDER.glob("*.toml")} - {PRETRAINING})
 SMALLEST: dict[str, dict[str, Any]] = {
     "data": {"path": "table.csv"},
     "target": {"label": "wet"},
@@ -437,6 +442,42 @@ def test_toml_and_back(section: str, values: dict[str, Any], tmp_path: Path) -> 
 def test_every_example_loads_and_survives_the_round_trip(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert load_config(written(tmp_path, config.to_toml())) == config
+
+
+def test_the_example_of_a_pretraining_loads_and_survives_the_round_trip(tmp_path: Path) -> None:
+    config = load_pretrain_config(PRETRAINING)
+    assert load_pretrain_config(written(tmp_path, config.to_toml())) == config
+    assert config.train == EncoderTrainConfig() and config.model == EncoderConfig()
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "corpus: section is missing"),
+        (
+            {"corpus": {"path": "a", "window": 3}},
+            "corpus.window = 3: this key does not exist; did you mean corpus.windows?",
+        ),
+        ({"corpus": {"path": "a"}, "model": {"widht": 8}}, "did you mean model.width?"),
+        ({"corpus": {"path": "a"}, "model": {"width": 10}}, "model: width 10 is not a multiple of heads 4"),
+        (
+            {"corpus": {"path": "a"}, "train": {"members": 2}},
+            "train.members: has no effect in a pre-training; remove it",
+        ),
+        ({"corpus": {"path": "a"}, "train": {"phases": [{"name": "x"}]}}, "train.phases: has no effect"),
+        ({"corpus": {"path": "a"}, "train": {"forecast_weight": 0}}, "expected a number above 0"),
+        ({"corpus": {"path": "a\0"}}, "corpus.path"),
+        ({"data": {"path": "a"}, "corpus": {"path": "a"}}, "valid names here are corpus, model, train"),
+    ],
+)
+def test_a_wrong_pretraining_is_explained(table: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse_pretrain_config(table, "here")
+
+
+def test_paths_of_a_pretraining_start_at_its_file(tmp_path: Path) -> None:
+    config = load_pretrain_config(written(tmp_path, '[corpus]\npath = "a"\n[track]\nmlflow = "b"\n'))
+    assert (config.corpus.path, config.track.mlflow) == (str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 def test_there_are_examples() -> None:

@@ -11,6 +11,8 @@ from llueve.config.run_keys import CheckpointConfig, GuardConfig, ProcessesConfi
 from llueve.config.section import MOST_STEPS, Section
 from llueve.config.train_keys import Recipe, TrainConfig
 
+MOST_WINDOWS = 10_000_000
+"""Most windows that are drawn from a corpus."""
 UNUSED = (
     "recipe", "phases", "members", "fraction", "class_weights", "focal_gamma", "label_smoothing", "linear_start",
     "feature_cache_gb",
@@ -29,11 +31,11 @@ class CorpusConfig(Section):
     held_out: float = Field(0.05, gt=0, lt=1)
     """Share of the sites of each file that the pre-training never sees, above 0 and below 1. They stop the training and are
     scored at its end."""
-    windows: int = Field(200_000, ge=1, le=MOST_STEPS)
+    windows: int = Field(200_000, ge=1, le=MOST_WINDOWS)
     """Training windows that are drawn from all other sites."""
-    validation_windows: int = Field(6_000, ge=1, le=MOST_STEPS)
+    validation_windows: int = Field(6_000, ge=1, le=MOST_WINDOWS)
     """Windows of the sites that are held out, for the validation after each epoch."""
-    score_windows: int = Field(12_000, ge=1, le=MOST_STEPS)
+    score_windows: int = Field(12_000, ge=1, le=MOST_WINDOWS)
     """Windows of these sites for the scores at the end, and as many of the others for the recalibration."""
 
 

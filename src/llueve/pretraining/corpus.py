@@ -115,6 +115,11 @@ class Corpus:
         return np.cumsum([0, *(one != other for one, other in pairwise(keys))])
 
     @cached_property
+    def observed_H(self) -> NDArray[np.int64]:
+        """Number of hours before each one in which any quantity was observed; one entry more for the end."""
+        return np.concatenate([[0], np.cumsum((~np.isnan(self.values_HQ)).any(axis=1))])
+
+    @cached_property
     def times(self) -> NDArray[np.datetime64]:
         """All hours of the common time axis, up to the last one of the corpus."""
         return EPOCH + np.arange(int((self.first_S + self.hours_S).max()) + 1)

@@ -89,6 +89,13 @@ class CorpusWindows(WindowSource):
         """Number of windows with a number that is not finite: none, because missing values are masked."""
         return 0
 
+    def observed_share(self, part: Part) -> NDArray[np.float64]:
+        """Share of the hours of each window in which any quantity was observed, (B,), 0…1."""
+        corpus = self.corpus
+        last_B = corpus.start_S[part.site] + part.end - corpus.first_S[part.site]
+        first_B = np.maximum(last_B - self.context + 1, corpus.start_S[part.site])
+        return np.asarray((corpus.observed_H[last_B + 1] - corpus.observed_H[first_B]) / self.context)
+
     def hours(self, part: Part, hours: int, later: int) -> FloatArray:
         """Values (B, Q, hours) that end `later` hours after the issue times; NaN before the first and after the last hour."""
         start_S = self.corpus.start_S
@@ -199,8 +206,7 @@ def _usable(windows: CorpusWindows, part: Part, with_outcome: bool) -> Iterator[
     """Positions of windows with enough observations; with an outcome, if asked."""
     for start in range(0, len(part), AT_A_TIME):
         rows = part[start : start + AT_A_TIME]
-        values_BQL = windows.hours(rows, windows.context, 0)
-        good = (~np.isnan(values_BQL)).any(axis=1).mean(axis=1) >= LEAST_OBSERVED
+        good = windows.observed_share(rows) >= LEAST_OBSERVED
         if with_outcome:
             good &= part_with_outcomes(windows, rows).y != UNKNOWN
         yield start + np.flatnonzero(good)
@@ -211,6 +217,6 @@ def part_with_outcomes(windows: CorpusWindows, part: Part) -> Part:
     y = np.full(len(part), UNKNOWN)
     for start in range(0, len(part), AT_A_TIME):
         rows = part[start : start + AT_A_TIME]
-        _, _, rain_BNR, known_BNR = windows.next_days(rows)
-        y[start : start + AT_A_TIME] = np.where(known_BNR[:, -1, 1], rain_BNR[:, -1, 1], UNKNOWN)
+        reached_BR, known_BR = rain_reached(windows.hours(rows, DAY_HOURS, DAY_HOURS)[:, _RAIN])
+        y[start : start + AT_A_TIME] = np.where(known_BR[:, 1], reached_BR[:, 1], UNKNOWN)
     return Part(part.name, part.site, part.end, y)

@@ -53,7 +53,7 @@ class WindowSource(ABC):
 
     @abstractmethod
     def targets(self, part: Part) -> dict[str, tuple[NDArray[Any], ...]]:
-        """What the training compares forecasts with, by the field of the batch: `future` or `days`."""
+        """The targets that the training compares forecasts with, by the field of the batch: `future` or `days`."""
 
     @abstractmethod
     def non_finite(self, part: Part) -> int:
