@@ -59,7 +59,7 @@ SHORTEST_STRETCH = 24 * 3
 """A shorter stretch, in hours, is left out."""
 FEWEST_SITES = 3
 """A file with fewer sites has none that is held out."""
-LONGEST_HOURS = 24 * 366 * 4
+LONGEST_HOURS = 24 * 366 * 16
 """Most hours of one site, the newest ones: a long record must not drown the others."""
 
 

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from llueve.config.pretrain_keys import CorpusConfig
 from llueve.pretraining.corpus import EPOCH, Corpus, read_corpus
-from llueve.pretraining.corpus_windows import window_shares
 from llueve.pretraining.prepare import corpus_files
+from llueve.pretraining.window_shares import window_shares
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
 
 LETTERS = "TDHPSENWGRCL"

@@ -16,6 +16,7 @@ from llueve.errors import DataError
 from llueve.model.weather_xl import DAYS, RAIN_MM
 from llueve.panel import UNKNOWN, BoolArray, FloatArray
 from llueve.pretraining.corpus import EPOCH, Corpus
+from llueve.pretraining.window_shares import window_shares
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
 from llueve.samples.encoder_inputs import place_facts
 from llueve.samples.split import Part
@@ -150,28 +151,6 @@ def _coarse(values_QL: FloatArray, step: int, end: int) -> FloatArray:
     coarse_QL[:, ends] = blocks_QXK.mean(axis=-1)
     coarse_QL[_RAIN, ends] = np.log1p(np.expm1(blocks_QXK[_RAIN]).sum(axis=-1))
     return coarse_QL
-
-
-def window_shares(corpus: Corpus, held_out: bool) -> NDArray[np.float64]:
-    """The share of each stretch in the windows that are drawn, (S,); zero for sites that are held out, or for all others.
-
-    A group's share is in proportion to the square root of its hours, and within a group that of a stretch to its own hours.
-
-    Raises:
-        DataError: no site is held out, or all are.
-    """
-    hours_S = np.where([each.held_out == held_out for each in corpus.stretches], corpus.hours_S, 0).astype(np.float64)
-    if not hours_S.any():
-        sites = (
-            "is held out: a file needs more sites, or corpus.held_out must be larger"
-            if held_out
-            else "is left to train on"
-        )
-        raise DataError(f"no site of the corpus {sites}")
-    group_S = np.unique([each.group for each in corpus.stretches], return_inverse=True)[1]
-    of_group_S = np.bincount(group_S, weights=hours_S)[group_S]
-    share_S: NDArray[np.float64] = hours_S / np.sqrt(np.maximum(of_group_S, 1))
-    return np.asarray(share_S / share_S.sum())
 
 
 def drawn_windows(corpus: Corpus, windows: CorpusWindows, count: int, seed: int, held_out: bool) -> Part:

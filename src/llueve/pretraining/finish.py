@@ -17,11 +17,11 @@ from llueve.errors import GuardStop, listed
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.weather_xl import DAYS
 from llueve.pretraining.card_text import card_text
-from llueve.pretraining.corpus_windows import window_shares
 from llueve.pretraining.model_card import CorpusGroup, ModelCard, TrainingFacts
 from llueve.pretraining.prepare import Prepared, encoder_of
 from llueve.pretraining.provenance import Provenance
 from llueve.pretraining.score import score_encoder
+from llueve.pretraining.window_shares import window_shares
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES
 from llueve.runs.directory import CARD, CARD_TEXT, ENCODER, HISTORY, Run
 from llueve.training.tracking import Tracking
