@@ -14,7 +14,14 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from llueve.cli import checkpoint_commands, config_commands, data_commands, incident_commands, run_commands
+from llueve.cli import (
+    checkpoint_commands,
+    config_commands,
+    data_commands,
+    forecast_command,
+    incident_commands,
+    run_commands,
+)
 from llueve.cli.output import Screen, say, unwritable
 from llueve.distributed.torchrun import is_first_to_say, process_count, process_rank
 from llueve.errors import LlueveError, RunError
@@ -40,6 +47,7 @@ app = typer.Typer(
 app.command(epilog="Example: llueve train examples/seattle.toml --run runs/seattle")(run_commands.train)
 app.command(epilog="Example: llueve evaluate runs/seattle --json")(run_commands.evaluate)
 app.command(epilog="Example: llueve predict runs/seattle new.csv --output forecasts.csv")(run_commands.predict)
+app.command(epilog="Example: llueve forecast --latitude -12.05 --longitude -77.04")(forecast_command.forecast)
 app.command(epilog="Example: llueve audit examples/seattle.toml --json")(config_commands.audit)
 app.add_typer(config_commands.app, name="config")
 app.add_typer(checkpoint_commands.app, name="checkpoint")
