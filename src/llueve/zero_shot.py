@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llueve.config.model_keys import DAY_HOURS
-from llueve.errors import DataError, UsageError, listed
+from llueve.errors import DataError, UsageError
 from llueve.model.checkpoints.locate import EMBEDDED
 from llueve.model.checkpoints.pretrained import read_pretrained
 from llueve.model.checkpoints.zones import ClimateZone, ZoneSkill, read_zones, sigmoid, zone_at
@@ -48,8 +48,11 @@ SEASON_DAYS = 45
 FEWEST_USUAL_DAYS = 30
 """Days of rain at this time of year from which the usual frequency of an amount is taken."""
 AT_A_TIME = 256
+MOST_REASONS = 3
+"""Largest number of sites whose refusal a message explains."""
 NAMES = "name the columns such as temperature [degC], humidity [%], pressure [hPa], wind_speed [m/s], rain [mm]"
 TRAIN = "train a model on the record of the place instead: `llueve data openmeteo`, then `llueve train`"
+NO_KEYS = ". A forecast without training has no configuration: change the table where a key is named"
 NO_ZONE = (
     "the position is unknown, so the probabilities are not recalibrated and their skill is not verified: give the "
     "position of the site"
@@ -71,8 +74,11 @@ class AmountForecast:
     """The forecast of one amount of rain: at least `amount_mm` in the 24 hours after the issue time."""
 
     amount_mm: float
+    logit: float
+    """The encoder's output before the recalibration."""
     probability: float | None
-    """None if the forecasts of this amount were not better than climatology at the held-out sites of the zone."""
+    """Never larger than that of a smaller amount. None if the forecasts of this amount were not better than climatology at the
+    held-out sites of the zone."""
     usual: float | None
     """Share of the days on which the amount is usually reached; None if it is unknown."""
     skill: float | None
@@ -108,7 +114,8 @@ class PlaceForecast:
 
     def as_dict(self) -> dict[str, Any]:
         """The forecast for JSON."""
-        return {**vars(self), "amounts": [vars(each) for each in self.amounts]}
+        issued = None if self.issued is None else f"{self.issued}Z"
+        return {**vars(self), "issued": issued, "amounts": [vars(each) for each in self.amounts]}
 
 
 def forecast(
@@ -138,14 +145,14 @@ def forecast(
         if position is not None:
             panel = _placed(panel, position, table)
     elif position is None:
-        raise UsageError("give a place with --latitude and --longitude, or a table with --input")
+        raise UsageError("give the latitude and the longitude of a place, or a table with --input")
     else:
         from llueve.sources.downloads.recent_weather import cache_folder, recent_panel
 
         panel = recent_panel(*position, cache_folder() if cache else None, Console(stderr=True, emoji=False))
     for finding in panel.attrs["findings"]:
         if finding.severity == "warning":
-            logger.warning("%s", finding.message)
+            logger.warning("%s%s", finding.message, "" if table is None else NO_KEYS)
     return forecast_panel(panel)
 
 
@@ -173,8 +180,9 @@ def forecast_panel(panel: xr.Dataset, zones: Mapping[ClimateZone, ZoneSkill] | N
     ]
     good = [site for site, each in enumerate(found) if each.refused is None]
     if not good:
-        reasons = [f"{each.site}: {each.refused}" for each in found]
-        raise DataError(f"no forecast: {listed(reasons, 3)}")
+        reasons = [f"{each.site}: {each.refused}" for each in found[:MOST_REASONS]]
+        more = f"; and {len(found) - len(reasons)} more sites" if len(found) > len(reasons) else ""
+        raise DataError(f"no forecast: {'; '.join(reasons)}{more}")
     end_B = np.array([np.searchsorted(times_T, np.datetime64(found[site].issued)) for site in good])
     window = np.arange(1 - DAYS * DAY_HOURS // step, 1)
     values_BLQ = inputs_STQ[np.array(good)[:, None], end_B[:, None] + window]
@@ -191,7 +199,7 @@ def _position(latitude: float | None, longitude: float | None) -> tuple[float, f
     if latitude is None and longitude is None:
         return None
     if latitude is None or longitude is None:
-        raise UsageError("a position is both --latitude and --longitude; give the other one, too")
+        raise UsageError("a position is a latitude and a longitude; give the other one, too")
     if not -90 <= latitude <= 90 or not -180 <= longitude <= 360:
         raise UsageError(
             f"position {latitude:g}, {longitude:g}: expected a latitude in −90…90, a longitude in −180…360"
@@ -203,7 +211,7 @@ def _placed(panel: xr.Dataset, position: tuple[float, float], table: str) -> xr.
     """The panel of one site with its position."""
     if (sites := panel.sizes["site"]) > 1:
         raise UsageError(
-            f"{table}: has {sites} sites, and --latitude and --longitude give the position of one; give the table the columns "
+            f"{table}: has {sites} sites, and a latitude and a longitude are the position of one; give the table the columns "
             "latitude and longitude instead"
         )
     return panel.assign_coords(
@@ -257,7 +265,10 @@ def _described(
             "more is better"
         )
     if RAIN not in quantities:
-        uncertain.append("rain is unknown in the last week: a column of rain needs its unit, such as rain [mm]")
+        never = not seen_TQ[:, _RAIN].any()
+        uncertain.append(
+            f"rain is unknown in the last week{': its column needs a unit, as rain [mm]' if never else ''}"
+        )
     if latitude is None:
         return replace(place, uncertain=(*uncertain, NO_ZONE))
     zone = zone_at(latitude)
@@ -281,14 +292,15 @@ def _with_amounts(
     usual = _usual(rain_T, times_T, np.datetime64(place.issued), step)
     skill = None if place.zone is None else zones[place.zone]
     origin = UsualFrom.RECORD if usual else None if skill is None else UsualFrom.ZONE
-    amounts = []
+    amounts, largest = [], 1.0
     for number, (amount, logit) in enumerate(zip(RAIN_MM, logits_R, strict=True)):
-        if skill is None:
-            amounts.append(AmountForecast(amount, sigmoid(logit), usual[number] if usual else None, None))
-            continue
-        probability = skill.probability(number, logit) if skill.is_skilful(number) else None
-        expected = usual[number] if usual else skill.frequency[number]
-        amounts.append(AmountForecast(amount, probability, expected, skill.bss_calibrated[number]))
+        probability = None
+        if skill is None or skill.is_skilful(number):
+            probability = sigmoid(logit) if skill is None else skill.probability(number, logit)
+            probability = largest = min(probability, largest)
+        expected = usual[number] if usual else None if skill is None else skill.frequency[number]
+        score = None if skill is None else skill.bss_calibrated[number]
+        amounts.append(AmountForecast(amount, logit, probability, expected, score))
     return replace(place, usual_from=origin, amounts=tuple(amounts))
 
 

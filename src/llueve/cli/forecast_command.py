@@ -1,5 +1,6 @@
 """The command `llueve forecast`: rain in the next 24 hours at any place, without training."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
     from llueve.zero_shot import PlaceForecast
 
-LIMITS = "From analyses and records, not from a weather model; not an official warning."
+LIMITS = "From the past week alone (of a downloaded place: analysis data). Not an official warning."
+MOST_IN_FULL = 3
+"""Largest number of sites with a table of their own."""
 
 
 def forecast(
@@ -41,12 +44,31 @@ def forecast(
 
 
 def render(places: "Sequence[PlaceForecast]") -> "Group":
-    """The forecasts for a terminal."""
+    """The forecasts for a terminal: a table for each site, or one table with a line for each of many sites."""
     from rich.console import Group
     from rich.text import Text
 
-    parts = [part for place in places for part in _lines(place)]
-    return Group(*parts, Text(LIMITS, style="dim"))
+    parts = _many(places) if len(places) > MOST_IN_FULL else [part for place in places for part in _lines(place)]
+    return Group(*parts, Text(f"Limits: {LIMITS[0].lower()}{LIMITS[1:]}", style="dim"))
+
+
+def _many(places: "Sequence[PlaceForecast]") -> list[Any]:
+    """One table for all sites, then each explanation once."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    good = [each for each in places if each.refused is None]
+    table = Table("site", "UTC", box=SIMPLE_HEAD, pad_edge=False)
+    for each in good[0].amounts:
+        table.add_column(f"{each.amount_mm:g} mm", justify="right", no_wrap=True)
+    for place in good:
+        table.add_row(Text(place.site), _time(place), *(_percent(each.probability) for each in place.amounts))
+    remarks = Counter(remark for place in good for remark in (*_verified(place), *_doubts(place)))
+    refused = Counter(f"no forecast: {place.refused}" for place in places if place.refused is not None)
+    shown = [f"{text} ({count} sites)" for text, count in (*remarks.items(), *refused.items())]
+    heading = Text("Probability of at least this amount of rain in 24 hours", style="bold")
+    return [heading, table, *map(Text, shown), Text()]
 
 
 def _lines(place: "PlaceForecast") -> list[Any]:
@@ -58,7 +80,7 @@ def _lines(place: "PlaceForecast") -> list[Any]:
     heading = Text(place.site, style="bold")
     heading.append(f" ({_where(place)})", style="not bold")
     if place.issued is not None:
-        heading.append(f"\n24 hours after {place.issued.replace('T', ' ')[:16]} UTC", style="not bold")
+        heading.append(f"\n24 hours after {_time(place)} UTC", style="not bold")
     if place.refused is not None:
         return [heading, Text(f"no forecast: {place.refused}\n")]
     table = Table("rain", box=SIMPLE_HEAD, pad_edge=False)
@@ -67,8 +89,16 @@ def _lines(place: "PlaceForecast") -> list[Any]:
     for each in place.amounts:
         cells = [f"≥ {each.amount_mm:g} mm", _percent(each.probability), _percent(each.usual)]
         table.add_row(*cells, *([_score(each.skill)] if place.zone else []))
-    remarks = [*_explained(place), *(f"uncertain: {reason}" for reason in place.uncertain)]
-    return [heading, table, *(Text(remark) for remark in remarks), Text()]
+    usual = {
+        "record": f"usual: here, at this time of year, in a record of {place.record_days:.0f} days",
+        "zone": f"usual: at the verified {place.zone} sites, in the whole year",
+    }
+    remarks = [*([usual[place.usual_from]] if place.usual_from else []), *_verified(place), *_doubts(place)]
+    return [heading, table, *map(Text, remarks), Text()]
+
+
+def _time(place: "PlaceForecast") -> str:
+    return (place.issued or "")[:16].replace("T", " ")
 
 
 def _where(place: "PlaceForecast") -> str:
@@ -80,22 +110,22 @@ def _where(place: "PlaceForecast") -> str:
     return position if place.zone is None else f"{position}, {place.zone}"
 
 
-def _explained(place: "PlaceForecast") -> list[str]:
-    """The meaning of the columns."""
-    lines = []
-    if place.usual_from == "record":
-        lines.append(f"usual: here, at this time of year, in a record of {place.record_days:.0f} days")
-    elif place.usual_from is not None:
-        lines.append(f"usual: at the verified {place.zone} sites, in the whole year")
-    if place.zone is not None:
-        positive = "" if place.share_positive is None else f"; positive at {place.share_positive:.0%} of them"
-        lines.append(
-            f"skill: Brier skill score over climatology at {place.verified_places} {place.zone} sites that the encoder never "
-            f"saw{positive}. 0 is climatology, 1 is perfect"
-        )
-    if any(each.probability is None for each in place.amounts):
-        lines.append("no probability: this amount was not forecast better than climatology there")
+def _verified(place: "PlaceForecast") -> list[str]:
+    """The meaning of the skill, and of an amount without a probability."""
+    if place.zone is None:
+        return []
+    positive = "" if place.share_positive is None else f", positive at {_percent(place.share_positive)} of them"
+    scores = (
+        f"Brier skill score over climatology at {place.verified_places} {place.zone} sites that the encoder never saw"
+    )
+    lines = [f"skill: {scores}{positive}; 0 is climatology, 1 is perfect"]
+    if missing := [f"{each.amount_mm:g} mm" for each in place.amounts if each.probability is None]:
+        lines.append(f"no probability of {', '.join(missing)}: at these sites it was not better than climatology")
     return lines
+
+
+def _doubts(place: "PlaceForecast") -> list[str]:
+    return [f"uncertain: {reason}" for reason in place.uncertain]
 
 
 def _percent(share: float | None) -> str:

@@ -112,6 +112,8 @@ def read_zones(path: Path | None = None) -> dict[ClimateZone, ZoneSkill]:
         CheckpointError: the file is missing, damaged, or lacks a value of `ZoneSkill`.
     """
     path = path or CARD_FILE
+    if not path.exists():
+        raise CheckpointError(f"{path}: the model card is missing, so the skill is unknown; install llueve again")
     content = read_small(path, MOST_CARD_BYTES)
     try:
         document = json.loads(content)
