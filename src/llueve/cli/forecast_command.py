@@ -64,7 +64,7 @@ def _many(places: "Sequence[PlaceForecast]") -> list[Any]:
         table.add_column(f"{each.amount_mm:g} mm", justify="right", no_wrap=True)
     for place in good:
         table.add_row(Text(place.site), _time(place), *(_percent(each.probability) for each in place.amounts))
-    remarks = Counter(remark for place in good for remark in (*_verified(place), *_doubts(place)))
+    remarks = Counter(remark for place in good for remark in (*_scores(place), *_verified(place), *_doubts(place)))
     refused = Counter(f"no forecast: {place.refused}" for place in places if place.refused is not None)
     shown = [f"{text} ({count} sites)" for text, count in (*remarks.items(), *refused.items())]
     heading = Text("Probability of at least this amount of rain in 24 hours", style="bold")
@@ -122,6 +122,12 @@ def _verified(place: "PlaceForecast") -> list[str]:
     if missing := [f"{each.amount_mm:g} mm" for each in place.amounts if each.probability is None]:
         lines.append(f"no probability of {', '.join(missing)}: at these sites it was not better than climatology")
     return lines
+
+
+def _scores(place: "PlaceForecast") -> list[str]:
+    """The skill of each amount in one line."""
+    scores = [f"{_score(each.skill)} for {each.amount_mm:g} mm" for each in place.amounts]
+    return [f"skill of {place.zone} sites: {', '.join(scores)}"] if place.zone else []
 
 
 def _doubts(place: "PlaceForecast") -> list[str]:

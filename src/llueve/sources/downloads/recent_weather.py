@@ -86,13 +86,16 @@ def recent_panel(
     request = OpenMeteoRequest((latitude,), (longitude,), *days, variables=VARIABLES, url=archive.URL)
     kept = None if cache is None else cache / _file_name(request)
     record = None if kept is None else _from_cache(kept, request)
-    with ProgressBar(console, "Open-Meteo", 1 if record else 2, DELAY_S) as bar:
-        if record is None:
-            record, newest = _at_the_same_time(
-                lambda: _archive(request, kept, policy, bar), lambda: _newest(request, policy, bar)
-            )
-        else:
-            newest = _newest(request, policy, bar)
+    try:
+        with ProgressBar(console, "Open-Meteo", 1 if record else 2, DELAY_S) as bar:
+            if record is None:
+                record, newest = _at_the_same_time(
+                    lambda: _archive(request, kept, policy, bar), lambda: _newest(request, policy, bar)
+                )
+            else:
+                newest = _newest(request, policy, bar)
+    except DataError as error:
+        raise DataError(f"{error}. A forecast from a table of your own needs no connection: --input TABLE") from error
     # The cell of the archive may be some kilometres away, on the other side of a zone's limit.
     asked = replace(record.location, latitude=latitude, longitude=longitude)
     return _panel(replace(_joined(record, newest, now), location=asked))
