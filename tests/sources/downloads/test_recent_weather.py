@@ -29,7 +29,7 @@ UNITS = {
     "pressure_msl": "hPa", "surface_pressure": "hPa", "wind_speed_10m": "m/s", "wind_direction_10m": "°",
     "wind_gusts_10m": "m/s", "shortwave_radiation": "W/m²",
 }  # fmt: skip
-LEVEL = {"pressure_msl": 1010.0, "surface_pressure": 1000.0}
+LEVEL = {"relative_humidity_2m": 98.0, "pressure_msl": 1010.0, "surface_pressure": 1000.0}
 """Values of the archive; others are 10."""
 
 
