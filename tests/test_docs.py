@@ -234,6 +234,19 @@ def weather(start: str, end: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def hourly() -> pd.DataFrame:
+    """Seventy days of one place, hour by hour."""
+    random, hours = np.random.default_rng(2), 70 * 24
+    return pd.DataFrame(
+        {
+            "time": pd.date_range("2024-01-01", periods=hours, freq="h"),
+            "temperature [degC]": 20 + random.standard_normal(hours),
+            "humidity [%]": 70 + random.standard_normal(hours),
+            "rain [mm]": random.gamma(0.1, 1, hours),
+        }
+    )
+
+
 def peru(folder: Path) -> None:
     """A table of two regions every 12 hours, with the columns that OpenLTM's command expects."""
     random, frames = np.random.default_rng(1), []
@@ -274,6 +287,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     table.loc[1, "temp_max"] = np.nan  # in the first two windows of Lima
     table.drop(columns="notes").to_csv(folder / "holes.csv", index=False)
     peru(folder / "data")
+    hourly().to_csv(folder / "hourly.csv", index=False)
     mine = {**readme_configuration()}
     mine.update({name: {**mine.get(name, {}), **keys} for name, keys in SMALL.items()})
     holes = {**mine, "data": {**mine["data"], "path": "holes.csv", "exclude": []}}
@@ -446,7 +460,10 @@ COMMANDS: dict[str, Way] = {
     " --root_path data/ --data_path peru_rainfall.csv --checkpoints runs/ --seq_len 1440 --input_token_len 96"
     " --output_token_len 96 --use_norm --adaptation --pretrain_model_path checkpoint.pth --learning_rate 1e-6"
     " --batch_size 16": maps_flags,
-    # Only parsed: they need a network, an archive, or several processes
+    "llueve forecast --input hourly.csv": runs(),
+    # Only parsed: they need a network, an archive, a model card, or several processes
+    "llueve forecast --latitude -12.05 --longitude -77.04": parses,
+    "llueve forecast --input hourly.csv --latitude -12.05 --longitude -77.04 --json": parses,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
     " --output lima.csv": parses,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
