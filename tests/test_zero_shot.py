@@ -200,7 +200,7 @@ def test_without_rain_the_usual_frequency_is_that_of_the_zone() -> None:
     dry = {**part(90), "rain": np.full(90 * 24, np.nan)}
     (place,) = forecast_panel(panel_of(dry), zone())
     assert place.usual_from == "zone" and [each.usual for each in place.amounts] == [0.4, 0.3, 0.15, 0.1]
-    assert any("its column needs a unit" in each for each in place.uncertain)
+    assert any("rain is unknown: the record has none, or its column has no unit" in each for each in place.uncertain)
     (unplaced,) = forecast_panel(panel_of(dry, position=None))
     assert unplaced.usual_from is None and unplaced.amounts[0].usual is None
 
@@ -252,6 +252,16 @@ def test_the_forecast_is_made_at_the_newest_time_with_observations() -> None:
     assert whole.issued is not None and late.issued is not None
     assert np.datetime64(whole.issued) - np.datetime64(late.issued) == np.timedelta64(30, "h")
     assert late.refused is None
+
+
+def test_a_week_that_begins_before_the_record_has_nothing_of_its_end() -> None:
+    # After five days the place has two quantities only: the forecast is made then.
+    early = blank(part(90), "dewpoint", "surface_pressure", "wind_speed", "wind_direction", rows=slice(5 * 24, None))
+    other = {**early, "rain": early["rain"].copy()}
+    other["rain"][-48:] = 50.0
+    one, two = forecast_panel(panel_of(early, other), zone())
+    assert one.issued == two.issued == "2023-01-06T00:00:00"
+    assert logits(one) == pytest.approx(logits(two), abs=1e-6)
 
 
 def test_one_poor_site_does_not_stop_the_others() -> None:

@@ -3,11 +3,11 @@
 Shapes: S sites, T times, Q quantities of the encoder, L steps of a window, B windows, R amounts of rain.
 """
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -172,10 +172,10 @@ def forecast_panel(panel: xr.Dataset, zones: Mapping[ClimateZone, ZoneSkill] | N
     inputs_STQ = encoder_inputs(panel, fit_places(panel, panel.sizes["time"]))
     times_T = panel["time"].values
     position_S2 = site_positions(panel)
-    if position_S2 is not None and zones is None:
-        zones = read_zones()
+    if zones is None:
+        zones = {} if position_S2 is None else read_zones()
     found = [
-        _described(str(name), inputs_TQ, times_T, step, None if position_S2 is None else position_S2[site], zones or {})
+        _described(str(name), inputs_TQ, times_T, step, None if position_S2 is None else position_S2[site], zones)
         for site, (name, inputs_TQ) in enumerate(zip(panel["site"].values, inputs_STQ, strict=True))
     ]
     good = [site for site, each in enumerate(found) if each.refused is None]
@@ -185,12 +185,14 @@ def forecast_panel(panel: xr.Dataset, zones: Mapping[ClimateZone, ZoneSkill] | N
         raise DataError(f"no forecast: {'; '.join(reasons)}{more}")
     end_B = np.array([np.searchsorted(times_T, np.datetime64(found[site].issued)) for site in good])
     window = np.arange(1 - DAYS * DAY_HOURS // step, 1)
-    values_BLQ = inputs_STQ[np.array(good)[:, None], end_B[:, None] + window]
+    at_BL = end_B[:, None] + window
+    values_BLQ = inputs_STQ[np.array(good)[:, None], at_BL]
+    values_BLQ[at_BL < 0] = np.nan  # before the first time; a negative index is one from the end
     unknown_B2 = np.full((len(good), 2), np.nan)
     place_BG = place_facts(times_T[end_B], *(unknown_B2 if position_S2 is None else position_S2[good]).T)
     for site, logits_R in zip(good, _logits(values_BLQ, place_BG, step), strict=True):
         rain_T = np.expm1(inputs_STQ[site, :, _RAIN].astype(np.float64))
-        found[site] = _with_amounts(found[site], logits_R.tolist(), (zones or {}), rain_T, times_T, step)
+        found[site] = _with_amounts(found[site], logits_R.tolist(), zones, rain_T, times_T, step)
     return found
 
 
@@ -265,10 +267,8 @@ def _described(
             "more is better"
         )
     if RAIN not in quantities:
-        never = not seen_TQ[:, _RAIN].any()
-        uncertain.append(
-            f"rain is unknown in the last week{': its column needs a unit, as rain [mm]' if never else ''}"
-        )
+        never = "the record has none, or its column has no unit, as in rain [mm]"
+        uncertain.append("rain is unknown in the last week" if seen_TQ[:, _RAIN].any() else f"rain is unknown: {never}")
     if latitude is None:
         return replace(place, uncertain=(*uncertain, NO_ZONE))
     zone = zone_at(latitude)
@@ -320,7 +320,7 @@ def _logits(values_BLQ: FloatArray, place_BG: FloatArray, step: int) -> FloatArr
     return np.concatenate(parts)
 
 
-@cache
+@functools.cache
 def _encoder() -> PatchEncoder:
     """The weather encoder of the package."""
     return read_pretrained(EMBEDDED).build(dropout=0.0, positions="time")

@@ -116,7 +116,7 @@ def test_many_sites_are_one_table(tmp_path: Path, llueve: Llueve) -> None:
         "skill of tropical sites: +0.14 for 0.2 mm, +0.13 for 1 mm, -0.02 for 5 mm, +0.03 for 10 mm (3 sites)" in text
     )
     assert "no forecast: the encoder was verified at 1 polar site(s)" in text
-    assert "no forecast: the record has 30 days" in text
+    assert "no forecast: the record has 30 days" in text and text.count("(1 site)") == 2
     assert "[b]Base[/b] (70° S, 77° W, polar)" in llueve("--input", _only(tmp_path, frames[3], frames[0]))[1]
 
 

@@ -66,7 +66,7 @@ def _many(places: "Sequence[PlaceForecast]") -> list[Any]:
         table.add_row(Text(place.site), _time(place), *(_percent(each.probability) for each in place.amounts))
     remarks = Counter(remark for place in good for remark in (*_scores(place), *_verified(place), *_doubts(place)))
     refused = Counter(f"no forecast: {place.refused}" for place in places if place.refused is not None)
-    shown = [f"{text} ({count} sites)" for text, count in (*remarks.items(), *refused.items())]
+    shown = [f"{text} ({count} site{'s' * (count > 1)})" for text, count in (*remarks.items(), *refused.items())]
     heading = Text("Probability of at least this amount of rain in 24 hours", style="bold")
     return [heading, table, *map(Text, shown), Text()]
 
