@@ -237,6 +237,19 @@ def weather(start: str, end: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def hourly() -> pd.DataFrame:
+    """Seventy days of one place, hour by hour."""
+    random, hours = np.random.default_rng(2), 70 * 24
+    return pd.DataFrame(
+        {
+            "time": pd.date_range("2024-01-01", periods=hours, freq="h"),
+            "temperature [degC]": 20 + random.standard_normal(hours),
+            "humidity [%]": 70 + random.standard_normal(hours),
+            "rain [mm]": random.gamma(0.1, 1, hours),
+        }
+    )
+
+
 def peru(folder: Path) -> None:
     """A table of two regions every 12 hours, with the columns that OpenLTM's command expects."""
     random, frames = np.random.default_rng(1), []
@@ -277,6 +290,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     table.loc[1, "temp_max"] = np.nan  # in the first two windows of Lima
     table.drop(columns="notes").to_csv(folder / "holes.csv", index=False)
     peru(folder / "data")
+    hourly().to_csv(folder / "hourly.csv", index=False)
     mine = {**readme_configuration()}
     mine.update({name: {**mine.get(name, {}), **keys} for name, keys in SMALL.items()})
     holes = {**mine, "data": {**mine["data"], "path": "holes.csv", "exclude": []}}
@@ -455,6 +469,10 @@ COMMANDS: dict[str, Way] = {
     "llueve pretrain examples/pretrain.toml --run runs/encoder": parses,
     "llueve pretrain examples/pretrain.toml --run runs/encoder --resume": parses,
     "torchrun --nproc-per-node=2 -m llueve pretrain examples/pretrain.toml -r runs/encoder": starts_processes,
+    "llueve forecast --input hourly.csv": runs(),
+    # Only parsed: they need a network, an archive, a model card, or several processes
+    "llueve forecast --latitude -12.05 --longitude -77.04": parses,
+    "llueve forecast --input hourly.csv --latitude -12.05 --longitude -77.04 --json": parses,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
     " --output lima.csv": parses,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"

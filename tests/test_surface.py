@@ -62,6 +62,13 @@ def test_the_commands_and_their_parameters() -> None:
             "overrides": ["--set"],
         },
         "predict": {"run": ["run"], "table": ["table"], "every_window": ["--all"], "output": ["--output"]},
+        "forecast": {
+            "latitude": ["--latitude"],
+            "longitude": ["--longitude"],
+            "table": ["--input"],
+            "no_cache": ["--no-cache"],
+            "as_json": ["--json"],
+        },
         "audit": {
             "config": ["config"],
             "overrides": ["--set"],
@@ -120,6 +127,7 @@ def test_the_exported_names() -> None:
         "Result",
         "TimerXLForClassification",
         "evaluate",
+        "forecast",
         "load_config",
         "load_pretrained",
         "predict",
@@ -133,8 +141,8 @@ def test_every_exported_name_exists(name: str) -> None:
 
 
 def test_a_name_that_is_not_exported() -> None:
-    with pytest.raises(AttributeError, match="'llueve' has no attribute 'forecast'"):
-        llueve.forecast  # noqa: B018
+    with pytest.raises(AttributeError, match="'llueve' has no attribute 'prognosis'"):
+        llueve.prognosis  # noqa: B018
 
 
 def test_the_errors_their_exit_codes_and_parents() -> None:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from llueve.model.checkpoints.pretrained import load_pretrained
     from llueve.model.classifier import TimerXLForClassification
     from llueve.pipeline import Result, evaluate, predict, train
+    from llueve.zero_shot import forecast
 
 _LAZY = {
     "Config": "llueve.config",
     "Result": "llueve.pipeline",
     "TimerXLForClassification": "llueve.model.classifier",
     "evaluate": "llueve.pipeline",
+    "forecast": "llueve.zero_shot",
     "load_config": "llueve.config",
     "load_pretrained": "llueve.model.checkpoints.pretrained",
     "predict": "llueve.pipeline",
@@ -31,6 +33,7 @@ __all__ = [
     "Result",
     "TimerXLForClassification",
     "evaluate",
+    "forecast",
     "load_config",
     "load_pretrained",
     "predict",

@@ -202,7 +202,7 @@ def test_the_version() -> None:
     assert llueve("--version").fine().out == f"llueve {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [("forecast",), ("train",), ("train", "a.toml"), ("predict", "run", "--every")])
+@pytest.mark.parametrize("arguments", [("prognosis",), ("train",), ("train", "a.toml"), ("predict", "run", "--every")])
 def test_wrong_use_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     outcome = llueve(*arguments)
     assert outcome.code == 2 and "Usage: " in outcome.err and "Traceback" not in outcome.err

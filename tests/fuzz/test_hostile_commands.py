@@ -66,6 +66,7 @@ def a_command(draw: random.Random) -> list[str]:
         ["evaluate", draw.choice(PATHS), *json],
         ["predict", draw.choice(("run", path)), draw.choice(PATHS)],
         ["predict", "run", "table.csv", "--output", draw.choice(PATHS)],
+        ["forecast", "--input", draw.choice(("table.csv", path)), *json],
         ["checkpoint", "inspect", path, *json],
         ["checkpoint", "convert", path, "--to", draw.choice(("openltm", "safetensors", word)), "--output", draw.choice(PATHS)],
         ["incident", "list", path, *json],

@@ -18,6 +18,7 @@ from llueve.cli import (
     checkpoint_commands,
     config_commands,
     data_commands,
+    forecast_command,
     incident_commands,
     pretrain_command,
     run_commands,
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command(epilog="Example: llueve train examples/seattle.toml --run runs/seattle")(run_commands.train)
 app.command(epilog="Example: llueve evaluate runs/seattle --json")(run_commands.evaluate)
 app.command(epilog="Example: llueve predict runs/seattle new.csv --output forecasts.csv")(run_commands.predict)
+app.command(epilog="Example: llueve forecast --latitude -12.05 --longitude -77.04")(forecast_command.forecast)
 app.command(epilog="Example: llueve pretrain examples/pretrain.toml --run runs/encoder")(pretrain_command.pretrain)
 app.command(epilog="Example: llueve audit examples/seattle.toml --json")(config_commands.audit)
 app.add_typer(config_commands.app, name="config")

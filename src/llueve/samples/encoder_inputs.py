@@ -105,8 +105,8 @@ def require_day_steps(step_hours: float) -> None:
         raise ValueError(f"the weather encoder reads steps of {steps} hours, and a step has {step_hours:g} h")
 
 
-def encoder_problem(panel: xr.Dataset) -> str | None:
-    """Reason why the weather encoder cannot read a panel; None if it can."""
+def encoder_problem(panel: xr.Dataset, advice: str = "name the others in data.quantities") -> str | None:
+    """Reason why the weather encoder cannot read a panel, and advice on missing quantities; None if it can."""
     try:
         require_day_steps(float(panel.attrs["step_hours"]))
     except ValueError as error:
@@ -116,7 +116,7 @@ def encoder_problem(panel: xr.Dataset) -> str | None:
         names = listed(found, len(ENCODER_QUANTITIES)) or "none"
         return (
             f"the weather encoder needs at least {FEWEST_QUANTITIES} of {listed(ENCODER_QUANTITIES, 12)}; found {names}: "
-            "name the others in data.quantities"
+            f"{advice}"
         )
     return None
 

@@ -196,7 +196,7 @@ def _year(
     where = f"{request.url} for {days[0]} to {days[1]}"
     if part.is_file():
         with suppress(DataError, OSError):  # a damaged part is downloaded again
-            return _checked(decode_json(part.read_bytes(), str(part)), request, days, where)
+            return checked_series(decode_json(part.read_bytes(), str(part)), request, days, where)
 
     def decode(content: bytes) -> tuple[bytes, object]:
         return content, decode_json(content, where)
@@ -204,7 +204,7 @@ def _year(
     if budget is not None:
         budget.spend(request, days, bar)
     content, document = fetch(session, request.url, request.query(*days), decode, MOST_BYTES, policy, bar.note)
-    series, short = _checked(document, request, days, where)
+    series, short = checked_series(document, request, days, where)
     if not short and all(not np.isnan(values[-1]) for point in series for values in point.values.values()):
         try:
             make_folder(parts)
@@ -220,15 +220,15 @@ def _part(request: OpenMeteoRequest, days: tuple[date, date], parts: Path) -> Pa
     return parts / f"{days[0].year}-{hashlib.sha256(question.encode()).hexdigest()[:16]}.json"
 
 
-def _checked(
-    document: object, request: OpenMeteoRequest, days: tuple[date, date], where: str
-) -> tuple[list[PointSeries], list[Finding]]:
-    """The series of an answer with the points, variables and hours of the request; and findings on missing hours."""
+def checked_points(document: object, request: OpenMeteoRequest, where: str) -> list[PointSeries]:
+    """The series of an answer, if it has the points and the variables of the request; its times are not checked.
+
+    Raises:
+        DataError: the answer is for other points, lacks a variable, or is none.
+    """
     series = parse_answer(document, where)
     if len(series) != len(request.latitudes):
         raise DataError(f"{where}: answers for {len(series)} points, expected {len(request.latitudes)}; try again")
-    expected = np.arange(np.datetime64(days[0], "h"), np.datetime64(days[1] + timedelta(days=1), "h"))
-    findings = []
     for point, north, east in zip(series, request.latitudes, request.longitudes, strict=True):
         found = point.location
         across = ((found.longitude - east + 180) % 360 - 180) * math.cos(math.radians(north))
@@ -239,6 +239,21 @@ def _checked(
             )
         if absent := [name for name in request.variables if name not in point.values]:
             raise DataError(f"{where}: the answer lacks {listed(absent)}; ask for variables that the archive has")
+    return series
+
+
+def checked_series(
+    document: object, request: OpenMeteoRequest, days: tuple[date, date], where: str
+) -> tuple[list[PointSeries], list[Finding]]:
+    """The series of an answer with the points, variables and hours of the request; and findings on missing hours.
+
+    Raises:
+        DataError: as `checked_points`, or the times are not those of the request.
+    """
+    series = checked_points(document, request, where)
+    expected = np.arange(np.datetime64(days[0], "h"), np.datetime64(days[1] + timedelta(days=1), "h"))
+    findings = []
+    for point in series:
         times = point.times
         if len(times) > len(expected) or (times != expected[: len(times)]).any():
             raise DataError(

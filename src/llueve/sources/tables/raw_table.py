@@ -99,6 +99,27 @@ def load_table(data: DataConfig) -> RawTable:
     return RawTable(data.path, frame, rows, agreed_units(names, given, data.path), standard_names=standard)
 
 
+def column_names(source: str) -> list[str]:
+    """The names of the columns of a CSV or Parquet file, without their units; its rows are not read.
+
+    Raises:
+        DataError: no such file, or it is neither CSV nor Parquet.
+    """
+    with located(source) as path:
+        if _detect_format(path, source) == "parquet":
+            try:
+                headers = [name for name in pq.read_schema(path).names if not PANDAS_INDEX.match(name)]
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{source}: cannot be read as Parquet ({error}); write it again") from error
+        else:
+            try:
+                with path.open(encoding="utf-8-sig", newline="") as file:
+                    headers = next((cells for cells in csv.reader(file) if any(map(str.strip, cells))), [])
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise DataError(f"{source}: is neither Parquet nor CSV text in UTF-8 ({error}); convert it") from error
+    return [_split_header(header)[0] for header in headers]
+
+
 @contextmanager
 def located(path: str) -> Iterator[Path]:
     """The file on disk.
