@@ -105,7 +105,7 @@ def test_the_logits_are_those_of_the_pretraining(tmp_path: Path) -> None:
     table = pd.DataFrame({names[name]: np.float32(values) for name, values in known.items()})
     table = table.assign(site="a", latitude=PLACE[0], longitude=PLACE[1], time=times.astype("datetime64[ms]"))
     table.to_parquet(tmp_path / "hourly_a.parquet")
-    windows = CorpusWindows(read_corpus([tmp_path / "hourly_a.parquet"]), 0)
+    windows = CorpusWindows(read_corpus([tmp_path / "hourly_a.parquet"], 0.0), 0)
     end = (times[-1].astype("datetime64[h]") - EPOCH).astype(int)
     window = Part("validation", np.array([0]), np.array([end]), np.array([0]))
     values_BQL, observed_BQL, place_BG = map(torch.from_numpy, windows.batch(window))

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from llueve.config.model_keys import DAY_HOURS, LARGEST_SIZE, MOST_HEADS, MOST_LAYERS, ModelConfig
 from llueve.config.root import with_comments
 from llueve.config.run_keys import CheckpointConfig, GuardConfig, ProcessesConfig, TrackConfig
-from llueve.config.section import MOST_STEPS, Section
+from llueve.config.section import MOST_STEPS, Moment, Section
 from llueve.config.train_keys import Recipe, TrainConfig
 
 MOST_WINDOWS = 10_000_000
@@ -31,6 +31,9 @@ class CorpusConfig(Section):
     held_out: float = Field(0.05, gt=0, lt=1)
     """Share of the sites of each file that the pre-training never sees, above 0 and below 1. They stop the training and are
     scored at its end."""
+    until: dict[str, Moment] = Field(default_factory=dict)
+    """End of the record of a group, by the name of its file without the ending, UTC: its hours from then on are not read, so
+    that they can judge the encoder later."""
     windows: int = Field(200_000, ge=1, le=MOST_WINDOWS)
     """Training windows that are drawn from all other sites."""
     validation_windows: int = Field(6_000, ge=1, le=MOST_WINDOWS)

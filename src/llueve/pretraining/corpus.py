@@ -6,8 +6,9 @@ different years becomes twelve stretches. Shapes: S stretches, H hours of all st
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -132,22 +133,27 @@ class Corpus:
         return digest.hexdigest()
 
 
-def read_corpus(files: Sequence[Path], held_out: float) -> Corpus:
+def read_corpus(files: Sequence[Path], held_out: float, until: Mapping[str, datetime] | None = None) -> Corpus:
     """Read the hourly files of a corpus: columns site, latitude, longitude, time (UTC) and those of `COLUMNS`.
 
     A file with another step than an hour is left out, which the log says.
 
     Args:
         held_out: share of the sites of each file that the pre-training never sees.
+        until: time from which the rows of a file are not used, by the name of the file without its ending.
 
     Raises:
-        DataError: a file is damaged, lacks a column, or holds an impossible time or place; or no site has enough hours.
+        DataError: `until` names no file; a file is damaged, lacks a column, or holds an impossible time or place; or no site
+            has enough hours.
     """
     stretches: list[Stretch] = []
     parts: list[Halves] = []
     left_out: dict[str, str] = {}
+    until = until or {}
+    if unknown := sorted({*until} - {file.stem for file in files}):
+        raise DataError(f"corpus.until names {unknown[0]!r}, but there is no such file; correct the name, or remove it")
     for file in files:
-        rows = _Rows.read(file)
+        rows = _Rows.read(file, until.get(file.stem))
         if rows.problem is not None:
             left_out[file.name] = rows.problem
             logger.info("%s: left out: %s", file.name, rows.problem)
@@ -178,7 +184,7 @@ class _Rows:
     """Reason why the file is left out."""
 
     @classmethod
-    def read(cls, file: Path) -> "_Rows":
+    def read(cls, file: Path, until: datetime | None) -> "_Rows":
         """Read names and times of a file."""
         table = _columns(file, NEEDED)
         for name in ("site", "time"):
@@ -197,6 +203,8 @@ class _Rows:
             bad = EPOCH + hour[(hour < 0) | (hour >= MOST_HOURS)][0]
             raise DataError(f"{file}: has a row at {bad}; expected times from 1950 to 2099")
         order = np.lexsort((hour, code))
+        if until is not None:
+            order = order[hour[order] < (np.datetime64(until, "h") - EPOCH).astype(np.int64)]
         code, hour = code[order], hour[order]
         steps = np.diff(hour)[np.diff(code) == 0]
         usual = int(np.bincount(np.minimum(steps, MOST_HOURS)).argmax()) if len(steps) else 0
@@ -236,6 +244,8 @@ def _of_file(file: Path, rows: _Rows, held_out: float) -> Iterator[tuple[Stretch
     for place, name in enumerate(rows.names):
         inside = slice(bounds[place], bounds[place + 1])
         order, hour = rows.order[inside], rows.hour[inside]
+        if not len(hour):
+            continue
         spans = _spans(hour)
         if sum(last - first + 1 for first, last in spans) < FEWEST_HOURS:
             continue

@@ -89,7 +89,7 @@ def list_corpus(config: CorpusConfig) -> CorpusList:
     Raises:
         DataError: see `read_corpus`.
     """
-    corpus = read_corpus(corpus_files(config), config.held_out)
+    corpus = read_corpus(corpus_files(config), config.held_out, config.until)
     sites = tuple(_listed_sites(corpus))
     share_S = window_shares(corpus, held_out=False)
     group_S = np.array([each.group for each in corpus.stretches])

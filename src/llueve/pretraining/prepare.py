@@ -76,7 +76,7 @@ def prepare(config: PretrainConfig) -> Prepared:
         DataError: see `read_corpus` and `drawn_windows`.
     """
     provenance = read_provenance(Path(config.corpus.path))
-    corpus = read_corpus(corpus_files(config.corpus), config.corpus.held_out)
+    corpus = read_corpus(corpus_files(config.corpus), config.corpus.held_out, config.corpus.until)
     seed = config.train.seed
     windows = CorpusWindows(corpus, seed)
     training = drawn_windows(corpus, windows, config.corpus.windows, seed, held_out=False)
