@@ -173,3 +173,12 @@ def test_a_group_without_held_out_sites_or_windows_is_told(tmp_path):
     dry = read_corpus([tmp_path / "hourly_some.parquet"], 0.9)
     with pytest.raises(DataError, match=r"none of .* drawn validation windows has enough observations and rain"):
         drawn_windows(dry, CorpusWindows(dry, 0), 10, 0, held_out=True)
+
+
+def test_a_group_may_end_early(tmp_path):
+    table(["a", "b"]).to_parquet(tmp_path / "hourly_some.parquet")
+    end = np.datetime64("2024-02-05T00", "h")
+    corpus = read_corpus([tmp_path / "hourly_some.parquet"], 0.0, {"hourly_some": end.astype(object)})
+    assert (EPOCH + corpus.first_S + corpus.hours_S == end).all() and len(corpus.stretches) == 2
+    with pytest.raises(DataError, match=r"corpus\.until names 'other', but there is no such file"):
+        read_corpus([tmp_path / "hourly_some.parquet"], 0.0, {"other": end.astype(object)})
