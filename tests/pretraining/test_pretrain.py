@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -214,24 +213,6 @@ def test_weights_that_the_format_cannot_hold_are_refused(config):
     assert stored_weights(model, torch.float32)["place.weight"][0, 0] == 1e5
     with pytest.raises(GuardStop, match=r"not finite in float16 in place.weight.*model.storage"):
         stored_weights(model, torch.float16)
-
-
-def test_the_stored_encoder_forecasts_as_the_trained_model(config):
-    """The gap embedding of the training becomes a part of the map of gaps."""
-    prepared = prepare(load_pretrain_config(config))
-    model = prepared.model.eval()
-    model.gap_embedding_D.data.copy_(torch.linspace(-3, 3, 8) ** 2)
-    values, observed, facts = prepared.windows.batch(prepared.training[:20])
-    observed[:, :, ::3] = False
-    values[~observed] = 0
-    given = [torch.from_numpy(np.ascontiguousarray(each.swapaxes(1, 2))) for each in (values, observed)]
-    with torch.inference_mode():
-        before = model(*given, torch.from_numpy(facts))
-        weights = stored_weights(model, torch.float32)
-        model.gap_embedding_D.zero_()
-        assert (model(*given, torch.from_numpy(facts)) - before).abs().max() > 1e-3
-        model.encoder.load_state_dict(weights)
-        assert torch.allclose(model(*given, torch.from_numpy(facts)), before, atol=1e-5)
 
 
 @pytest.mark.parametrize(
