@@ -70,9 +70,9 @@ def test_the_command_leaves_an_encoder_with_its_card(whole, config):
         ("hourly_tropics", 8, 2, None),
     ]
     assert card.left_out == {"hourly_only_by_name.parquet": "its step is 24 h, expected 1 h"}
-    assert [each.group for each in card.scores] == ["all", "hourly_north", "hourly_tropics"]
-    assert card.scores[0].sites == 4
-    sums = [sum(group.amounts[0].windows for group in card.scores[part]) for part in (slice(1), slice(1, 3))]
+    assert [each.group for each in card.scores] == ["all", "far from training", "hourly_north", "hourly_tropics"]
+    assert (card.scores[0].sites, card.scores[1].sites) == (4, 0)  # all sites of a group have one position
+    sums = [sum(group.amounts[0].windows for group in card.scores[part]) for part in (slice(1), slice(2, 4))]
     assert sums[0] == sums[1] > 300
     assert {each.zone: each.sites for each in card.zones if each.sites} == {"tropical": 6, "temperate": 6}
     text = (run / files.CARD_TEXT).read_text()

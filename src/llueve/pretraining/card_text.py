@@ -85,7 +85,8 @@ def _scores(card: ModelCard) -> list[str]:
         "Rain in the 24 hours after the issue time, at sites that the training never saw. BSS is the Brier skill score against "
         "the climatology of the same site: 0 is as good as climatology, 1 is perfect. Rain, Brier, BSS, AUC and the last "
         f"column are those of {MAIN_MM:g} mm. The last column counts sites with a positive BSS among those with at least 20 "
-        "events and 20 other windows.",
+        "events and 20 other windows. The row `far from training` holds the sites that are known to be at least 50 km from "
+        "every site of the training.",
         _table(_headings(card.overall), (_row(each) for each in card.scores)),
         "Mean absolute error of the next 24 hours, in the units of the encoder (standard deviations of the site; of rain, "
         "log(1 + mm)):",

@@ -34,7 +34,8 @@ SCORE_SEED = 2
 COMMAND = "llueve pretrain config.toml --run DIR"
 LIMITS = [
     "The sites that were held out also chose the best epoch, on other windows: their scores are a little too good.",
-    "Held-out sites are often near sites of the training and have the same hours; a new region may be harder.",
+    "Many held-out sites are near sites of the training that have the same hours, so their scores are too good: a dense grid "
+    "of points is the extreme. The row of the sites far from the training is without them; a new region may be harder still.",
     "The climatology comes from the few years of each record, so it is a weaker reference than one of thirty years.",
     "For a record of one year or less it is the frequency of the whole record, without the seasons.",
     "Mean and spread of each quantity come from the whole record of a site; a new site needs weeks of record for them.",
