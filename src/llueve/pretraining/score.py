@@ -235,7 +235,7 @@ def far_from_training(corpus: Corpus) -> BoolArray:
     latitude_S, longitude_S = corpus.position_S2.T
     held_S = np.array([each.held_out for each in corpus.stretches])
     trained = np.unique(corpus.position_S2[~held_S & ~np.isnan(corpus.position_S2).any(axis=1)], axis=0)
-    far_S = held_S & ~np.isnan(latitude_S + longitude_S)
+    far_S: BoolArray = held_S & ~np.isnan(latitude_S + longitude_S)
     for stretch in np.flatnonzero(far_S):
         apart = distance_km(latitude_S[stretch], longitude_S[stretch], trained[:, 0], trained[:, 1])
         far_S[stretch] = bool((apart >= FAR_KM).all())
