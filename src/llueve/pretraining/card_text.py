@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from llueve.pretraining.model_card import GroupScores, ModelCard, SkillByAmount
 from llueve.runs.directory import ENCODER
@@ -140,7 +141,7 @@ def score_table(card: ModelCard) -> Table:
         table.add_column(headings[place].removesuffix(" mm"), no_wrap=True, justify="right")
     for each in card.scores:
         row = _row(each, digits=2)
-        table.add_row(*(row[place] for place in kept))
+        table.add_row(*(Text(row[place]) for place in kept))
     return table
 
 
