@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from forks import LLUEVE, TORCHRUN, forks
 from llueve.config import load_pretrain_config
-from llueve.errors import ConfigError, DataError, GuardStop, RunError
+from llueve.errors import CheckpointError, ConfigError, DataError, GuardStop, RunError
 from llueve.model.checkpoints.pretrained import load_pretrained
 from llueve.pretraining import pretrain as verb
 from llueve.pretraining.finish import stored_weights
@@ -18,6 +18,7 @@ from llueve.pretraining.model_card import ModelCard
 from llueve.pretraining.prepare import prepare
 from llueve.runs import directory as files
 from llueve.runs.directory import Run
+from llueve.runs.sealed_file import read_sealed, write_sealed
 from llueve.stability.incidents import list_incidents, load_incident
 from llueve.stability.incidents.explain import explain_incident
 from llueve.stability.incidents.replay import replay
@@ -201,6 +202,19 @@ def test_an_incident_with_other_targets_is_refused(config, tmp_path, monkeypatch
     monkeypatch.setattr(Stepper, "attempt", planting)
     run_of(config, tmp_path / "run", "guard.max_skipped=0.5")
     incident = load_incident(tmp_path / "run", 1)
+    path = incident.folder / files.INCIDENT
+    tensors, sealed = read_sealed(path)
+    for name, change in (
+        ("batch.next_BCNP", lambda found: found[:, :, 1:]),
+        ("batch.rain_BNR", lambda found: found[..., 1:]),
+        ("batch.rain_known_BNR", lambda found: found.float()),
+        ("batch.next_known_BCNP", None),
+        ("model.encoder.rain.1.weight", lambda found: found[1:]),
+    ):
+        other = {key: each if key != name else change(each) for key, each in tensors.items() if key != name or change}
+        write_sealed(path, other, sealed)
+        with pytest.raises(CheckpointError, match="do not belong together"):
+            load_incident(tmp_path / "run", 1)
     text = incident.about.model_dump()
     for change in ({"facts": 7}, {"context": 100}, {"classes": ["a", "b", "c"]}, {"pretraining": False}):
         with pytest.raises(ValueError, match=r"pre-training|memory orders|weather encoder"):
