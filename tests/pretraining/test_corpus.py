@@ -147,6 +147,8 @@ def test_a_file_with_a_longer_step_is_left_out(tmp_path, hours, caplog):
         ({"time": pd.NaT}, "960 rows have no time"),
         ({"site": None}, "960 rows have no site"),
         ({"temperature_c": "warm"}, "a column of values does not hold numbers"),
+        ({"time": 1_700_000_000}, "the column time holds int64; expected times in UTC"),
+        ({"site": b"\xff\xfe"}, "the column site does not hold names"),
         ({"time": "noon"}, r"the column time holds \w*string; expected times in UTC"),
         ({"time": pd.Timestamp("1900-01-01")}, "has a row at 1900-01-01T00; expected times from 1950 to 2099"),
     ],

@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 
 from forks import LLUEVE, TORCHRUN, forks
 from llueve.config import load_pretrain_config
-from llueve.errors import ConfigError, DataError, GuardStop, RunError
+from llueve.errors import CheckpointError, ConfigError, DataError, GuardStop, RunError
 from llueve.model.checkpoints.pretrained import load_pretrained
 from llueve.pretraining import pretrain as verb
 from llueve.pretraining.finish import stored_weights
@@ -19,6 +18,7 @@ from llueve.pretraining.model_card import ModelCard
 from llueve.pretraining.prepare import prepare
 from llueve.runs import directory as files
 from llueve.runs.directory import Run
+from llueve.runs.sealed_file import read_sealed, write_sealed
 from llueve.stability.incidents import list_incidents, load_incident
 from llueve.stability.incidents.explain import explain_incident
 from llueve.stability.incidents.replay import replay
@@ -71,9 +71,9 @@ def test_the_command_leaves_an_encoder_with_its_card(whole, config):
         ("hourly_tropics", 8, 2, None),
     ]
     assert card.left_out == {"hourly_only_by_name.parquet": "its step is 24 h, expected 1 h"}
-    assert [each.group for each in card.scores] == ["all", "hourly_north", "hourly_tropics"]
-    assert card.scores[0].sites == 4
-    sums = [sum(group.amounts[0].windows for group in card.scores[part]) for part in (slice(1), slice(1, 3))]
+    assert [each.group for each in card.scores] == ["all", "far from training", "hourly_north", "hourly_tropics"]
+    assert (card.scores[0].sites, card.scores[1].sites) == (4, 0)  # all sites of a group have one position
+    sums = [sum(group.amounts[0].windows for group in card.scores[part]) for part in (slice(1), slice(2, 4))]
     assert sums[0] == sums[1] > 300
     assert {each.zone: each.sites for each in card.zones if each.sites} == {"tropical": 6, "temperate": 6}
     text = (run / files.CARD_TEXT).read_text()
@@ -202,6 +202,19 @@ def test_an_incident_with_other_targets_is_refused(config, tmp_path, monkeypatch
     monkeypatch.setattr(Stepper, "attempt", planting)
     run_of(config, tmp_path / "run", "guard.max_skipped=0.5")
     incident = load_incident(tmp_path / "run", 1)
+    path = incident.folder / files.INCIDENT
+    tensors, sealed = read_sealed(path)
+    for name, change in (
+        ("batch.next_BCNP", lambda found: found[:, :, 1:]),
+        ("batch.rain_BNR", lambda found: found[..., 1:]),
+        ("batch.rain_known_BNR", lambda found: found.float()),
+        ("batch.next_known_BCNP", None),
+        ("model.encoder.rain.1.weight", lambda found: found[1:]),
+    ):
+        other = {key: each if key != name else change(each) for key, each in tensors.items() if key != name or change}
+        write_sealed(path, other, sealed)
+        with pytest.raises(CheckpointError, match="do not belong together"):
+            load_incident(tmp_path / "run", 1)
     text = incident.about.model_dump()
     for change in ({"facts": 7}, {"context": 100}, {"classes": ["a", "b", "c"]}, {"pretraining": False}):
         with pytest.raises(ValueError, match=r"pre-training|memory orders|weather encoder"):
@@ -214,24 +227,6 @@ def test_weights_that_the_format_cannot_hold_are_refused(config):
     assert stored_weights(model, torch.float32)["place.weight"][0, 0] == 1e5
     with pytest.raises(GuardStop, match=r"not finite in float16 in place.weight.*model.storage"):
         stored_weights(model, torch.float16)
-
-
-def test_the_stored_encoder_forecasts_as_the_trained_model(config):
-    """The gap embedding of the training becomes a part of the map of gaps."""
-    prepared = prepare(load_pretrain_config(config))
-    model = prepared.model.eval()
-    model.gap_embedding_D.data.copy_(torch.linspace(-3, 3, 8) ** 2)
-    values, observed, facts = prepared.windows.batch(prepared.training[:20])
-    observed[:, :, ::3] = False
-    values[~observed] = 0
-    given = [torch.from_numpy(np.ascontiguousarray(each.swapaxes(1, 2))) for each in (values, observed)]
-    with torch.inference_mode():
-        before = model(*given, torch.from_numpy(facts))
-        weights = stored_weights(model, torch.float32)
-        model.gap_embedding_D.zero_()
-        assert (model(*given, torch.from_numpy(facts)) - before).abs().max() > 1e-3
-        model.encoder.load_state_dict(weights)
-        assert torch.allclose(model(*given, torch.from_numpy(facts)), before, atol=1e-5)
 
 
 @pytest.mark.parametrize(

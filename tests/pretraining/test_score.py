@@ -9,7 +9,7 @@ from llueve.errors import CheckpointError, DataError
 from llueve.pretraining.corpus import EPOCH, Corpus, Stretch
 from llueve.pretraining.model_card import ModelCard, read_card
 from llueve.pretraining.provenance import Provenance, read_provenance
-from llueve.pretraining.score import RainForecasts, group_scores, skill_of, zone_card
+from llueve.pretraining.score import RainForecasts, far_from_training, group_scores, skill_of, zone_card
 from llueve.pretraining.site_references import SiteRecord
 from llueve.pretraining.zones import ClimateZone, zone_of
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
@@ -47,6 +47,7 @@ def rain_of(logits, reached, group="north", zone="temperate", climatology=0.25):
         np.zeros(count, np.int64),
         np.full(count, group),
         np.full(count, zone),
+        np.full(count, group == "south"),
         np.repeat(np.asarray(logits, np.float32)[:, None], 4, axis=1),
         np.repeat(np.asarray(reached, bool)[:, None], 4, axis=1),
         np.full((count, 4), climatology),
@@ -60,10 +61,12 @@ def test_groups_and_all_together():
     found = group_scores(joined)
     assert [(each.group, each.amounts[0].windows, each.amounts[0].events) for each in found] == [
         ("all", 4, 1),
+        ("far from training", 2, 0),
         ("north", 2, 1),
         ("south", 2, 0),
     ]
-    assert found[2].amounts[0].skill == pytest.approx(1 - (1 / (1 + np.exp(-3))) ** 2 / 0.25**2)
+    assert found[1].sites == 1 and found[1].amounts == found[3].amounts
+    assert found[3].amounts[0].skill == pytest.approx(1 - (1 / (1 + np.exp(-3))) ** 2 / 0.25**2)
 
 
 def test_the_recalibration_of_forecasts_that_are_too_sure():
@@ -103,6 +106,14 @@ def test_a_zone_without_enough_events_has_no_map():
 )
 def test_the_zone_of_a_latitude(latitude, zone):
     assert zone_of(latitude) == zone
+
+
+def test_a_sitefar_from_training_from_all_training_sites_or_not():
+    """Held out: 11 km and 111 km from a training site on the equator, and without a position."""
+    places = [(0.0, 0.0, False), (0.0, 0.1, True), (0.0, 1.0, True), (np.nan, np.nan, True), (np.nan, np.nan, False)]
+    stretches = [Stretch(str(at), "some", *place[:2], 0, place[2]) for at, place in enumerate(places)]
+    values = np.zeros((5, len(ENCODER_QUANTITIES)), np.float16)
+    assert far_from_training(Corpus(stretches, np.arange(6), values, {})).tolist() == [False, False, True, False, False]
 
 
 # References

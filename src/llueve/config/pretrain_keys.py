@@ -14,8 +14,8 @@ from llueve.config.train_keys import Recipe, TrainConfig
 MOST_WINDOWS = 10_000_000
 """Most windows that are drawn from a corpus."""
 UNUSED = (
-    "recipe", "phases", "members", "fraction", "class_weights", "focal_gamma", "label_smoothing", "linear_start",
-    "feature_cache_gb",
+    "head_learning_rate", "recipe", "phases", "members", "fraction", "class_weights", "focal_gamma",
+    "label_smoothing", "linear_start", "feature_cache_gb",
 )  # fmt: skip
 """Keys of `[train]` without effect in a pre-training, which therefore refuses them."""
 
@@ -85,7 +85,6 @@ class EncoderTrainConfig(TrainConfig):
     epochs: int = Field(20, ge=1, le=MOST_STEPS)
     patience: int = Field(20, ge=1, le=MOST_STEPS)
     encoder_learning_rate: float = Field(2e-3, gt=0, le=1)
-    head_learning_rate: float = Field(2e-3, gt=0, le=1)
     warmup_steps: int = Field(300, ge=0, le=MOST_STEPS)
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     recipe: Recipe = "plain"
@@ -93,6 +92,10 @@ class EncoderTrainConfig(TrainConfig):
     """Weight of the loss of the next day's values beside that of its rain; above 0."""
     epoch_share: float = Field(0.1, gt=0, le=1)
     average_decay: float = Field(0.998, ge=0, lt=1)
+
+    def with_one_rate(self) -> TrainConfig:
+        """The same training with the encoder's rate for the head, which has no weights of its own."""
+        return self.model_copy(update={"head_learning_rate": self.encoder_learning_rate})
 
     def unset_keys(self) -> list[str]:
         """As for any section, without the keys that have no effect."""

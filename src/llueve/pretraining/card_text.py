@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from llueve.pretraining.model_card import GroupScores, ModelCard, SkillByAmount
 from llueve.runs.directory import ENCODER
@@ -85,7 +86,8 @@ def _scores(card: ModelCard) -> list[str]:
         "Rain in the 24 hours after the issue time, at sites that the training never saw. BSS is the Brier skill score against "
         "the climatology of the same site: 0 is as good as climatology, 1 is perfect. Rain, Brier, BSS, AUC and the last "
         f"column are those of {MAIN_MM:g} mm. The last column counts sites with a positive BSS among those with at least 20 "
-        "events and 20 other windows.",
+        "events and 20 other windows. The row `far from training` holds the sites that are known to be at least 50 km from "
+        "every site of the training.",
         _table(_headings(card.overall), (_row(each) for each in card.scores)),
         "Mean absolute error of the next 24 hours, in the units of the encoder (standard deviations of the site; of rain, "
         "log(1 + mm)):",
@@ -139,7 +141,7 @@ def score_table(card: ModelCard) -> Table:
         table.add_column(headings[place].removesuffix(" mm"), no_wrap=True, justify="right")
     for each in card.scores:
         row = _row(each, digits=2)
-        table.add_row(*(row[place] for place in kept))
+        table.add_row(*(Text(row[place]) for place in kept))
     return table
 
 

@@ -193,12 +193,14 @@ class _Rows:
         if not len(table):
             none = np.empty(0, np.int64)
             return cls([], none, none, none, "it has no rows")
-        sites = table["site"].cast(pa.string()).combine_chunks().dictionary_encode()
-        code = sites.indices.to_numpy().astype(np.int64)
+        if not (pa.types.is_timestamp(kind := table["time"].type) or pa.types.is_date(kind)):
+            raise DataError(f"{file}: the column time holds {kind}; expected times in UTC")
         try:
-            hour = (table["time"].to_numpy().astype("datetime64[h]") - EPOCH).astype(np.int64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{file}: the column time holds {table['time'].type}; expected times in UTC") from error
+            sites = table["site"].cast(pa.string()).combine_chunks().dictionary_encode()
+        except pa.ArrowException as error:
+            raise DataError(f"{file}: the column site does not hold names ({error}); correct it") from error
+        code = sites.indices.to_numpy().astype(np.int64)
+        hour = (table["time"].to_numpy().astype("datetime64[h]") - EPOCH).astype(np.int64)
         if not 0 <= hour.min() <= hour.max() < MOST_HOURS:
             bad = EPOCH + hour[(hour < 0) | (hour >= MOST_HOURS)][0]
             raise DataError(f"{file}: has a row at {bad}; expected times from 1950 to 2099")

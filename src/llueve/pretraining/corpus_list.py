@@ -158,7 +158,9 @@ def _group_table(groups: tuple[ListedGroup, ...]) -> Table:
     for heading in ("sites", "held out", "hours", "share of windows"):
         table.add_column(heading, justify="right")
     for each in groups:
-        table.add_row(each.group, f"{each.sites:,}", str(each.held_out), f"{each.hours:,}", f"{each.window_share:.1%}")
+        table.add_row(
+            Text(each.group), f"{each.sites:,}", str(each.held_out), f"{each.hours:,}", f"{each.window_share:.1%}"
+        )
     sums = [f"{sum(getattr(each, name) for each in groups):,}" for name in ("sites", "held_out", "hours")]
     table.add_row("all", *sums, "100.0%", style="bold")
     return table

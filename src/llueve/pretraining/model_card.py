@@ -72,7 +72,7 @@ class GroupScores(Section):
     """Scores at the sites of one group that were held out."""
 
     group: str
-    """Name of the file; `all` for all groups together."""
+    """Name of the file; `all` for all groups together, `far from training` for sites at least 50 km from the training."""
     sites: Count
     amounts: list[SkillByAmount]
 

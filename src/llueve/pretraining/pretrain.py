@@ -190,7 +190,7 @@ def _fit(
             prepared.windows,
             prepared.training,
             prepared.validation,
-            config.train,
+            config.train.with_one_rate(),
             config.guard,
             environment,
             start.state,

@@ -19,19 +19,24 @@ from llueve.model.classifier import TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
 from llueve.model.weather_xl import RAIN_MM
 from llueve.panel import BoolArray, FloatArray
+from llueve.pretraining.corpus import Corpus
 from llueve.pretraining.corpus_windows import CorpusWindows, drawn_windows, rain_reached
 from llueve.pretraining.model_card import GroupScores, QuantityError, Recalibration, SkillByAmount, ZoneCard
 from llueve.pretraining.site_references import SiteRecord
 from llueve.pretraining.zones import ClimateZone, zone_of
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
 from llueve.samples.split import Part
+from llueve.sphere import distance_km
 from llueve.step.predict import as_batch
 from llueve.verification.scores import auc, brier, brier_skill
 
 AT_A_TIME = 256
 LEAST_CASES = 20
 """Fewest events, and fewest other windows, for the skill of a single site and for a recalibration."""
-ALL = "all"
+ALL, FAR = "all", "far from training"
+"""Names of the scores of all groups, and of those sites whose distance to every training site is known and large."""
+FAR_KM = 50.0
+"""Distance from which a site counts as far: nearer ones have nearly the weather that the training saw."""
 _RAIN = ENCODER_QUANTITIES.index(RAIN)
 
 Doubles = NDArray[np.float64]
@@ -44,6 +49,8 @@ class RainForecasts:
     site_n: NDArray[np.int64]
     group_n: NDArray[np.str_]
     zone_n: NDArray[np.str_]
+    far_n: BoolArray
+    """True at a site that is far from every training site."""
     logit_nR: FloatArray
     reached_nR: BoolArray
     climatology_nR: Doubles
@@ -118,6 +125,7 @@ def _with_outcomes(windows: CorpusWindows, part: Part, logit_nR: FloatArray) -> 
         windows.corpus.site_S[part.site],
         np.array([each.group for each in stretches]),
         np.array([zone_of(each.latitude) for each in stretches]),
+        far_from_training(windows.corpus)[part.site],
         logit_nR,
         reached_nR,
         np.full(logit_nR.shape, np.nan),
@@ -155,8 +163,12 @@ def skill_of(
 
 
 def group_scores(rain: RainForecasts) -> list[GroupScores]:
-    """Scores of all groups together, and of each group."""
-    groups = [(ALL, rain), *((str(name), rain[rain.group_n == name]) for name in np.unique(rain.group_n))]
+    """Scores of all groups together, of the sites far from the training, and of each group."""
+    groups = [
+        (ALL, rain),
+        (FAR, rain[rain.far_n]),
+        *((str(name), rain[rain.group_n == name]) for name in np.unique(rain.group_n)),
+    ]
     return [
         GroupScores(
             group=name,
@@ -216,6 +228,18 @@ def _errors(windows: CorpusWindows, part: Part, next_nQP: FloatArray) -> list[Qu
             QuantityError(quantity=name, values=values, model=model, persistence=persistence, climatology=climatology)
         )
     return found
+
+
+def far_from_training(corpus: Corpus) -> BoolArray:
+    """True for each stretch whose distance to every site of the training with a position is known and large, (S,)."""
+    latitude_S, longitude_S = corpus.position_S2.T
+    held_S = np.array([each.held_out for each in corpus.stretches])
+    trained = np.unique(corpus.position_S2[~held_S & ~np.isnan(corpus.position_S2).any(axis=1)], axis=0)
+    far_S: BoolArray = held_S & ~np.isnan(latitude_S + longitude_S)
+    for stretch in np.flatnonzero(far_S):
+        apart = distance_km(latitude_S[stretch], longitude_S[stretch], trained[:, 0], trained[:, 1])
+        far_S[stretch] = bool((apart >= FAR_KM).all())
+    return far_S
 
 
 def _rows_of_sites(site_n: NDArray[np.int64]) -> Sequence[tuple[int, NDArray[np.intp]]]:
