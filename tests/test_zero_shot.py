@@ -11,12 +11,13 @@ import torch
 import xarray as xr
 
 import llueve
-from llueve.config.pretrain_keys import EncoderConfig
 from llueve.errors import DataError, UsageError
-from llueve.model.checkpoints.zones import ClimateZone, ZoneSkill
+from llueve.model.checkpoints.climate_zone import ClimateZone
+from llueve.model.checkpoints.zone_skill import ZoneSkill
+from llueve.model.classifier import TimerXLForClassification
+from llueve.model.heads import DayHead
 from llueve.pretraining.corpus import EPOCH, read_corpus
 from llueve.pretraining.corpus_windows import CorpusWindows
-from llueve.pretraining.pretrain import new_model
 from llueve.samples.split import Part
 from llueve.sources.identify import with_quantities
 from llueve.zero_shot import PlaceForecast, forecast_panel
@@ -109,9 +110,8 @@ def test_the_logits_are_those_of_the_pretraining(tmp_path: Path) -> None:
     end = (times[-1].astype("datetime64[h]") - EPOCH).astype(int)
     window = Part("validation", np.array([0]), np.array([end]), np.array([0]))
     values_BQL, observed_BQL, place_BG = map(torch.from_numpy, windows.batch(window))
-    model = new_model(EncoderConfig(), 0)
     encoder, _ = llueve.load_pretrained("embedded", positions="time")
-    model.encoder.load_state_dict(encoder.state_dict())
+    model = TimerXLForClassification(encoder, 2, DayHead(), instance_norm=False)
     with torch.inference_mode():
         pooled = model.eval().pool(values_BQL.transpose(1, 2), observed_BQL.transpose(1, 2), place_BG)
         expected = model.answer(pooled).days.rain_BNR[0, -1]

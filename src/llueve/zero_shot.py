@@ -19,9 +19,10 @@ from rich.console import Console
 
 from llueve.config.model_keys import DAY_HOURS
 from llueve.errors import DataError, UsageError
+from llueve.model.checkpoints.climate_zone import ClimateZone, zone_of
 from llueve.model.checkpoints.locate import EMBEDDED
 from llueve.model.checkpoints.pretrained import read_pretrained
-from llueve.model.checkpoints.zones import ClimateZone, ZoneSkill, read_zones, sigmoid, zone_at
+from llueve.model.checkpoints.zone_skill import ZoneSkill, read_zones, sigmoid
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.heads import DayHead
 from llueve.model.patches import PatchEncoder
@@ -266,12 +267,14 @@ def _described(
             f"the record covers {of_year} days of the year, so the place is compared with a part of its year; a year or "
             "more is better"
         )
+    if step > 1:
+        uncertain.append(f"the values are {step} h apart, and the skill was verified with hourly ones")
     if RAIN not in quantities:
         never = "the record has none, or its column has no unit, as in rain [mm]"
         uncertain.append("rain is unknown in the last week" if seen_TQ[:, _RAIN].any() else f"rain is unknown: {never}")
     if latitude is None:
         return replace(place, uncertain=(*uncertain, NO_ZONE))
-    zone = zone_at(latitude)
+    zone = zone_of(latitude)
     skill = zones.get(zone)
     problem = f"the encoder was not verified at any {zone} site" if skill is None else skill.problem()
     if skill is None or problem is not None:

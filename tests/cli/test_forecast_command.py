@@ -11,19 +11,14 @@ import pandas as pd
 import pytest
 
 from llueve.cli.main import main
-from llueve.model.checkpoints import zones
+from llueve.model.checkpoints import zone_skill
 from llueve.sources.downloads import recent_weather
 from llueve.sources.tables.plain_table import read_plain_table
+from model_cards import card, zone
 
-SKILL: dict[str, Any] = {
-    "zone": "tropical",
-    "places": 12,
-    "maps": [[1, 5], [1, 1], [1, 0], [1, -9]],
-    "bss": [0.1] * 4,
-    "bss_calibrated": [0.14, 0.13, -0.02, 0.03],
-    "share_positive": 0.9,
-    "frequency": [0.4, 0.3, 0.15, 0.1],
-}
+MAPS = [[1, 5], [1, 1], [1, 0], [1, -9]]
+BSS, FREQUENCY = [0.14, 0.13, -0.02, 0.03], [0.4, 0.3, 0.15, 0.1]
+ZONES = [zone(name, places, MAPS, BSS, FREQUENCY, 0.9) for name, places in (("tropical", 12), ("polar", 1))]
 LIMA = ("--latitude", "-12.05", "--longitude", "-77.04")
 Llueve = Callable[..., tuple[int, str, str]]
 
@@ -52,9 +47,9 @@ def table(tmp_path: Path) -> Path:
 @pytest.fixture
 def llueve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Llueve:
     """Run a forecast in this process, with a model card that verified the tropics: exit code and both outputs."""
-    card = tmp_path / "card.json"
-    card.write_text(json.dumps({"zones": [SKILL, {**SKILL, "zone": "polar", "places": 1}]}), encoding="utf-8")
-    monkeypatch.setattr(zones, "CARD_FILE", card)
+    file = tmp_path / "card.json"
+    file.write_text(json.dumps(card(*ZONES)), encoding="utf-8")
+    monkeypatch.setattr(zone_skill, "CARD_FILE", file)
 
     def run(*arguments: object, width: int = 80) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["llueve", "forecast", *map(str, arguments)])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from llueve.errors import CheckpointError, DataError
+from llueve.model.checkpoints.climate_zone import ClimateZone, zone_of
+from llueve.model.checkpoints.model_card import ModelCard, read_card
 from llueve.pretraining.corpus import EPOCH, Corpus, Stretch
-from llueve.pretraining.model_card import ModelCard, read_card
 from llueve.pretraining.provenance import Provenance, read_provenance
 from llueve.pretraining.score import RainForecasts, far_from_training, group_scores, skill_of, zone_card
 from llueve.pretraining.site_references import SiteRecord
-from llueve.pretraining.zones import ClimateZone, zone_of
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
 
 RAINING = ENCODER_QUANTITIES.index(RAIN)

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from llueve.pretraining.model_card import GroupScores, ModelCard, SkillByAmount
+from llueve.model.checkpoints.model_card import GroupScores, ModelCard, SkillByAmount
 from llueve.runs.directory import ENCODER
 
 UNKNOWN = "not known"

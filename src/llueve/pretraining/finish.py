@@ -14,10 +14,10 @@ from torch import Tensor
 
 from llueve.config.pretrain_keys import PretrainConfig
 from llueve.errors import GuardStop, listed
+from llueve.model.checkpoints.model_card import CorpusGroup, ModelCard, TrainingFacts
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.weather_xl import DAYS
 from llueve.pretraining.card_text import card_text
-from llueve.pretraining.model_card import CorpusGroup, ModelCard, TrainingFacts
 from llueve.pretraining.prepare import Prepared, encoder_of
 from llueve.pretraining.provenance import Provenance
 from llueve.pretraining.score import score_encoder

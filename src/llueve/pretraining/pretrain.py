@@ -15,8 +15,8 @@ from llueve.distributed.processes import Processes, join_processes
 from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
 from llueve.errors import ConfigError, DataError, UsageError
 from llueve.files import make_folder
+from llueve.model.checkpoints.model_card import ModelCard, read_card
 from llueve.pretraining.finish import finish
-from llueve.pretraining.model_card import ModelCard, read_card
 from llueve.pretraining.prepare import Prepared, prepare
 from llueve.quantities.catalogue import QUANTITIES
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES

@@ -15,15 +15,15 @@ from llueve.calibration.calibrate import Calibration, calibrate
 from llueve.config.model_keys import DAY_HOURS
 from llueve.errors import GuardStop
 from llueve.model.batch import answer, device_of
+from llueve.model.checkpoints.climate_zone import ClimateZone, zone_of
+from llueve.model.checkpoints.model_card import GroupScores, QuantityError, Recalibration, SkillByAmount, ZoneCard
 from llueve.model.classifier import TimerXLForClassification
 from llueve.model.kernels.matmul import quick_products
 from llueve.model.weather_xl import RAIN_MM
 from llueve.panel import BoolArray, FloatArray
 from llueve.pretraining.corpus import Corpus
 from llueve.pretraining.corpus_windows import CorpusWindows, drawn_windows, rain_reached
-from llueve.pretraining.model_card import GroupScores, QuantityError, Recalibration, SkillByAmount, ZoneCard
 from llueve.pretraining.site_references import SiteRecord
-from llueve.pretraining.zones import ClimateZone, zone_of
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
 from llueve.samples.split import Part
 from llueve.sphere import distance_km

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from llueve.errors import CheckpointError
+from llueve.errors import CheckpointError, listed
 from llueve.paths import path_problem
 
-WEIGHT_FILES = ("model.safetensors", "checkpoint.pth")
+WEIGHT_FILES = ("model.safetensors", "checkpoint.pth", "encoder.safetensors")
 HUB = "hf://"
 HUB_NAME = re.compile(r"(?P<repository>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]{1,255}))?", re.ASCII)
 """`organisation/name` or `organisation/name@revision`; a revision is a branch, a tag or a commit."""
@@ -38,7 +38,7 @@ def weight_file(path: str | Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from error
     if is_folder:
-        raise CheckpointError(f"{file}: the folder holds neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[1]}")
+        raise CheckpointError(f"{file}: the folder holds none of {listed(WEIGHT_FILES)}")
     advice = ""
     if HUB_NAME.fullmatch(str(path)):
         advice = f". If it is a repository of the Hugging Face hub, write {HUB}{path}"

@@ -1,50 +1,30 @@
 """Climate zones of the weather encoder: the recalibration of its forecasts, and their skill at sites that it never saw.
 
-Both stand in the model card, a JSON file beside the weights, under the key `zones`. R amounts of rain.
+Both stand in the model card, a JSON file beside the weights. R amounts of rain.
 """
 
-import json
 import math
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from llueve.config import Section
-from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError
-from llueve.files import read_small
+from llueve.model.checkpoints.climate_zone import ClimateZone
 from llueve.model.checkpoints.locate import EMBEDDED_FILE
+from llueve.model.checkpoints.model_card import ZoneCard, read_card
 from llueve.model.weather_xl import RAIN_MM
 
 CARD_FILE = EMBEDDED_FILE.with_suffix(".json")
-MOST_CARD_BYTES = 2**20
 FEWEST_PLACES = 3
 """Fewest held-out sites whose scores say something about a zone."""
 AMOUNTS = len(RAIN_MM)
 
 
-class ClimateZone(StrEnum):
-    """A zone by the distance from the equator."""
-
-    TROPICAL = "tropical"
-    SUBTROPICAL = "subtropical"
-    TEMPERATE = "temperate"
-    POLAR = "polar"
-
-
-LIMITS = {23.5: ClimateZone.TROPICAL, 35.0: ClimateZone.SUBTROPICAL, 55.0: ClimateZone.TEMPERATE}
-"""Absolute latitude in degrees at which each zone ends; the zone beyond all of them is polar."""
-
 Skill = Annotated[float, Field(ge=-1e6, le=1)] | None
 Share = Annotated[float, Field(ge=0, le=1)] | None
 Coefficient = Annotated[float, Field(ge=-100, le=100)]
-
-
-def zone_at(latitude: float) -> ClimateZone:
-    """The climate zone of a latitude in degrees, −90…90."""
-    return next((zone for limit, zone in LIMITS.items() if abs(latitude) < limit), ClimateZone.POLAR)
 
 
 class ZoneSkill(Section):
@@ -97,39 +77,37 @@ class ZoneSkill(Section):
         return None
 
 
-class _Card(BaseModel):
-    """The part of a model card that forecasts need; others may be added to the file."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    zones: list[ZoneSkill] = Field(max_length=len(ClimateZone))
-
-
 def read_zones(path: Path | None = None) -> dict[ClimateZone, ZoneSkill]:
-    """The verified zones in a model card, by default that of the weights in the package.
+    """The verified zones in a model card, by default that of the weights in the package; the unknown zone is not among them.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or lacks a value of `ZoneSkill`.
+        CheckpointError: the file is missing, or damaged.
     """
     path = path or CARD_FILE
     if not path.exists():
         raise CheckpointError(f"{path}: the model card is missing, so the skill is unknown; install llueve again")
-    content = read_small(path, MOST_CARD_BYTES)
-    try:
-        document = json.loads(content)
-        if problem := tree_problem(document):
-            raise ValueError(problem)
-        zones = _Card.model_validate(document).zones
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the card"
-        raise CheckpointError(f"{path}: {place}: {first['msg']}; install llueve again") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not the JSON of a model card ({error}); install llueve again") from error
-    found = {each.zone: each for each in zones}
-    if len(found) < len(zones):
-        raise CheckpointError(f"{path}: zones: a zone has two entries; install llueve again")
-    return found
+    zones = [each for each in read_card(path).zones if each.zone is not ClimateZone.UNKNOWN]
+    return {each.zone: _zone_skill(each) for each in zones}
+
+
+def _zone_skill(card: ZoneCard) -> ZoneSkill:
+    """The zone of a model card with one entry for each amount of rain."""
+    by_mm = {each.mm: each for each in card.amounts}
+    found = [by_mm.get(amount) for amount in RAIN_MM]
+    one = by_mm.get(1.0)
+    judged = 0 if one is None else one.recalibrated.sites_judged
+    return ZoneSkill(
+        zone=card.zone,
+        places=card.held_out,
+        maps=[(0.0, 0.0) if each is None else (each.slope, each.shift) for each in found],
+        bss=[None if each is None else each.held_out.skill for each in found],
+        bss_calibrated=[None if each is None else each.recalibrated.skill for each in found],
+        share_positive=one.recalibrated.sites_better / judged if one is not None and judged else None,
+        frequency=[
+            None if each is None or not each.held_out.windows else each.held_out.events / each.held_out.windows
+            for each in found
+        ],
+    )
 
 
 def sigmoid(logit: float) -> float:

@@ -10,7 +10,7 @@ from llueve.config.section import Section
 from llueve.config.tree_bounds import tree_problem
 from llueve.errors import CheckpointError, listed
 from llueve.files import read_small
-from llueve.pretraining.zones import ClimateZone
+from llueve.model.checkpoints.climate_zone import ClimateZone
 
 LARGEST = 2**24
 """Most bytes of a model card."""
