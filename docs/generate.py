@@ -270,7 +270,7 @@ def pretraining_page() -> str:
     for section, kind in (("corpus", CorpusConfig), ("model", EncoderConfig)):
         rows = (
             f"| `{section}.{key}` | {type_in_words(field.annotation, tuple(field.metadata))} "
-            f"| {default_in_words(field.is_required(), field.default)} | {key_docstrings(kind)[key]} |"
+            f"| {default_in_words(field.is_required(), field.get_default(call_default_factory=True))} | {key_docstrings(kind)[key]} |"
             for key, field in kind.model_fields.items()
         )
         tables.append(table("key | type | default | meaning", rows))
