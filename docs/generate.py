@@ -93,6 +93,11 @@ def default_in_words(required: bool, default: Any) -> str:
     return "required" if required else "none" if default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
+def key_default(field: FieldInfo) -> str:
+    """The default of a key as TOML writes it."""
+    return default_in_words(field.is_required(), field.get_default(call_default_factory=True))
+
+
 # configuration.md
 
 
@@ -157,7 +162,7 @@ def configuration_page() -> str:
         keys_of[name] = set(section.model_fields)
         rows = []
         for key, field in section.model_fields.items():
-            default = default_in_words(field.is_required(), field.get_default(call_default_factory=True))
+            default = key_default(field)
             meaning = docstrings.get(key, "")
             if key in keys_of.get(parent, ()) and default == "none":
                 default = f"that of `[{parent}]`"
@@ -270,7 +275,7 @@ def pretraining_page() -> str:
     for section, kind in (("corpus", CorpusConfig), ("model", EncoderConfig)):
         rows = (
             f"| `{section}.{key}` | {type_in_words(field.annotation, tuple(field.metadata))} "
-            f"| {default_in_words(field.is_required(), field.get_default(call_default_factory=True))} | {key_docstrings(kind)[key]} |"
+            f"| {key_default(field)} | {key_docstrings(kind)[key]} |"
             for key, field in kind.model_fields.items()
         )
         tables.append(table("key | type | default | meaning", rows))
