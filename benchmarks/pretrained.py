@@ -1,4 +1,4 @@
-"""The tables of the weather encoder in docs/results.md: `python -m benchmarks.pretrained mine.toml --fractions 0.05 1 --seeds 0 1 2`.
+"""The tables of the weather encoder in docs/results.md: `python -m benchmarks.pretrained mine.toml --seeds 0 1 2`.
 
 For one configuration of a single place or more: the encoder without training (its probability of at least the threshold,
 recalibrated on the validation period), frozen under a convex head, fine-tuned, and the same network from scratch, each with
