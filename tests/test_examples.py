@@ -40,8 +40,8 @@ def seed_case(shared):
 
 def test_the_seed_case_trains_without_one_skipped_sample(seed_case, tmp_path):
     result = pipeline.train(load_config(seed_case, QUICK), tmp_path / "run", console=Console(quiet=True))
-    (line,) = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    assert line["skipped"] == 0
+    *_, line = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert (line["epoch"], line["skipped"]) == (1, 0)
     assert line["train_loss"] < 1.25 and line["validation_loss"] < 0.75  # twice the forecasting loss is in the first
     assert result.verification["n"] == 1830
     assert result.verification["base_rate"] == pytest.approx(492 / 1830)
@@ -61,7 +61,7 @@ def test_the_seed_case_without_masks_is_trained_without_those_samples(seed_case,
     config = load_config(seed_case, (*QUICK, 'windows.missing="raw"'))
     pipeline.train(config, tmp_path / "run", console=Console(quiet=True))
     lines = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    assert {each["cause"] for each in lines[:-1]} == {"missing_input"}
+    assert {each["cause"] for each in lines if each.get("event") == "refused"} == {"missing_input"}
     assert lines[-1]["quarantined"] == 30 and lines[-1]["skipped"] == 0
 
 

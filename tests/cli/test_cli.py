@@ -259,8 +259,9 @@ def test_the_configuration_of_a_run_trains_it_again(done: Project, tmp_path: Pat
 
 
 def test_the_history_has_one_object_per_epoch(done: Project) -> None:
-    lines = [json.loads(line) for line in (done.run / "history.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
+    start, *lines = [json.loads(line) for line in (done.run / "history.jsonl").read_text().splitlines()]
+    assert list(start) == ["event", "epoch", "calibrated_loss", "validation_skill"] and start["event"] == "start"
+    assert [line["epoch"] for line in (start, *lines)] == [0, 1, 2]
     counts = ["steps", "refused", "skipped", "quarantined"]
     before = ["epoch", "phase", "train_loss", "validation_loss", "calibrated_loss", "validation_skill"]
     keys = [*before, *counts, "collapsed", "overfit", "limited", "seconds", "learning_rate"]
@@ -478,7 +479,7 @@ def test_a_value_no_scale_can_hold_is_refused_where_it_is(project: Project) -> N
 
 def test_the_history_holds_the_rate_that_was_used(copy: Project) -> None:
     copy.train("--overwrite", "--set", "train.epochs=1", "--set", 'train.schedule="constant"').fine()
-    (line,) = (json.loads(text) for text in (copy.run / "history.jsonl").read_text().splitlines())
+    *_, line = (json.loads(text) for text in (copy.run / "history.jsonl").read_text().splitlines())
     assert line["learning_rate"] == pytest.approx(1e-3)
 
 
@@ -700,7 +701,7 @@ def test_missing_cells_left_raw_in_validation_alone_leave_no_model(project: Proj
     project.write(changed)
     stopped(project.train_with('windows.missing="raw"'), project, "validation loss was never finite")
     lines = [json.loads(line) for line in (project.run / "history.jsonl").read_text().splitlines()]
-    assert len(lines) > 1 and all(line["validation_loss"] is None for line in lines[:-1])
+    assert len(lines) > 1 and all(line["validation_loss"] is None for line in lines if "event" not in line)
     assert lines[-1]["event"] == "stopped" and "validation loss was never finite" in lines[-1]["reason"]
 
 
@@ -766,7 +767,8 @@ def test_overwrite_replaces_a_run_and_nothing_else(copy: Project) -> None:
     (copy.run / "notes.txt").write_text("mine")
     copy.train("--overwrite", "--set", "train.epochs=1").fine()
     assert copy.files() == {*FILES, "notes.txt"}
-    assert len((copy.run / "history.jsonl").read_text().splitlines()) == 1
+    last = json.loads((copy.run / "history.jsonl").read_text().splitlines()[-1])
+    assert last["epoch"] == 1
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,6 @@ def test_the_same_for_a_reader(refused, capsys, monkeypatch, language, words):
 
 def test_with_masks_no_step_is_refused(laid_end_to_end, tmp_path):
     pipeline.train(settings(laid_end_to_end, "mask"), tmp_path / "run", console=Console(quiet=True))
-    (line,) = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    *_, line = [json.loads(text) for text in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert (line["steps"], line["refused"], line["skipped"]) == (389, 0, 0)
     assert not (tmp_path / "run" / "incidents").exists()

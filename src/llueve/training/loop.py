@@ -137,7 +137,9 @@ def _validate_start(trainer: Trainer, record: bool) -> None:
     if math.isfinite(loss):
         trainer.state.keep_best(loss, 0)
         if record:
-            trainer.environment.record({"event": "start", "calibrated_loss": loss, "validation_skill": skill})
+            trainer.environment.record(
+                {"event": "start", "epoch": 0, "calibrated_loss": loss, "validation_skill": skill}
+            )
             logger.info("start: validation %.4f, skill %.3f, from a regression", loss, skill)
 
 
