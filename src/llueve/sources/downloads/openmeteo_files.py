@@ -149,15 +149,10 @@ context = 168           # the past week, hour by hour
 stride = 6              # train on every sixth hour; all hours are verified
 
 [model]
-patch_length = 24       # one day in one token
-dropout = 0.3           # hours of one place are alike: without these settings the model learns them by heart
+pretrained = "auto"     # hourly weather starts from the weather encoder of the package
 
 [train]
-{together}epochs = 20
-patience = 5
-weight_decay = 0.05
-average_decay = 0.99
-forecast_weight = 2.0   # it also forecasts the means of the next 24 hours
+{together}recipe = "auto"         # a regression on its output, the head, then everything: the best on validation stays
 """
 
 
