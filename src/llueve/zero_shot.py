@@ -255,11 +255,9 @@ def _described(
     place = replace(place, issued=issued, quantities=quantities)
     for steps, least, period in ((day, LEAST_NEWEST_DAY, "day"), (week, LEAST_WEEK, "week")):
         if (share := enough_T[max(0, end + 1 - steps) : end + 1].sum() / steps) < least:
-            return replace(
-                place,
-                refused=f"the {period} up to {minute(times_T[end])} has {FEWEST_QUANTITIES} quantities at {share:.0%} of its "
-                f"times, expected at least {least:.0%}; give a more complete record of the last {period}",
-            )
+            found = f"the {period} up to {minute(times_T[end])} has {FEWEST_QUANTITIES} quantities at {share:.0%} of its times"
+            more = f"expected at least {least:.0%}; give a more complete record of the last {period}"
+            return replace(place, refused=f"{found}, {more}")
     uncertain = []
     of_year = len(np.unique(_day_of_year(times_T[observed_T]).astype(int)))
     if of_year < YEAR_DAYS:
@@ -299,8 +297,8 @@ def _with_amounts(
     for number, (amount, logit) in enumerate(zip(RAIN_MM, logits_R, strict=True)):
         probability = None
         if skill is None or skill.is_skilful(number):
-            probability = sigmoid(logit) if skill is None else skill.probability(number, logit)
-            probability = largest = min(probability, largest)
+            own = sigmoid(logit) if skill is None else skill.probability(number, logit)
+            probability = largest = min(own, largest)
         expected = usual[number] if usual else None if skill is None else skill.frequency[number]
         score = None if skill is None else skill.bss_calibrated[number]
         amounts.append(AmountForecast(amount, logit, probability, expected, score))

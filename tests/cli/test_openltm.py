@@ -298,7 +298,7 @@ def test_a_command_trains_and_its_evaluation_agrees(project):
     assert "1, as in the checkpoint, not 8" in done.stdout
     assert "--num_workers" in done.stdout and "no effect: windows are views" in done.stdout
     run = project / "runs" / "X"
-    (line,) = (run / "history.jsonl").read_text().splitlines()
+    *_, line = (run / "history.jsonl").read_text().splitlines()
     assert json.loads(line)["skipped"] == 0  # missing cells are masked
     verified = json.loads((run / "verification.json").read_text())
     again = forked(project, *NEEDED.replace("--is_training 1", "--is_training 0").split(), "--checkpoints", "runs/")

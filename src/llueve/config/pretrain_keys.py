@@ -34,7 +34,7 @@ class CorpusConfig(Section):
     until: dict[str, Moment] = Field(default_factory=dict)
     """End of the record of a group, by the name of its file without the ending, UTC: its hours from then on are not read, so
     that they can judge the encoder later."""
-    windows: int = Field(200_000, ge=1, le=MOST_WINDOWS)
+    windows: int = Field(300_000, ge=1, le=MOST_WINDOWS)
     """Training windows that are drawn from all other sites."""
     validation_windows: int = Field(6_000, ge=1, le=MOST_WINDOWS)
     """Windows of the sites that are held out, for the validation after each epoch."""
@@ -90,7 +90,7 @@ class EncoderTrainConfig(TrainConfig):
     recipe: Recipe = "plain"
     forecast_weight: float = Field(0.5, gt=0, le=100)
     """Weight of the loss of the next day's values beside that of its rain; above 0."""
-    epoch_share: float = Field(0.1, gt=0, le=1)
+    epoch_share: float = Field(0.0667, gt=0, le=1)
     average_decay: float = Field(0.998, ge=0, lt=1)
 
     def with_one_rate(self) -> TrainConfig:
