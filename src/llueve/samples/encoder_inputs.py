@@ -17,8 +17,9 @@ from pydantic import Field
 
 from llueve.config import Section
 from llueve.errors import listed
-from llueve.panel import FloatArray
+from llueve.panel import FloatArray, known_quantities
 from llueve.quantities.encoder_quantities import ENCODER_QUANTITIES, RAIN
+from llueve.quantities.vocabulary import SEA_LEVEL, SURFACE
 from llueve.samples.canonical import canonical
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ MOST_SPREADS = 12.0
 """Largest distance from the mean of a place, in its standard deviations; beyond it a value is limited."""
 SHORT_DAYS = 60
 """Days of record below which mean and spread of a place are uncertain."""
+PRESSURES = (SURFACE, SEA_LEVEL)
 HOURS_PER_DEGREE = 24 / 360
 FEWEST_QUANTITIES = 3
 """Quantities that the encoder needs at least."""
@@ -111,7 +113,7 @@ def encoder_problem(panel: xr.Dataset, advice: str = "name the others in data.qu
         require_day_steps(float(panel.attrs["step_hours"]))
     except ValueError as error:
         return str(error)
-    found = [name for name in ENCODER_QUANTITIES if name in canonical(panel, ENCODER_QUANTITIES)]
+    found = list(_known(panel))
     if len(found) < FEWEST_QUANTITIES:
         names = listed(found, len(ENCODER_QUANTITIES)) or "none"
         return (
@@ -137,12 +139,27 @@ def place_facts(
 
 def _quantities(panel: xr.Dataset) -> NDArray[np.float64]:
     """The quantities of a panel in their units, (S, T, Q); NaN where unknown."""
-    found = canonical(panel, ENCODER_QUANTITIES)
+    found = _known(panel)
     missing_ST = np.full((panel.sizes["site"], panel.sizes["time"]), np.nan)
     return np.stack(
         [found[name].values.astype(np.float64) if name in found else missing_ST for name in ENCODER_QUANTITIES],
         axis=-1,
     )
+
+
+def _known(panel: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The quantities of a panel that the encoder reads, in their units.
+
+    They are derived as in its corpus. A pressure is not derived from the other one: the encoder would take two versions of one
+    measurement for two.
+    """
+    measured = {known.meaning.quantity.name for known in known_quantities(panel).values()}
+    found = canonical(panel, ENCODER_QUANTITIES)
+    return {
+        name: found[name]
+        for name in ENCODER_QUANTITIES
+        if name in found and (name not in PRESSURES or name in measured)
+    }
 
 
 def _place(name: str, values_TQ: NDArray[np.float64]) -> PlaceScale:

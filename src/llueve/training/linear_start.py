@@ -30,8 +30,9 @@ CHUNK = 1024
 def start_from_regression(model: TimerXLForClassification, windows: Windows, training: Part, validation: Part) -> bool:
     """Set the linear map of the head, and the bias of its last layer, to those of a logistic regression.
 
-    With a weather encoder its summary of the window is among the inputs. The penalty is the one with the lowest log score on
-    the validation windows. Windows with a value that is not finite are left out. Nothing changes if a class is absent from the
+    With a weather encoder its summary of the window is among the inputs, and a regression without the levels is tried, too:
+    with few windows it is better. The regression and its penalty are those with the lowest log score on the validation
+    windows. Windows with a value that is not finite are left out. Nothing changes if a class is absent from the
     training windows, or the regression is no better than the class shares.
 
     Returns:
@@ -47,15 +48,18 @@ def start_from_regression(model: TimerXLForClassification, windows: Windows, tra
     if not shares_K.all() or not len(validation_y_n):
         return False
     best, found = _log_score(np.broadcast_to(shares_K, (len(validation_y_n), len(shares_K))), validation_y_n), None
-    for penalty in PENALTIES:
-        fitted = LogisticRegression(C=penalty, max_iter=1000, tol=1e-3).fit(x_nI, y_n)
-        score = _log_score(fitted.predict_proba(validation_x_nI), validation_y_n)
-        logger.debug("regression with C = %g: log score on validation %.4f", penalty, score)
-        if score < best:
-            best, found = score, fitted
+    levels = head.variables * head.level_CVW.shape[1]
+    for first in (0, levels) if head.summary else (0,):
+        for penalty in PENALTIES:
+            fitted = LogisticRegression(C=penalty, max_iter=1000, tol=1e-3).fit(x_nI[:, first:], y_n)
+            score = _log_score(fitted.predict_proba(validation_x_nI[:, first:]), validation_y_n)
+            logger.debug("regression from input %d on, C = %g: log score on validation %.4f", first, penalty, score)
+            if score < best:
+                best, found = score, (first, fitted)
     if found is None:
         return False
-    weight_KI, bias_K = found.coef_, found.intercept_
+    first, fitted = found
+    weight_KI, bias_K = np.pad(fitted.coef_, ((0, 0), (first, 0))), fitted.intercept_
     if model.num_classes == 2:  # scikit-learn gives the difference of two classes
         weight_KI, bias_K = (np.stack([-each[0] / 2, each[0] / 2]) for each in (weight_KI, bias_K))
     with torch.no_grad():
