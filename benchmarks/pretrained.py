@@ -76,7 +76,7 @@ def zero_shot(config: Config) -> dict[str, Any]:
     platt = calibrate(
         np.stack([np.zeros_like(earlier_n), earlier_n], 1), earlier_y, "platt", np.zeros(len(earlier_y), int)
     )
-    scores = {"n": len(y), "auc": auc(logit_n, y)}
+    scores = {"n": len(y), "auc": auc(1 / (1 + np.exp(-logit_n)), y)}
     for name, z_n in (("plain", logit_n), ("recalibrated", platt.slope * logit_n + platt.shift)):
         scores[name] = brier_skill(1 / (1 + np.exp(-z_n)), y, found["climatology"])
     return scores
