@@ -472,7 +472,7 @@ COMMANDS: dict[str, Way] = {
     "llueve forecast --input hourly.csv": runs(),
     # Only parsed: they need a network, an archive, a model card, or several processes
     "llueve forecast --latitude -12.05 --longitude -77.04": parses,
-    "llueve forecast --input hourly.csv --latitude -12.05 --longitude -77.04 --json": parses,
+    "llueve forecast --input hourly.csv --latitude -12.05 --longitude -77.04 --json": runs(),
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"
     " --output lima.csv": parses,
     "llueve data openmeteo --latitude -12.05 --longitude -77.04 --site Lima --start 2015-01-01 --end 2024-12-31"

@@ -26,7 +26,7 @@ def written(folder: Path, content: Any) -> Path:
     ("latitude", "name"),
     [
         (0, "tropical"), (-23.4, "tropical"), (23.5, "subtropical"), (-34.9, "subtropical"), (35, "temperate"),
-        (-54.9, "temperate"), (55, "polar"), (-90, "polar"), (math.nan, "unknown"),
+        (-66.4, "temperate"), (66.5, "polar"), (-90, "polar"), (math.nan, "unknown"),
     ],
 )  # fmt: skip
 def test_a_latitude_has_one_zone(latitude: float, name: str) -> None:

@@ -99,7 +99,7 @@ def test_a_zone_without_enough_events_has_no_map():
         (23.5, "subtropical"),
         (-35, "temperate"),
         (54.9, "temperate"),
-        (-55, "polar"),
+        (-66.5, "polar"),
         (90, "polar"),
         (float("nan"), "unknown"),
     ],
@@ -108,12 +108,14 @@ def test_the_zone_of_a_latitude(latitude, zone):
     assert zone_of(latitude) == zone
 
 
-def test_a_sitefar_from_training_from_all_training_sites_or_not():
+def test_a_site_is_far_from_all_training_sites_or_not():
     """Held out: 11 km and 111 km from a training site on the equator, and without a position."""
     places = [(0.0, 0.0, False), (0.0, 0.1, True), (0.0, 1.0, True), (np.nan, np.nan, True), (np.nan, np.nan, False)]
     stretches = [Stretch(str(at), "some", *place[:2], 0, place[2]) for at, place in enumerate(places)]
     values = np.zeros((5, len(ENCODER_QUANTITIES)), np.float16)
-    assert far_from_training(Corpus(stretches, np.arange(6), values, {})).tolist() == [False, False, True, False, False]
+    corpus = Corpus(stretches, np.arange(6), values, {})
+    assert far_from_training(corpus, 50.0).tolist() == [False, False, True, False, False]
+    assert far_from_training(corpus, 10.0).tolist() == [False, True, True, False, False]
 
 
 # References

@@ -113,7 +113,7 @@ def _recalibration(card: ModelCard) -> list[str]:
     )
     return [
         "## Recalibration by climate zone",
-        "The zones are those of the latitude: tropical below 23.5°, subtropical below 35°, temperate below 55°, polar beyond. "
+        "The zones are those of the latitude: tropical below 23.5°, subtropical below 35°, temperate below 66.5°, polar beyond. "
         "With z, the log-odds of the encoder, the probability is 1 / (1 + exp(−(slope · z + shift))). Slope and shift come "
         "from sites of the training; BSS is that at held-out sites, before and after. A zone without enough sites has no map.",
         _table(

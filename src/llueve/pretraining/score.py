@@ -37,6 +37,8 @@ ALL, FAR = "all", "far from training"
 """Names of the scores of all groups, and of those sites whose distance to every training site is known and large."""
 FAR_KM = 50.0
 """Distance from which a site counts as far: nearer ones have nearly the weather that the training saw."""
+APART_KM = 20.0
+"""Distance from which a site counts in its climate zone: that of the points of a dense grid is smaller."""
 _RAIN = ENCODER_QUANTITIES.index(RAIN)
 
 Doubles = NDArray[np.float64]
@@ -96,7 +98,10 @@ def score_encoder(model: TimerXLForClassification, windows: CorpusWindows, count
     logit_nR, next_nQP = _forecasts(model, windows, held_out)
     rain = _with_climatology(windows, held_out, _with_outcomes(windows, held_out, logit_nR))
     before = _with_outcomes(windows, trained, _forecasts(model, windows, trained)[0])
-    zones = [zone_card(zone, before[before.zone_n == zone], rain[rain.zone_n == zone]) for zone in ClimateZone]
+    apart_n = far_from_training(windows.corpus, APART_KM)[held_out.site] | (rain.zone_n == ClimateZone.UNKNOWN)
+    zones = [
+        zone_card(zone, before[before.zone_n == zone], rain[apart_n & (rain.zone_n == zone)]) for zone in ClimateZone
+    ]
     return EncoderScores(group_scores(rain), _errors(windows, held_out, next_nQP), zones)
 
 
@@ -125,7 +130,7 @@ def _with_outcomes(windows: CorpusWindows, part: Part, logit_nR: FloatArray) -> 
         windows.corpus.site_S[part.site],
         np.array([each.group for each in stretches]),
         np.array([zone_of(each.latitude) for each in stretches]),
-        far_from_training(windows.corpus)[part.site],
+        far_from_training(windows.corpus, FAR_KM)[part.site],
         logit_nR,
         reached_nR,
         np.full(logit_nR.shape, np.nan),
@@ -230,15 +235,15 @@ def _errors(windows: CorpusWindows, part: Part, next_nQP: FloatArray) -> list[Qu
     return found
 
 
-def far_from_training(corpus: Corpus) -> BoolArray:
-    """True for each stretch whose distance to every site of the training with a position is known and large, (S,)."""
+def far_from_training(corpus: Corpus, km: float) -> BoolArray:
+    """True for each stretch whose distance to every site of the training with a position is known and at least `km`, (S,)."""
     latitude_S, longitude_S = corpus.position_S2.T
     held_S = np.array([each.held_out for each in corpus.stretches])
     trained = np.unique(corpus.position_S2[~held_S & ~np.isnan(corpus.position_S2).any(axis=1)], axis=0)
     far_S: BoolArray = held_S & ~np.isnan(latitude_S + longitude_S)
     for stretch in np.flatnonzero(far_S):
         apart = distance_km(latitude_S[stretch], longitude_S[stretch], trained[:, 0], trained[:, 1])
-        far_S[stretch] = bool((apart >= FAR_KM).all())
+        far_S[stretch] = bool((apart >= km).all())
     return far_S
 
 

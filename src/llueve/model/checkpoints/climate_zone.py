@@ -12,14 +12,14 @@ class ClimateZone(StrEnum):
     SUBTROPICAL = "subtropical"
     """From 23.5° to below 35°."""
     TEMPERATE = "temperate"
-    """From 35° to below 55°."""
+    """From 35° to below the polar circle, 66.5°."""
     POLAR = "polar"
-    """From 55°."""
+    """From 66.5°."""
     UNKNOWN = "unknown"
     """No latitude is known."""
 
 
-LIMITS = ((23.5, ClimateZone.TROPICAL), (35.0, ClimateZone.SUBTROPICAL), (55.0, ClimateZone.TEMPERATE))
+LIMITS = ((23.5, ClimateZone.TROPICAL), (35.0, ClimateZone.SUBTROPICAL), (66.5, ClimateZone.TEMPERATE))
 """Latitude below which a place belongs to a zone, in degrees, from the equator on."""
 
 
