@@ -33,7 +33,7 @@ from llueve.samples.scale import Scaler
 from llueve.samples.split import Split
 from llueve.samples.windows import Windows, build_windows, calendar_facts
 
-FORMAT = 3
+FORMAT = 4
 """Version of `model.json`: raised when older code would misread it."""
 QUANTITY_ATTRIBUTES = {"quantity", "quantity_detail", "quantity_from", "quantity_units", "quantity_reason"}
 """Attributes of a variable of a panel about its quantity."""

@@ -32,7 +32,7 @@ from llueve.stability.reading import FaultKind, as_word
 from llueve.stability.refused_step import RefusedStep
 from llueve.version import __version__
 
-FORMAT = 3
+FORMAT = 4
 """Format number; raised when older code would misread an incident."""
 BATCH = {"x_BLC": torch.float32, "observed_BLC": torch.bool, "facts_BF": torch.float32, "y_B": torch.int64}
 """Tensors of every batch."""
@@ -125,7 +125,7 @@ class Machine(Section):
 class Description(Section):
     """The text of an incident file, validated when it is read."""
 
-    format: Literal[3]
+    format: Literal[4]
     kind: FaultKind
     reason: str
     epoch: int = Field(ge=0)
