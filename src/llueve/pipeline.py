@@ -51,7 +51,7 @@ from llueve.samples.windows import Windows
 from llueve.step.forecast import Forecast, forecast_part, member_logits
 from llueve.step.predict import mean_logits
 from llueve.training.fit import Job, fit_members
-from llueve.training.resume import StartingPoint, find_start, resume_run
+from llueve.training.resume import StartingPoint, begin_run, find_start, resume_run
 from llueve.training.tracking import Tracking, require_trackers
 from llueve.verification.reference_data import ReferenceData
 from llueve.verification.verify import verify
@@ -91,7 +91,7 @@ def train(
     if resume and overwrite:
         raise UsageError("resume keeps what overwrite replaces: give one of them")
     pretrained = None
-    if config.model.pretrained not in ("auto", "none"):
+    if config.model.names_weights:
         pretrained = read_pretrained(config.model.pretrained, config.model.allow_missing)
         with_sizes(config.model, pretrained.report.sizes)  # it may not ask for others
     run = Run(Path(directory))
@@ -258,10 +258,7 @@ def _begin(
 ) -> None:
     """Create the run, or bring it to the state that the training resumes from."""
     if start.facts is None:
-        with run.writing():
-            make_folder(run.directory)
-        lock.take(is_restarted())
-        start.run.create(config, start.replace)
+        begin_run(run, config, start, lock)
     else:
         resume_run(start.run, start.facts, saved, config)
     start.run.write_json(AUDIT, audit)

@@ -82,6 +82,11 @@ class ModelConfig(Section):
         return self.pretrained == "none" or (self.pretrained == "auto" and self.asks_for_sizes)
 
     @property
+    def names_weights(self) -> bool:
+        """True if `pretrained` names weights: `embedded` or a place."""
+        return self.pretrained not in ("auto", "none")
+
+    @property
     def pretrained_path(self) -> str | None:
         """The checkpoint to start from, if it is not one of the words of `pretrained`."""
         return None if self.pretrained in WEIGHT_WORDS else self.pretrained

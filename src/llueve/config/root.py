@@ -53,7 +53,7 @@ class Config(Section):
                 'choose "temperature", "none" or "auto"'
             )
         model = self.model
-        if self.train.recipe == "scratch" and model.pretrained not in ("auto", "none"):
+        if self.train.recipe == "scratch" and model.names_weights:
             but = f"trains without pre-trained weights, but model.pretrained = {model.pretrained!r}; remove one of them"
             raise ValueError(f'train.recipe = "scratch": {but}')
         for phase in self.train.phases:

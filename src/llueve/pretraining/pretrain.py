@@ -14,7 +14,6 @@ from llueve.config.pretrain_keys import PretrainConfig
 from llueve.distributed.processes import Processes, join_processes
 from llueve.distributed.torchrun import has_begun, is_restarted, remember_begun
 from llueve.errors import ConfigError, DataError, UsageError
-from llueve.files import make_folder
 from llueve.model.checkpoints.model_card import ModelCard, read_card
 from llueve.pretraining.finish import finish
 from llueve.pretraining.prepare import Prepared, prepare
@@ -28,7 +27,7 @@ from llueve.stability.incidents import DataNames, IncidentFolder
 from llueve.training.environment import Environment
 from llueve.training.interruption import Interruption
 from llueve.training.loop import train_model
-from llueve.training.resume import StartingPoint, rewind, starting_point
+from llueve.training.resume import StartingPoint, begin_run, finished, rewind, starting_point
 from llueve.training.saved_states import SavedStates
 from llueve.training.tracking import Tracking, require_trackers
 
@@ -116,11 +115,7 @@ def _resumed(run: Run, whole: Run, config: PretrainConfig) -> StartingPoint:
             "pre-train again with --overwrite"
         )
     if run.is_finished:
-        run.remove_checkpoints()
-        if run != whole:
-            replace_run(whole)
-        logger.info("%s: is finished already", whole.directory)
-        return StartingPoint(whole, verification=whole.read_json(CARD))
+        return finished(run, whole, CARD)
     if (state := SavedStates(run.directory).newest()) is not None:
         logger.info("resuming from %s", state.path)
         return StartingPoint(run, state=state, facts=dict(state.snapshot.facts))
@@ -131,10 +126,7 @@ def _resumed(run: Run, whole: Run, config: PretrainConfig) -> StartingPoint:
 def _begin(run: Run, config: PretrainConfig, start: StartingPoint, prepared: Prepared, lock: RunLock) -> None:
     """Create the run, or bring it to the state that the training resumes from."""
     if start.facts is None:
-        with run.writing():
-            make_folder(run.directory)
-        lock.take(is_restarted())
-        start.run.create(config, start.replace)
+        begin_run(run, config, start, lock)
     else:
         if start.facts.get("fingerprint") != prepared.fingerprint:
             raise DataError(

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llueve.config import Config, PretrainConfig
+from llueve.distributed.torchrun import is_restarted
 from llueve.errors import ConfigError, DataError, UsageError
+from llueve.files import make_folder
 from llueve.runs.decisive_keys import decisive_keys, differences, other_keys
 from llueve.runs.directory import AUDIT, CONFIG, HISTORY, UNFINISHED, VERIFICATION, Run
+from llueve.runs.lock import RunLock
 from llueve.runs.replacement import complete_replacement, replace_run, unfinished_replacement
 from llueve.runs.saved_model import SavedModel
 from llueve.training.saved_states import SavedState, SavedStates
@@ -133,11 +136,7 @@ def _resumed(run: Run, whole: Run, config: Config) -> StartingPoint:
             "train again with --overwrite"
         )
     if run.is_finished:
-        run.remove_checkpoints()
-        if run != whole:
-            replace_run(whole)
-        logger.info("%s: is finished already", whole.directory)
-        return StartingPoint(whole, verification=whole.read_json(VERIFICATION))
+        return finished(run, whole, VERIFICATION)
     saved_states = SavedStates(run.directory)
     state, members = saved_states.newest(), saved_states.members()
     # After a kill, a state may belong to a member whose end was already saved.
@@ -149,6 +148,23 @@ def _resumed(run: Run, whole: Run, config: Config) -> StartingPoint:
         return StartingPoint(run, members=len(members), facts=members[-1].facts)
     logger.warning("%s: has no saved state to resume from, so it starts again", run.directory)
     return StartingPoint(run, replace=True)
+
+
+def finished(run: Run, whole: Run, result: str) -> StartingPoint:
+    """The starting point of a finished run, with its file `result`; `whole` is the run directory of the command."""
+    run.remove_checkpoints()
+    if run != whole:
+        replace_run(whole)
+    logger.info("%s: is finished already", whole.directory)
+    return StartingPoint(whole, verification=whole.read_json(result))
+
+
+def begin_run(run: Run, config: Config | PretrainConfig, start: StartingPoint, lock: RunLock) -> None:
+    """Create a run that resumes from nothing, under the lock of the run directory of the command."""
+    with run.writing():
+        make_folder(run.directory)
+    lock.take(is_restarted())
+    start.run.create(config, start.replace)
 
 
 def _other_differences(begun: Config, config: Config, run: Run) -> list[str]:
