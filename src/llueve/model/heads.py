@@ -146,10 +146,9 @@ class VariablesHead(nn.Module):
         """
         token_BCX, level_BCV, summary_BE = self.parts(pooled)
         encoded_BCV = self.encode_levels(level_BCV)
-        hidden_BCW = self.variable_CW + torch.einsum("bcv,cvw->bcw", encoded_BCV, self.level_CVW)
-        if self.token is not None:
-            hidden_BCW = self.token(token_BCX.contiguous()) + hidden_BCW
-        hidden_BCW = self.dropout(F.gelu(self.norm(hidden_BCW)))
+        start_BCW = self.variable_CW if self.token is None else self.token(token_BCX.contiguous()) + self.variable_CW
+        level_BCW = torch.einsum("bcv,cvw->bcw", encoded_BCV, self.level_CVW)
+        hidden_BCW = self.dropout(F.gelu(self.norm(start_BCW + level_BCW)))
         row_BW = self.network(torch.cat((hidden_BCW.flatten(1), summary_BE, facts_BF), dim=-1))
         if self.sites is not None:
             if scenes is None:
